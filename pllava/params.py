@@ -1,0 +1,197 @@
+"""`params.yaml`, typed: `python -c "from pllava.params import load_params; print(load_params())"`.
+
+One pydantic class a section. Unknown keys are refused with the nearest known name, and all problems are reported together.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pllava.errors import PllavaError
+
+PARAMS_FILE = "params.yaml"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rendered(Section):
+    """The built-in corpus: seeded clips of moving shapes in the formats of VideoChat2-IT and MVBench."""
+
+    enabled: bool = True
+    root: Path = Field(Path("data/raw/rendered"), description="where the clips and annotations are written")
+    instruction_clips: int = Field(2000, ge=0, description="training clips; more clips, less overfitting, longer `render` and `features`")
+    validation_clips: int = Field(100, ge=0, description="clips for the validation loss")
+    test_clips_per_task: int = Field(50, ge=1, description="MVBench clips for each task; the 95 % interval narrows with its root")
+    size: int = Field(128, ge=32, le=1024, multiple_of=2, description="width and height in pixels")
+    num_frames: int = Field(24, ge=8, le=600)
+    fps: int = Field(12, ge=1, le=60)
+
+
+class Corpus(Section):
+    """One instruction corpus: a VideoChat2-IT annotation file and the root its media paths are relative to."""
+
+    name: str
+    kind: Literal["video", "image"] = "video"
+    annotations: Path
+    media: Path
+
+
+class Data(Section):
+    train: list[Corpus] = Field(min_length=1)
+    validation: list[Corpus] = []
+    max_bad_fraction: float = Field(0.0, ge=0, le=1, description="`prepare` stops when more than this share of rows is unusable")
+    workers: int = Field(2, ge=1, description="processes that check and decode media")
+
+
+class Model(Section):
+    base: str = Field(description="image-language model to start from: a folder or a hub id")
+    num_frames: int = Field(16, ge=1, description="frames sampled from a clip; more see finer motion, cost grows with them")
+    pooling_shape: tuple[int, int, int] = Field(
+        (16, 12, 12), description="(T, H, W) of the visual tokens after adaptive average pooling; temporal pooling hurts (paper, section 3.3)"
+    )
+    template: str = Field("vicuna", description="conversation template of training and chat: a name in pllava/chat/templates or a .yaml file")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+
+    @model_validator(mode="after")
+    def _pooling_fits(self) -> Model:
+        if min(self.pooling_shape) < 1:
+            raise ValueError(f"pooling_shape {self.pooling_shape} must be at least 1 in every dimension")
+        if self.pooling_shape[0] > self.num_frames:
+            raise ValueError(f"pooling_shape[0] = {self.pooling_shape[0]} is more than num_frames = {self.num_frames}")
+        return self
+
+
+class Features(Section):
+    enabled: bool = Field(True, description="encode each clip once before training; costs disk, saves the tower in every step")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int = Field(32, ge=1, description="clips encoded at once")
+
+
+class Lora(Section):
+    r: int = Field(128, ge=1, description="rank; more learns more, costs memory")
+    alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
+    dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: list[str] = Field(["q_proj", "v_proj"], min_length=1, description="linear layers of the language model")
+
+
+class Train(Section):
+    steps: int = Field(ge=1, description="optimiser steps")
+    batch_size: int = Field(ge=1, description="clips in a step, over all processes and accumulation")
+    gradient_accumulation: int = Field(1, ge=1, description="micro-batches in a step: less memory, same update")
+    learning_rate: float = Field(2e-5, gt=0)
+    min_lr_ratio: float = Field(0.25, ge=0, le=1, description="floor of the cosine, as a share of the peak; also where warm-up starts")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.02, ge=0, description="none on biases and 1-D parameters")
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int = Field(512, ge=16, description="text tokens; longer conversations are cut")
+    sampling: Literal["middle", "rand"] = Field("rand", description="frame taken from each interval")
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    log_every: int = Field(10, ge=1)
+    validate_every: int = Field(500, ge=1)
+    threads: int | None = Field(None, ge=1, description="CPU threads; fixed so that two runs give the same bytes")
+    lora: Lora = Lora()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Train:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}")
+        return self
+
+
+class Benchmark(Section):
+    root: Path = Field(description="data root in the benchmark's published layout")
+    template: str = Field(description="conversation template: a name in pllava/chat/templates or a .yaml file")
+    max_new_tokens: int = Field(100, ge=1)
+    limit: int | None = Field(None, ge=1, description="only the first so many questions of each task")
+
+
+class Evaluate(Section):
+    lora_alpha: float | None = Field(None, ge=0, description="LoRA strength at inference; None: as trained. The paper's best: 4 (VCG) to 20 (MVBench) of 32")
+    batch_size: int = Field(16, ge=1, description="questions generated at once")
+    bootstrap_resamples: int = Field(2000, ge=100)
+    benchmarks: dict[Literal["mvbench"], Benchmark]
+
+
+class Registry(Section):
+    experiment: str = "pllava"
+    model_name: str = "pllava"
+
+
+class Gate(Section):
+    margin: float = Field(0.01, ge=0, le=1, description="how much below the champion's average a candidate may be")
+    min_average: float = Field(0.0, ge=0, le=1, description="floor for a first champion")
+
+
+class Deploy(Section):
+    host: str = Field("127.0.0.1", description="loopback unless you know better")
+    port: int = Field(7860, ge=1, le=65535)
+    timeout_seconds: int = Field(120, ge=5)
+
+
+class Params(Section):
+    seed: int = Field(0, ge=0, lt=2**31)
+    rendered: Rendered = Rendered(enabled=False)
+    data: Data
+    model: Model
+    features: Features = Features()
+    train: Train
+    evaluate: Evaluate
+    registry: Registry = Registry()
+    gate: Gate = Gate()
+    deploy: Deploy = Deploy()
+
+
+def load_params(path: str | Path = PARAMS_FILE) -> Params:
+    """Read and check a params file. Raises PllavaError that lists every problem, each with its place in the file."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise PllavaError(f"{path} is not there. Run inside the project folder, or write one: pllava recipe use tiny") from None
+    except yaml.YAMLError as error:
+        raise PllavaError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise PllavaError(f"{path} holds {type(raw).__name__}, a mapping is needed. Write one: pllava recipe use tiny")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(raw, item) for item in error.errors()]
+        raise PllavaError(f"{path}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _explain(raw: dict[str, Any], item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "(top)"
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    found = "" if item["type"] == "missing" else f", found {item['input']!r}"
+    return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}{found}"
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section that a location leads to."""
+    section: Any = Params
+    for part in loc:
+        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        annotation = field.annotation if field else section
+        section = _section_in(annotation) or section
+    return sorted(section.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if found := _section_in(argument):
+            return found
+    return None
