@@ -1,0 +1,284 @@
+"""The command line: `pllava --help`. One command for each thing the library does; each calls the same function the API and the stages call.
+
+Nothing heavy is imported before the command that needs it, so `pllava --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pllava.errors import PllavaError
+
+if TYPE_CHECKING:
+    from pllava.params import Params
+
+# What is started from here phones nobody and draws no progress bars of its own; a value set by the user wins.
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+app = typer.Typer(
+    name="pllava",
+    help="PLLaVA: an image-language model taken to video. Settings come from params.yaml of the current folder.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would cost a third of the time of --help
+)
+recipe_app = typer.Typer(help="Whole params files to start from (list, show, use).", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+
+ParamsFile = Annotated[Path, typer.Option("--params", metavar="FILE", help="the settings")]
+PARAMS = Path("params.yaml")
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="models:/NAME@champion, models:/NAME/3, an adapter folder, a base folder or a hub id"),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="conversation template: a name or a .yaml file  [default: what the model was trained with]"),
+]
+LoraAlpha = Annotated[float | None, typer.Option(help="LoRA strength; the paper lowers it at inference  [default: as trained]")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="the answer is cut there")]
+
+
+@app.callback()
+def _main(debug: Annotated[bool, typer.Option("--debug", help="show a traceback for mistakes you can mend, too")] = False) -> None:
+    if debug:
+        os.environ["PLLAVA_DEBUG"] = "1"
+
+
+def _params(path: Path) -> Params:
+    from pllava.params import load_params
+
+    return load_params(path)
+
+
+def _say(text: object) -> None:
+    typer.echo(text, err=True)
+
+
+@app.command()
+def render(params: ParamsFile = PARAMS) -> None:
+    """Stage: write the built-in corpus of moving shapes."""
+    from pllava.data.rendered import render
+
+    _say(render(_params(params)))
+
+
+@app.command()
+def prepare(params: ParamsFile = PARAMS) -> None:
+    """Stage: check annotations and media, write the manifests."""
+    from pllava.data.prepare import prepare
+
+    _say(prepare(_params(params)))
+
+
+@app.command()
+def features(params: ParamsFile = PARAMS) -> None:
+    """Stage: run the frozen vision tower once over each distinct clip."""
+    from pllava.data.features import features
+
+    _say(features(_params(params)))
+
+
+@app.command()
+def train(params: ParamsFile = PARAMS) -> None:
+    """Stage: train LoRA and the projector into one adapter folder."""
+    from pllava.train.launch import train
+
+    _say(train(_params(params)))
+
+
+@app.command()
+def evaluate(
+    benchmark: Annotated[str | None, typer.Argument(help="a key of evaluate.benchmarks  [default: all of them]")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Stage: answer a benchmark's questions and score them."""
+    settings = _params(params)
+    known = list(settings.evaluate.benchmarks)
+    if benchmark is not None and benchmark not in known:
+        raise PllavaError(f"{params} has no benchmark {benchmark!r} under evaluate.benchmarks; it has: {', '.join(known)}")
+    from pllava.evaluate import evaluate
+
+    for name in [benchmark] if benchmark else known:
+        _say(evaluate(settings, name))
+
+
+@app.command()
+def report(params: ParamsFile = PARAMS) -> None:
+    """Stage: write the tables and plots a person looks at."""
+    from pllava.evaluate import report
+
+    _say(report(_params(params)))
+
+
+@app.command()
+def register(params: ParamsFile = PARAMS) -> None:
+    """Make the trained adapter a new version in the registry."""
+    from pllava.registry import register
+
+    typer.echo(register(_params(params)))
+
+
+Version = Annotated[int | None, typer.Option(min=1, help="version of the model  [default: the newest]")]
+
+
+@app.command()
+def gate(version: Version = None, params: ParamsFile = PARAMS) -> None:
+    """Compare a version with the champion.
+
+    Exit code 1 when it does not pass.
+    """
+    from pllava.registry import gate
+
+    result = gate(_params(params), version=version)
+    typer.echo(result.table)
+    for reason in result.reasons:
+        typer.echo(f"- {reason}")
+    typer.echo("gate: passed" if result.passed else "gate: not passed")
+    raise typer.Exit(0 if result.passed else 1)
+
+
+@app.command()
+def promote(
+    version: Version = None,
+    force: Annotated[bool, typer.Option("--force", help="even when the gate says no; this is recorded")] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Make a version that passed the gate the champion."""
+    from pllava.registry import promote
+
+    typer.echo(promote(_params(params), version=version, force=force))
+
+
+@app.command()
+def rollback(params: ParamsFile = PARAMS) -> None:
+    """Make the previous champion the champion again."""
+    from pllava.registry import rollback
+
+    typer.echo(rollback(_params(params)))
+
+
+@app.command()
+def ask(
+    video: Annotated[Path, typer.Argument(help="a video, a GIF, a folder of numbered frames or a still image")],
+    question: Annotated[str, typer.Argument(help="one question, in quotes")],
+    model: ModelName = None,
+    template: Template = None,
+    max_new_tokens: MaxNewTokens = 100,
+    lora_alpha: LoraAlpha = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Ask a question about a video.
+
+    The answer goes to stdout, everything else to stderr.
+    """
+    from pllava.app.ask import ask
+
+    typer.echo(ask(_params(params), video, question, model, template, max_new_tokens, lora_alpha, say=_say))
+
+
+@app.command()
+def demo(
+    model: ModelName = None,
+    template: Template = None,
+    lora_alpha: LoraAlpha = None,
+    host: Annotated[str | None, typer.Option(help="address to listen on  [default: deploy.host of the params]")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: deploy.port of the params]")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Serve the chat page in the foreground, until Ctrl-C."""
+    from pllava.app.demo import serve
+
+    serve(_params(params), model, template, lora_alpha, host, port, say=_say)
+
+
+@app.command()
+def deploy(params: ParamsFile = PARAMS) -> None:
+    """Serve the champion in the background.
+
+    It is asked one question about a held-out clip; when that fails, the previous champion serves again.
+    """
+    from pllava.app.deploy import deploy
+
+    typer.echo(deploy(_params(params)).describe())
+
+
+@app.command()
+def stop() -> None:
+    """Stop the demo that deploy started."""
+    from pllava.app.deploy import stop_demo
+
+    stopped = stop_demo()
+    typer.echo(f"stopped the demo (process {stopped})" if stopped else "no demo of this project is running")
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of this package and its parts."""
+    import platform
+    from importlib.metadata import version as installed
+
+    typer.echo(f"pllava {installed('pllava')}")
+    for name in ("torch", "transformers", "peft", "accelerate", "decord2", "mlflow", "prefect", "dvc", "gradio"):
+        typer.echo(f"  {name} {installed(name)}")
+    typer.echo(f"  python {platform.python_version()}, {platform.system()} {platform.machine()}")
+
+
+@recipe_app.command("list")
+def recipe_list() -> None:
+    """Name each recipe with its model and size."""
+    from pllava import recipe
+
+    for line in recipe.overview():
+        typer.echo(line)
+
+
+@recipe_app.command("show")
+def recipe_show(name: str) -> None:
+    """Print one recipe."""
+    from pllava import recipe
+
+    typer.echo(recipe.read(name), nl=False)
+
+
+@recipe_app.command("use")
+def recipe_use(name: str, force: Annotated[bool, typer.Option("--force", help="overwrite settings of your own")] = False) -> None:
+    """Check one recipe and write it to params.yaml."""
+    from pllava import recipe
+
+    typer.echo(recipe.use(name, force=force))
+
+
+def main() -> None:
+    """Entry point. A PllavaError is one message and exit code 1; anything else is a bug and keeps its traceback."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        app()
+    except PllavaError as error:
+        if os.environ.get("PLLAVA_DEBUG"):
+            raise
+        _say(f"error: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
