@@ -1,0 +1,1 @@
+"""From a file to frames: which frames (sampling) and how they are decoded (reader)."""

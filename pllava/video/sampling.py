@@ -1,0 +1,104 @@
+"""Which frames of a clip the model sees.
+
+    eval_indices(16, 250, 25.0)                   # benchmarks, with or without a time bound
+    demo_indices(16, 250)                         # the published demo
+    train_indices(16, 250, sample="rand", rng=random.Random(0))
+
+The rules are those of the published model (rounding included), so that a benchmark sees the same frames.
+All return plain frame numbers; reading them is `pllava.video.reader`.
+"""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import numpy as np
+
+from pllava.errors import PllavaError
+
+UNBOUNDED = (-100000.0, 100000.0)  # seconds
+
+
+def eval_indices(
+    num_segments: int,
+    num_frames_total: int,
+    fps: float,
+    bound: tuple[float, float] | None = None,
+    first_index: int = 0,
+) -> list[int]:
+    """The middle of each of `num_segments` equal segments between the two bounds.
+
+    bound: start and end in seconds; None: the whole clip. first_index: 1 for folders of frames that are numbered from 1.
+    A bound past the end gives descending or out-of-range numbers, as published: `read_video` refuses such a bound first.
+    """
+    _check(num_segments, num_frames_total)
+    start, end = bound or UNBOUNDED
+    first = max(first_index, round(start * fps))
+    last = min(round(end * fps), num_frames_total - 1)
+    segment = (last - first) / num_segments  # frames
+    # Python's and numpy's `round` both go to the even neighbour; the sum is truncated.
+    return [int(first + segment / 2 + np.round(segment * i)) for i in range(num_segments)]
+
+
+def demo_indices(num_segments: int, num_frames_total: int) -> list[int]:
+    """The demo's rule: the offset into a segment is truncated before the rounded steps are added."""
+    _check(num_segments, num_frames_total)
+    segment = (num_frames_total - 1) / num_segments
+    return [int(segment / 2) + int(np.round(segment * i)) for i in range(num_segments)]
+
+
+def train_indices(
+    num_frames: int,
+    num_frames_total: int,
+    sample: str = "middle",
+    fps: float = 1.0,
+    max_num_frames: int = -1,
+    fix_start: int | None = None,
+    rng: random.Random | None = None,
+) -> list[int]:
+    """The training rules.
+
+    sample "middle": middle of each interval. "rand": a random frame of each interval, never its last one.
+    "fpsX": X frames a second whatever `num_frames` says, at most `max_num_frames` if that is positive (may be none for a short clip).
+    fix_start: this many frames after the start of each interval ("middle" only).
+    rng: source of "rand". A clip with fewer than `num_frames` frames is padded with its last sampled frame.
+    """
+    _check(num_frames, num_frames_total)
+    if sample.startswith("fps"):
+        return _at_rate(_rate(sample), num_frames_total, fps, max_num_frames)
+    if sample not in ("middle", "rand"):
+        raise PllavaError(f"sampling {sample!r} is unknown; use 'middle', 'rand' or 'fpsX' (X frames a second, as in 'fps2')")
+    edges = np.linspace(0, num_frames_total, min(num_frames, num_frames_total) + 1).astype(int).tolist()
+    intervals = [(low, high - 1) for low, high in pairwise(edges)]  # both ends inclusive
+    if sample == "rand":
+        rng = rng or random.Random()
+        # An interval of one frame has no frame before its last: it gives that one.
+        indices = [rng.choice(range(low, high)) if high > low else low for low, high in intervals]
+    elif fix_start is not None:
+        indices = [low + fix_start for low, _ in intervals]
+    else:
+        indices = [(low + high) // 2 for low, high in intervals]
+    return indices + [indices[-1]] * (num_frames - len(indices))
+
+
+def _at_rate(rate: float, num_frames_total: int, fps: float, max_num_frames: int) -> list[int]:
+    step = 1 / rate  # seconds
+    seconds = np.arange(step / 2, num_frames_total / fps + step / 2, step)
+    indices = [int(i) for i in np.around(seconds * fps) if i < num_frames_total]
+    return indices[:max_num_frames] if max_num_frames > 0 else indices
+
+
+def _rate(sample: str) -> float:
+    try:
+        rate = float(sample.removeprefix("fps"))
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1000:
+        raise PllavaError(f"sampling {sample!r} needs a rate above 0 after 'fps', as in 'fps2' or 'fps0.5'")
+    return rate
+
+
+def _check(num_frames: int, num_frames_total: int) -> None:
+    if num_frames < 1 or num_frames_total < 1:
+        raise PllavaError(f"cannot take {num_frames} frame(s) of a clip with {num_frames_total}: both must be at least 1")
