@@ -1,0 +1,37 @@
+"""What a video from a stranger may cost. Checked on the header, before anything large is decoded.
+
+    read_video(path, limits=Limits(max_seconds=600))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pllava.errors import PllavaError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper bounds; the defaults let through anything the benchmarks hold and stop what would exhaust a machine."""
+
+    max_bytes: int = 8 << 30  # size of the file, or of all files of a frame folder
+    max_pixels: int = 8192 * 4320  # of one frame
+    max_frames: int = 2_000_000  # in the whole file: about 9 hours at 60 a second
+    max_seconds: float = 12 * 3600.0
+    max_decoded_bytes: int = 4 << 30  # the frames that are returned, uint8 RGB
+
+    def check_bytes(self, path: object, size: int) -> None:
+        self._check(path, "bytes", size, self.max_bytes, "max_bytes")
+
+    def check_header(self, path: object, width: int, height: int, num_frames: int, seconds: float) -> None:
+        self._check(path, "pixels a frame", width * height, self.max_pixels, "max_pixels")
+        self._check(path, "frames", num_frames, self.max_frames, "max_frames")
+        self._check(path, "seconds", seconds, self.max_seconds, "max_seconds")
+
+    def check_decoded(self, path: object, num_frames: int, width: int, height: int) -> None:
+        self._check(path, f"decoded bytes ({num_frames} frames)", num_frames * width * height * 3, self.max_decoded_bytes, "max_decoded_bytes")
+
+    @staticmethod
+    def _check(path: object, what: str, found: float, limit: float, name: str) -> None:
+        if found > limit:
+            raise PllavaError(f"{path}: {found:,.0f} {what}, the limit is {limit:,.0f}. Cut or scale the video, or pass Limits({name}=...)")

@@ -1,0 +1,146 @@
+"""A clip's frames with their times: `read_video("clip.mp4", num_frames=16)`.
+
+Video files (decord, then PyAV), animated GIF, folders of numbered frames and still images give the same `VideoFrames`.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pllava.errors import PllavaError
+from pllava.video.container import DecordSource, PyavSource, open_container
+from pllava.video.limits import Limits
+from pllava.video.sampling import demo_indices, eval_indices, train_indices
+from pllava.video.stills import FolderSource, GifSource, ImageSource, kind_of
+
+Source = DecordSource | PyavSource | FolderSource | GifSource | ImageSource
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    num_frames_total: int
+    fps: float
+    duration: float  # seconds
+    width: int
+    height: int
+    reader: str
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """Sampled frames. `indices` are frame numbers in the file (from 1 in a frame folder); a frame may repeat."""
+
+    frames: np.ndarray  # uint8 [T, H, W, 3], RGB, upright
+    times: np.ndarray  # float64 [T], seconds from the start of the clip, by the file's own timestamps
+    indices: list[int]
+    fps: float  # average
+    num_frames_total: int
+    duration: float  # seconds
+    reader: str  # "decord", "pyav" or "pillow": who decoded
+
+
+def probe(path: str | Path, limits: Limits | None = None) -> VideoInfo:
+    """Length, rate and size; decodes the first frame only. Raises PllavaError when there is nothing to read."""
+    source = _open(Path(path), limits or Limits(), "auto")
+    return VideoInfo(len(source.times), source.fps, source.duration, source.width, source.height, source.reader)
+
+
+def read_video(
+    path: str | Path,
+    num_frames: int = 16,
+    sampling: str = "eval",
+    start: float | None = None,
+    end: float | None = None,
+    reader: str = "auto",
+    *,
+    rng: random.Random | None = None,
+    limits: Limits | None = None,
+) -> VideoFrames:
+    """Sample frames of a clip.
+
+    sampling: "eval" (benchmarks), "demo", "middle", "rand" (with `rng`) or "fpsX": see `pllava.video.sampling`; "videoqa" is "eval" but for GIFs,
+    whose frames the published VideoQA script counts one higher. start, end: seconds; an end past the clip's end is cut.
+    reader: "auto", "decord" or "pyav".
+    Raises PllavaError: missing, empty, damaged or oversized file, no video stream, a part that is outside the clip.
+    """
+    path, limits = Path(path), limits or Limits()
+    if reader not in ("auto", "decord", "pyav"):
+        raise PllavaError(f"reader {reader!r} is unknown; use 'auto', 'decord' or 'pyav'")
+    source = _open(path, limits, reader)
+    indices = _choose(source, num_frames, sampling, _part(source, start, end), rng)
+    if not indices:
+        raise PllavaError(f"{path}: sampling {sampling!r} takes no frame of {source.duration:.2f} s. Use a higher rate, or sampling='middle'")
+    limits.check_decoded(path, len(indices), source.width, source.height)
+    frames = source.get(indices)
+    times = source.times[np.asarray(indices) - source.first_index]
+    return VideoFrames(frames, times, indices, source.fps, len(source.times), source.duration, source.reader)
+
+
+def _open(path: Path, limits: Limits, reader: str) -> Source:
+    if not path.exists():
+        raise PllavaError(f"{path}: no such file or folder")
+    if not (path.is_file() or path.is_dir()):
+        raise PllavaError(f"{path}: neither a file nor a folder of frames")
+    try:
+        kind = kind_of(path)
+    except PermissionError:
+        raise PllavaError(f"{path}: no permission to read it") from None
+    match kind:
+        case "folder":
+            return FolderSource(path, limits)
+        case "gif":
+            return GifSource(path, limits)
+        case "image":
+            return ImageSource(path, limits)
+    return open_container(path, limits, reader)
+
+
+def _part(source: Source, start: float | None, end: float | None) -> tuple[float, float] | None:
+    """The bound in seconds, checked; None for the whole clip."""
+    if start is None and end is None:
+        return None
+    low, high = start or 0.0, source.duration if end is None else end
+    if not 0 <= low <= high:
+        raise PllavaError(f"{source.path}: start {low} s, end {high} s: need 0 <= start <= end")
+    if round(low * source.fps) > round(source.duration * source.fps) - (low > 0):
+        raise PllavaError(f"{source.path}: start {low} s is past the end of the clip, {source.duration:.2f} s")
+    return low, high
+
+
+def _choose(source: Source, num_frames: int, sampling: str, part: tuple[float, float] | None, rng: random.Random | None) -> list[int]:
+    first, total = source.first_index, len(source.times)
+    if isinstance(source, ImageSource):
+        return [0]
+    if part is not None and not _constant_rate(source):
+        # Frame number / average rate is not the time here: go by the timestamps, in units of frames.
+        part = (_nearest(source, part[0]) + first, _nearest(source, part[1]) + first)
+        rate = 1.0
+    else:
+        rate = source.fps
+    if sampling in ("eval", "videoqa"):
+        counted = total + 1 if sampling == "videoqa" and isinstance(source, GifSource) else total
+        indices = eval_indices(num_frames, counted + first, rate, part, first)
+        if isinstance(source, GifSource):
+            unique = sorted({i for i in indices if i < total})
+            indices = [unique[i % len(unique)] for i in range(num_frames)]  # the loop is played again, as published
+        return indices
+    offset, length = 0, total
+    if part is not None:
+        offset = min(int(part[0] * rate), total - 1)
+        length = max(1, int((part[1] - part[0]) * rate))
+    local = demo_indices(num_frames, length) if sampling == "demo" else train_indices(num_frames, length, sampling, fps=source.fps, rng=rng)
+    return [min(offset + i, total - 1) + first for i in local]
+
+
+def _constant_rate(source: Source) -> bool:
+    """Whether frame number / fps is the time, to within a frame."""
+    drift = np.abs(source.times - np.arange(len(source.times)) / source.fps)
+    return bool(drift.max() * source.fps < 1)
+
+
+def _nearest(source: Source, seconds: float) -> int:
+    return int(np.abs(source.times - seconds).argmin())

@@ -1,0 +1,134 @@
+"""Clips that are pictures: animated GIF, a folder of numbered frames (3 a second, as TVQA ships them), one still image. Read with Pillow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pllava.errors import PllavaError
+from pllava.video.limits import Limits
+
+FOLDER_FPS = 3.0
+FRAME_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+MAGIC = {b"\x89PNG": "image", b"\xff\xd8\xff": "image", b"GIF8": "gif", b"BM": "image", b"II*\0": "image", b"MM\0*": "image"}
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def kind_of(path: Path) -> str:
+    """"folder", "gif", "image" or "video": by what the file begins with, not by its name."""
+    if path.is_dir():
+        return "folder"
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image"
+    return next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "video")
+
+
+class ImageSource:
+    """One still image: a clip of one frame, at time 0."""
+
+    reader = "pillow"
+    first_index = 0
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.path = path
+        self.width, self.height = _size(path, limits)
+        self.fps, self.times, self.duration = 1.0, np.zeros(1), 0.0
+
+    def get(self, indices: list[int]) -> np.ndarray:
+        return np.stack([_rgb(self.path)] * len(indices))
+
+
+class FolderSource:
+    """`00001.jpg`, `00002.jpg`, ...: frame numbers are the file names, beginning with 1."""
+
+    reader = "pillow"
+    first_index = 1
+    fps = FOLDER_FPS
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in FRAME_SUFFIXES and f.stem.isdecimal()]
+        self.files = {int(f.stem): f for f in files}
+        if not files:
+            raise PllavaError(f"{path}: no numbered frames in this folder (00001.jpg, 00002.jpg, ...)")
+        missing = sorted(set(range(1, len(files) + 1)) - self.files.keys())
+        if missing:
+            raise PllavaError(f"{path}: {len(files)} frames, but number {missing[0]} is missing. Frames are numbered from 1 without gaps")
+        limits.check_bytes(path, sum(f.stat().st_size for f in files))
+        self.path, self.limits = path, limits
+        self.width, self.height = _size(self.files[1], limits)
+        self.times = np.arange(len(files)) / FOLDER_FPS
+        self.duration = len(files) / FOLDER_FPS
+        limits.check_header(path, self.width, self.height, len(files), self.duration)
+
+    def get(self, indices: list[int]) -> np.ndarray:
+        frames = []
+        for index in indices:
+            if _size(self.files[index], self.limits) != (self.width, self.height):
+                raise PllavaError(f"{self.files[index]}: size differs from that of the first frame, {self.width}x{self.height}")
+            frames.append(_rgb(self.files[index]))
+        return np.stack(frames)
+
+
+class GifSource:
+    """An animated GIF. Times are those of the file (a frame without a duration lasts 0.1 s, as browsers do)."""
+
+    reader = "pillow"
+    first_index = 0
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.path = path
+        self.width, self.height = _size(path, limits)
+        durations = []
+        try:
+            with Image.open(path) as gif:
+                # One at a time: a hostile file is left at the limit, not counted to its end.
+                while True:
+                    durations.append((gif.info.get("duration") or 100) / 1000)  # milliseconds
+                    limits.check_header(path, self.width, self.height, len(durations), 0)
+                    try:
+                        gif.seek(len(durations))
+                    except EOFError:
+                        break
+        except UNREADABLE as error:
+            raise PllavaError(f"{path}: not a readable GIF ({error}). Replace the file") from error
+        self.duration = sum(durations)
+        self.times = np.concatenate([[0.0], np.cumsum(durations)[:-1]])
+        self.fps = len(durations) / self.duration
+        limits.check_header(path, self.width, self.height, len(durations), self.duration)
+
+    def get(self, indices: list[int]) -> np.ndarray:
+        frames: dict[int, np.ndarray] = {}
+        try:
+            with Image.open(self.path) as gif:
+                for index in sorted(set(indices)):  # a GIF frame builds on the one before: forwards only
+                    gif.seek(index)
+                    frames[index] = np.asarray(gif.convert("RGB"))
+        except UNREADABLE as error:
+            raise PllavaError(f"{self.path}: frame {len(frames)} of the GIF does not decode ({error}). Replace the file") from error
+        return np.stack([frames[index] for index in indices])
+
+
+def _size(path: Path, limits: Limits) -> tuple[int, int]:
+    """Width and height as displayed, from the header alone."""
+    limits.check_bytes(path, path.stat().st_size)
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation: a quarter turn
+    except UNREADABLE as error:
+        raise PllavaError(f"{path}: not a readable image ({error}). Replace the file") from error
+    limits.check_header(path, width, height, 1, 0)
+    return (height, width) if turned else (width, height)
+
+
+def _rgb(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3], turned as the camera says."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except UNREADABLE as error:
+        raise PllavaError(f"{path}: the image does not decode ({error}). Replace the file") from error
