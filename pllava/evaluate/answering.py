@@ -1,0 +1,161 @@
+"""Several models answer the same questions side by side: a clip is decoded once and passes the frozen vision tower once, for all of them.
+
+The work is cut into units, a fixed function of the questions. A unit's batches are always the same, whether a run was interrupted or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pllava.errors import PllavaError
+from pllava.evaluate.mvbench import Sample, format_question, score
+from pllava.video.reader import read_video
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pllava.chat.template import Template
+    from pllava.model.processing import PllavaProcessor
+
+FRAME_RULE = "eval"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One column of the results. `single_frame`: it sees only the middle one of the sampled frames, repeated to the model's num_frames."""
+
+    name: str
+    model: Any
+    single_frame: bool = False
+    within: Callable[[], AbstractContextManager] | None = None  # entered around its answers, e.g. to switch an adapter off
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The part of a video that some questions are about."""
+
+    media: Path
+    start: float | None
+    end: float | None
+    samples: tuple[Sample, ...]
+
+
+def units(samples: Sequence[Sample], batch_size: int) -> list[list[Clip]]:
+    """Clips in order of first question, packed so that a unit has at most `batch_size` questions, or one clip."""
+    questions: dict[tuple[Path, float | None, float | None], list[Sample]] = {}
+    for sample in samples:
+        questions.setdefault((sample.media, sample.start, sample.end), []).append(sample)
+    packed: list[list[Clip]] = []
+    room = 0
+    for (media, start, end), asked in questions.items():
+        if len(asked) > room:
+            packed.append([])
+            room = batch_size
+        packed[-1].append(Clip(media, start, end, tuple(asked)))
+        room -= len(asked)
+    return packed
+
+
+class Panel:
+    """The contestants with what they share. `answer(unit)` gives one row for each contestant and question."""
+
+    def __init__(
+        self,
+        contestants: Sequence[Contestant],
+        processor: PllavaProcessor,
+        template: Template,
+        num_frames: int,
+        max_new_tokens: int,
+        batch_size: int,
+        root: Path,
+    ):
+        self.contestants = contestants
+        self.processor = processor
+        self.template = template
+        self.num_frames = num_frames
+        self.max_new_tokens = max_new_tokens
+        self.batch_size = batch_size
+        self.root = root
+
+    def answer(self, unit: Sequence[Clip]) -> list[dict[str, Any]]:
+        """Rows of `results.jsonl`. A clip that can't be read gives an empty, wrong prediction and its error, for every contestant."""
+        with ThreadPoolExecutor(2) as pool:  # decoders release the interpreter's lock
+            decoded = list(pool.map(self._decode, unit))
+        read = [pixels for pixels in decoded if isinstance(pixels, Tensor)]
+        features = iter(self._encode(read))
+        asked: list[tuple[Sample, Tensor]] = []
+        rows: list[dict[str, Any]] = []
+        for clip, pixels in zip(unit, decoded, strict=True):
+            if isinstance(pixels, Tensor):
+                seen = next(features)
+                asked += [(sample, seen) for sample in clip.samples]
+            else:
+                rows += [self._row(contestant, sample, "", pixels) for sample in clip.samples for contestant in self.contestants]
+        for contestant in self.contestants:
+            for first in range(0, len(asked), self.batch_size):
+                batch = asked[first : first + self.batch_size]
+                for (sample, _), prediction in zip(batch, self._generate(contestant, batch), strict=True):
+                    rows.append(self._row(contestant, sample, prediction, None))
+        return rows
+
+    def _decode(self, clip: Clip) -> Tensor | str:
+        """Pixels [T, 3, h, w], or what is wrong with the clip."""
+        try:
+            video = read_video(clip.media, self.num_frames, FRAME_RULE, clip.start, clip.end)
+        except PllavaError as error:
+            return str(error).replace(f"{self.root}/", "")  # results hold no path of this machine
+        return self.processor.preprocess_video(video.frames)
+
+    @torch.inference_mode()
+    def _encode(self, clips: Sequence[Tensor]) -> list[Tensor]:
+        """Tower features [T, P, Dv] of each clip; the tower is the same in every contestant."""
+        if not clips:
+            return []
+        features = self.contestants[0].model.vision_features(torch.cat(list(clips)))
+        return list(features.split([len(clip) for clip in clips]))
+
+    @torch.inference_mode()
+    def _generate(self, contestant: Contestant, batch: Sequence[tuple[Sample, Tensor]]) -> list[str]:
+        """Greedy answers to a batch of questions, each about its own clip."""
+        from contextlib import nullcontext
+
+        features = [seen[len(seen) // 2][None] if contestant.single_frame else seen for _, seen in batch]
+        prompts = [self.template.prompt_for(format_question(sample.question, sample.candidates)) for sample, _ in batch]
+        model, tokenizer = contestant.model, self.processor.tokenizer
+        inputs = self.processor.tokenize(prompts, padding_side="left")
+        ids = inputs["input_ids"].to(features[0].device)
+        with contestant.within() if contestant.within else nullcontext():
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=inputs["attention_mask"].to(ids.device),
+                vision_features=torch.stack(features) if len({len(f) for f in features}) == 1 else features,
+                max_new_tokens=self.max_new_tokens,
+                do_sample=False,
+            )
+        replies = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        return [self.template.trim_reply(reply) for reply in replies]
+
+    def _row(self, contestant: Contestant, sample: Sample, prediction: str, error: str | None) -> dict[str, Any]:
+        expected = sample.letter_answer
+        return {
+            "model": contestant.name,
+            "id": sample.id,
+            "task": sample.task,
+            "media": sample.media.relative_to(self.root).as_posix(),
+            "start": sample.start,
+            "end": sample.end,
+            "question": sample.question,
+            "candidates": list(sample.candidates),
+            "answer": expected,
+            "prediction": prediction,
+            "correct": error is None and score(prediction, expected),
+            "error": error,
+        }
