@@ -47,6 +47,7 @@ ModelName = Annotated[
     str | None,
     typer.Option("--model", metavar="MODEL", help="models:/NAME@champion, models:/NAME/3, an adapter folder, a base folder or a hub id"),
 ]
+Adapter = Annotated[str | None, typer.Option(metavar="FOLDER", help="adapter to put on --model, in any published layout")]
 Template = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="conversation template: a name or a .yaml file  [default: what the model was trained with]"),
@@ -158,12 +159,13 @@ def gate(version: Version = None, params: ParamsFile = PARAMS) -> None:
 def promote(
     version: Version = None,
     force: Annotated[bool, typer.Option("--force", help="even when the gate says no; this is recorded")] = False,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="why it is forced")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Make a version that passed the gate the champion."""
     from pllava.registry import promote
 
-    typer.echo(promote(_params(params), version=version, force=force))
+    typer.echo(promote(_params(params), version=version, force=force, reason=reason))
 
 
 @app.command()
@@ -179,6 +181,7 @@ def ask(
     video: Annotated[Path, typer.Argument(help="a video, a GIF, a folder of numbered frames or a still image")],
     question: Annotated[str, typer.Argument(help="one question, in quotes")],
     model: ModelName = None,
+    adapter: Adapter = None,
     template: Template = None,
     max_new_tokens: MaxNewTokens = 100,
     lora_alpha: LoraAlpha = None,
@@ -190,12 +193,13 @@ def ask(
     """
     from pllava.app.ask import ask
 
-    typer.echo(ask(_params(params), video, question, model, template, max_new_tokens, lora_alpha, say=_say))
+    typer.echo(ask(_params(params), video, question, model, adapter, template, max_new_tokens, lora_alpha, say=_say))
 
 
 @app.command()
 def demo(
     model: ModelName = None,
+    adapter: Adapter = None,
     template: Template = None,
     lora_alpha: LoraAlpha = None,
     host: Annotated[str | None, typer.Option(help="address to listen on  [default: deploy.host of the params]")] = None,
@@ -205,7 +209,7 @@ def demo(
     """Serve the chat page in the foreground, until Ctrl-C."""
     from pllava.app.demo import serve
 
-    serve(_params(params), model, template, lora_alpha, host, port, say=_say)
+    serve(_params(params), model, adapter, template, lora_alpha, host, port, say=_say)
 
 
 @app.command()

@@ -1,0 +1,194 @@
+"""Serve the champion in the background: `pllava deploy`, `pllava stop`.
+
+The new process must answer one question about a held-out clip within the time limit. When it does not, it is stopped, the alias `champion`
+goes back and the previous champion serves again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import yaml
+
+from pllava.app import process
+from pllava.app.samples import Sample, first_sample
+from pllava.app.source import champion
+from pllava.errors import PllavaError
+from pllava.files import atomic_write_text
+from pllava.params import Params
+
+POLL = 0.25  # seconds
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is never reached through a proxy
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What serves now. `question` and `answer` are the trial on a held-out clip."""
+
+    url: str
+    model: str
+    version: int
+    pid: int
+    clip: str
+    question: str
+    answer: str
+    restarted: bool
+
+    def describe(self) -> str:
+        state = "now serves" if self.restarted else "already serves"
+        return (
+            f"{self.url} {state} {self.model} version {self.version} (process {self.pid})\n{self.clip}: {self.question}\n-> {self.answer}"
+        )
+
+
+def deploy(params: Params) -> Deployment:
+    """Make the champion the one that serves. Nothing is restarted when it serves already.
+
+    Raises PllavaError: no champion, no held-out clip, port held by another process (in all three nothing was changed), or a champion that
+    does not answer (the previous one is champion again and serves again).
+    """
+    from filelock import FileLock
+
+    process.HOME.mkdir(parents=True, exist_ok=True)
+    with FileLock(process.HOME / "deploy.lock"):  # two deployments at once would fight over the port
+        return _deploy(params)
+
+
+def stop_demo() -> int | None:
+    """End the process that `deploy` started and return its pid; None when none is running."""
+    return process.stop()
+
+
+def _deploy(params: Params) -> Deployment:
+    version = champion(params)
+    if version is None:
+        raise PllavaError(f"{params.registry.model_name} has no champion to serve. Run: pllava register && pllava gate && pllava promote")
+    number, digest = int(version.version), version.tags.get("adapter_sha256")
+    wanted = {"version": number, "adapter_sha256": digest, "model": params.registry.model_name}
+    running = process.recorded()
+    stays = running is not None and _address(running) == _address(params.deploy)
+    if running and stays and running["state"] == "serving" and _serves(running["url"], wanted):
+        return _deployment(running, restarted=False)
+    if not stays:
+        process.require_free_port(
+            params.deploy.host, params.deploy.port, "Stop that process, or set another deploy.port in params.yaml; then: pllava deploy"
+        )
+    clip = first_sample(params)
+    process.stop()
+    try:
+        return _deployment(_start(params, wanted, clip), restarted=True)
+    except PllavaError as error:
+        process.stop()
+        raise PllavaError(f"{wanted['model']} version {number} does not serve: {error}\n{_go_back(params, clip)}") from None
+
+
+def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, Any]:
+    """Start the page in a session of its own, wait until it serves, try it; return its record.
+
+    Raises PllavaError with the end of its log.
+    """
+    deadline = time.monotonic() + params.deploy.timeout_seconds
+    settings = process.HOME / "params.yaml"  # what we were called with, which need not be params.yaml
+    atomic_write_text(settings, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+    command = [
+        sys.executable,
+        "-m",
+        "pllava.cli",
+        "demo",
+        "--model",
+        f"models:/{wanted['model']}/{wanted['version']}",
+        "--params",
+        str(settings),
+    ]
+    url = f"http://{params.deploy.host}:{params.deploy.port}"
+    with process.LOG.open("wb") as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+    facts = {**wanted, "host": params.deploy.host, "port": params.deploy.port, "url": url, "log": str(process.LOG)}
+    process.record(psutil.Process(child.pid), state="starting", **facts)  # should we be interrupted now, `pllava stop` still finds it
+    while not _serves(url, wanted):
+        if child.poll() is not None:
+            raise PllavaError(f"it ended with code {child.returncode}. The end of {process.LOG}:\n{process.log_tail()}")
+        if time.monotonic() > deadline:
+            raise PllavaError(
+                f"it did not come up within {params.deploy.timeout_seconds} s. The end of {process.LOG}:\n{process.log_tail()}"
+            )
+        time.sleep(POLL)
+    answer = _ask(url, clip, deadline - time.monotonic())
+    trial = {"clip": str(clip.media), "question": clip.question, "answer": answer}
+    return process.record(psutil.Process(child.pid), state="serving", **facts, **trial)
+
+
+def _ask(url: str, clip: Sample, seconds: float) -> str:
+    """One question through the public endpoint, as any client would ask it."""
+    from gradio_client import Client, handle_file
+
+    try:
+        client = Client(url, verbose=False, httpx_kwargs={"trust_env": False}, analytics_enabled=False)
+        job = client.submit(handle_file(clip.media), clip.question, api_name="/ask")
+        answer = job.result(timeout=max(1.0, seconds))
+    except Exception as error:  # whatever the client meets, the deployment did not answer: the caller goes back
+        raise PllavaError(
+            f"it came up but did not answer {clip.question!r} about {clip.media}: {type(error).__name__}: {error}. "
+            f"The end of {process.LOG}:\n{process.log_tail()}"
+        ) from error
+    if not isinstance(answer, str) or not answer.strip():
+        raise PllavaError(f"it came up but gave an empty answer to {clip.question!r} about {clip.media}")
+    return answer
+
+
+def _go_back(params: Params, clip: Sample) -> str:
+    """Make the previous champion champion again and serve it; say how that went."""
+    from pllava.registry import rollback
+
+    try:
+        back = rollback(params)
+    except PllavaError as error:
+        return f"Nothing serves now: {error}"
+    version = champion(params)
+    digest = version.tags.get("adapter_sha256") if version else None
+    wanted = {"version": back.version, "adapter_sha256": digest, "model": back.name}
+    try:
+        entry = _start(params, wanted, clip)
+    except PllavaError as error:
+        process.stop()
+        return f"Version {back.version} is champion again, but it does not serve either: {error}"
+    return f"Version {back.version} is champion again and serves at {entry['url']}"
+
+
+def _serves(url: str, wanted: dict[str, Any]) -> bool:
+    """Does the page at `url` answer, and with this version and these weights?"""
+    endpoint = f"{url}/gradio_api/call/version"
+    request = urllib.request.Request(endpoint, data=b'{"data": []}', headers={"Content-Type": "application/json"})
+    try:
+        with NO_PROXY.open(request, timeout=5) as response:
+            event = json.load(response)["event_id"]
+        with NO_PROXY.open(f"{endpoint}/{event}", timeout=5) as response:  # server-sent events, the last one holds the result
+            data = [line.removeprefix(b"data: ") for line in response.read().splitlines() if line.startswith(b"data: ")]
+        served = json.loads(data[-1])[0]
+        return all(served[key] == wanted[key] for key in ("version", "adapter_sha256"))
+    except (OSError, KeyError, IndexError, TypeError, ValueError):  # URLError is an OSError
+        return False  # not up yet, or not our page
+
+
+def _deployment(entry: dict[str, Any], restarted: bool) -> Deployment:
+    keys = ("url", "model", "version", "pid", "clip", "question", "answer")
+    return Deployment(**{key: entry[key] for key in keys}, restarted=restarted)
+
+
+def _address(place: Any) -> tuple[str, int]:
+    return (place["host"], place["port"]) if isinstance(place, dict) else (place.host, place.port)

@@ -1,0 +1,43 @@
+"""The frames the model saw, as a strip of HTML with their times."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pllava.video.reader import VideoFrames
+
+HEIGHT = 96  # pixels, of one picture of the strip
+
+
+def strip(video: VideoFrames, pooling_shape: tuple[int, int, int]) -> str:
+    """Pictures with times, and how many visual tokens they become."""
+    t, h, w = pooling_shape
+    pictures = "".join(
+        f'<figure><img src="{_data_uri(frame)}" alt="frame {index} at {time:.2f} s"><figcaption>{time:.2f} s</figcaption></figure>'
+        for frame, time, index in zip(video.frames, video.times, video.indices, strict=True)
+    )
+    height, width = video.frames.shape[1:3]
+    read = f"{video.duration:.1f} s, {width} x {height}, read by {html.escape(video.reader)}"
+    tokens = f"{t} x {h} x {w} = <b>{t * h * w:,} visual tokens</b>"
+    facts = f"<b>{len(video.frames)} frames</b> of {video.num_frames_total} ({read}) become {tokens}"
+    return f'<div class="strip" tabindex="0" role="group" aria-label="sampled frames">{pictures}</div><p class="facts">{facts}</p>'
+
+
+def thumbnail(frame: np.ndarray, height: int = HEIGHT) -> Image.Image:
+    """A picture of a frame (uint8 [H, W, 3]) at a given height."""
+    image = Image.fromarray(frame)
+    return image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)
+
+
+def _data_uri(frame: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    thumbnail(frame).save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
