@@ -110,7 +110,9 @@ class DecordSource:
             log.warning("%s: reading with PyAV, decord cannot: %s", self.path, error)
             other = PyavSource(self.path, self.limits)
             if len(other.times) != len(self.times):
-                raise PllavaError(f"{self.path}: damaged: {len(self.times)} frames by its index, {len(other.times)} decode. {MEND}") from error
+                raise PllavaError(
+                    f"{self.path}: damaged: {len(self.times)} frames by its index, {len(other.times)} decode. {MEND}"
+                ) from error
             self.reader = other.reader
             return other.get(indices)
         return frames[np.searchsorted(unique, indices)]

@@ -1,6 +1,6 @@
 """What a video from a stranger may cost. Checked on the header, before anything large is decoded.
 
-    read_video(path, limits=Limits(max_seconds=600))
+read_video(path, limits=Limits(max_seconds=600))
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Limits:
         self._check(path, "seconds", seconds, self.max_seconds, "max_seconds")
 
     def check_decoded(self, path: object, num_frames: int, width: int, height: int) -> None:
-        self._check(path, f"decoded bytes ({num_frames} frames)", num_frames * width * height * 3, self.max_decoded_bytes, "max_decoded_bytes")
+        self._check(
+            path, f"decoded bytes ({num_frames} frames)", num_frames * width * height * 3, self.max_decoded_bytes, "max_decoded_bytes"
+        )
 
     @staticmethod
     def _check(path: object, what: str, found: float, limit: float, name: str) -> None:

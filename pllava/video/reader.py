@@ -73,7 +73,9 @@ def read_video(
     source = _open(path, limits, reader)
     indices = _choose(source, num_frames, sampling, _part(source, start, end), rng)
     if not indices:
-        raise PllavaError(f"{path}: sampling {sampling!r} takes no frame of {source.duration:.2f} s. Use a higher rate, or sampling='middle'")
+        raise PllavaError(
+            f"{path}: sampling {sampling!r} takes no frame of {source.duration:.2f} s. Use a higher rate, or sampling='middle'"
+        )
     limits.check_decoded(path, len(indices), source.width, source.height)
     frames = source.get(indices)
     times = source.times[np.asarray(indices) - source.first_index]

@@ -82,6 +82,21 @@ def train_indices(
     return indices + [indices[-1]] * (num_frames - len(indices))
 
 
+def repeat_indices(num_frames: int, given: int, even: bool = False) -> list[int]:
+    """Which of `given` frames stands at each of `num_frames` places, for a clip shorter than the model's `num_frames`.
+
+    The published rule repeats every frame equally often and cuts the tail, so late frames may be lost (3 of 4: 0 0 1 1);
+    even=True spreads all frames over the places.
+    """
+    _check(num_frames, given)
+    if given > num_frames:
+        raise PllavaError(f"nothing to repeat: {given} frames are given, {num_frames} are wanted")
+    if even:
+        return [place * given // num_frames for place in range(num_frames)]
+    times = num_frames // given + (given < num_frames)
+    return [place // times for place in range(num_frames)]
+
+
 def _at_rate(rate: float, num_frames_total: int, fps: float, max_num_frames: int) -> list[int]:
     step = 1 / rate  # seconds
     seconds = np.arange(step / 2, num_frames_total / fps + step / 2, step)

@@ -17,7 +17,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBom
 
 
 def kind_of(path: Path) -> str:
-    """"folder", "gif", "image" or "video": by what the file begins with, not by its name."""
+    """ "folder", "gif", "image" or "video": by what the file begins with, not by its name."""
     if path.is_dir():
         return "folder"
     with path.open("rb") as file:

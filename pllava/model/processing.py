@@ -1,0 +1,187 @@
+"""`PllavaProcessor`: frames to pixels, prompts to ids with the placeholder expanded.
+
+processor = PllavaProcessor.from_pretrained("ermu2001/pllava-7b")
+batch = processor(text=[prompt], videos=[frames])   # input_ids, attention_mask, pixel_values_videos [V, T, 3, H, W]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoProcessor, BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from pllava.errors import PllavaError
+from pllava.model.configuration import NUM_FRAMES, POOLING_SHAPE, PllavaConfig
+from pllava.video.aspect import fit_together, shortest_edge
+from pllava.video.sampling import repeat_indices
+
+IMAGE_TOKEN = "<image>"
+
+
+class PllavaProcessor(ProcessorMixin):
+    """CLIP's image processor (the PIL one: tensor bicubic differs by 1-3 levels) and a fast tokenizer.
+
+    num_frames, pooling_shape: of the model it serves; the product of pooling_shape is the number of placeholders a video takes.
+    shortest_edge, longest_edge, center_pad: keys of the published processor_config.json; kept, not used (nor are they there).
+    """
+
+    def __init__(
+        self,
+        image_processor: CLIPImageProcessorPil,
+        tokenizer: PreTrainedTokenizerFast,
+        num_frames: int = NUM_FRAMES,
+        pooling_shape: Sequence[int] = POOLING_SHAPE,
+        shortest_edge: int = 336,
+        longest_edge: int = 762,
+        center_pad: bool = False,
+        chat_template: Any = None,
+    ) -> None:
+        self.num_frames = num_frames
+        self.pooling_shape = tuple(pooling_shape)
+        self.shortest_edge, self.longest_edge, self.center_pad = shortest_edge, longest_edge, center_pad
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
+            raise PllavaError(
+                f"{tokenizer.name_or_path or 'the tokenizer'}: no token {IMAGE_TOKEN!r} in its vocabulary; is this a Llava folder?"
+            )
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path: Any, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
+        # Not the Auto classes: AutoTokenizer rebuilds a Llama tokenizer and loses space markers, AutoImageProcessor may not take PIL.
+        kwargs.pop("trust_remote_code", None)
+        return [
+            CLIPImageProcessorPil.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs),
+        ]
+
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Adds what the published processor_config.json does not say from the config.json beside it."""
+        values, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if "pooling_shape" not in values:
+            hub = {
+                key: kwargs[key]
+                for key in ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+                if key in kwargs
+            }
+            config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
+            if config:
+                pllava = PllavaConfig.from_llava(config)
+                values |= {"num_frames": pllava.num_frames, "pooling_shape": list(pllava.visual_shape)}
+        known = ("num_frames", "pooling_shape", "shortest_edge", "longest_edge", "center_pad", "chat_template")
+        return {key: value for key, value in values.items() if key in known}, rest
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        self.image_processor.save_pretrained(save_directory)  # preprocessor_config.json, where the published code looks
+        return super().save_pretrained(save_directory, push_to_hub, **kwargs)
+
+    @property
+    def num_visual_tokens(self) -> int:
+        """Placeholders one `<image>` becomes."""
+        return prod(self.pooling_shape)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square that CLIP sees, in pixels."""
+        return int(self.image_processor.crop_size["height"])
+
+    def preprocess_video(self, frames: np.ndarray | Sequence[Image.Image]) -> torch.Tensor:
+        """uint8 [T, H, W, 3] (or PIL images of one size) -> float32 [T, 3, h, w], normalised as CLIP was trained.
+
+        Two bicubic resizes of uint8 (working size, then shortest edge), centre crop. T stays: the model repeats frames of short clips.
+        """
+        return self.preprocess_videos([frames])[0]
+
+    def preprocess_videos(self, videos: Sequence[np.ndarray | Sequence[Image.Image]]) -> list[torch.Tensor]:
+        """Several clips of ONE sample, brought to the least stretched aspect among them, as published. For a batch of samples call
+        `preprocess_video` on each: its pixels must not depend on its neighbours."""
+        clips = [_as_images(frames) for frames in videos]
+        resolution = int(self.image_processor.size["shortest_edge"])
+        pixels = []
+        for clip in fit_together(clips, resolution):
+            frames = [shortest_edge(frame, resolution) for frame in clip]
+            # what is left for the library: centre crop, rescale, normalise
+            pixels.append(self.image_processor(frames, do_resize=False, return_tensors="pt")["pixel_values"])
+        return pixels
+
+    def expand(self, prompt: str) -> str:
+        """The prompt with its `<image>` written as often as the video has tokens."""
+        return prompt.replace(IMAGE_TOKEN, IMAGE_TOKEN * self.num_visual_tokens)
+
+    def tokenize(self, prompts: str | list[str], padding_side: str = "left", add_special_tokens: bool = True) -> BatchFeature:
+        """input_ids and attention_mask, int64 [B, L], padded on `padding_side`; each `<image>` is `num_visual_tokens` ids."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        rows = [self.expand_ids(self.tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]) for prompt in prompts]
+        return self.pad(rows, padding_side)
+
+    def expand_ids(self, ids: Sequence[int]) -> list[int]:
+        """Token ids with each placeholder repeated `num_visual_tokens` times."""
+        return [i for token in ids for i in ([token] * self.num_visual_tokens if token == self.image_token_id else [token])]
+
+    def pad(self, rows: Sequence[Sequence[int]], padding_side: str = "left") -> BatchFeature:
+        length = max(len(row) for row in rows)
+        pad_id = self.tokenizer.pad_token_id
+        if pad_id is None:
+            if any(len(row) < length for row in rows):
+                raise PllavaError(f"{self.tokenizer.name_or_path}: the tokenizer has no pad token, which prompts of unequal length need")
+            pad_id = 0
+        input_ids = torch.full((len(rows), length), pad_id, dtype=torch.int64)
+        attention_mask = torch.zeros_like(input_ids)
+        for i, row in enumerate(rows):
+            place = slice(length - len(row), None) if padding_side == "left" else slice(len(row))
+            input_ids[i, place] = torch.tensor(row, dtype=torch.int64)
+            attention_mask[i, place] = 1
+        return BatchFeature({"input_ids": input_ids, "attention_mask": attention_mask})
+
+    def __call__(  # type: ignore[override]
+        self,
+        text: str | list[str] | None = None,
+        videos: Any = None,
+        images: Any = None,
+        padding_side: str = "left",
+    ) -> BatchFeature:
+        """text: prompts with one `<image>` for each video or image. videos: one clip or a list of clips, uint8 [T, H, W, 3] each;
+        clips of unequal length are repeated up to `num_frames`. images: one PIL image or uint8 [H, W, 3], or a list of them."""
+        batch: dict[str, Any] = {}
+        if text is not None:
+            batch |= self.tokenize(text, padding_side)
+        if videos is not None:
+            clips = [self.preprocess_video(video) for video in _as_list(videos, ndim=4)]
+            if len({len(clip) for clip in clips}) > 1:
+                clips = [clip[repeat_indices(max(self.num_frames, len(clip)), len(clip))] for clip in clips]
+            batch["pixel_values_videos"] = torch.stack(clips)
+        if images is not None:
+            batch["pixel_values"] = torch.cat([self.preprocess_video(np.asarray(image)[None]) for image in _as_list(images, ndim=3)])
+        return BatchFeature(batch)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values_videos", "pixel_values"]
+
+
+def _as_list(media: Any, ndim: int) -> list[Any]:
+    """One array (or PIL image) or many -> many."""
+    if isinstance(media, Image.Image):
+        return [media]
+    if hasattr(media, "ndim"):
+        return [media] if media.ndim == ndim else list(media)
+    return list(media)
+
+
+def _as_images(frames: np.ndarray | Sequence[Image.Image]) -> list[Image.Image]:
+    if len(frames) and isinstance(frames[0], Image.Image):
+        return [frame.convert("RGB") for frame in frames]
+    array = np.asarray(frames)
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or not array.size:
+        raise PllavaError(f"frames are {array.dtype} {list(array.shape)}; uint8 [T, H, W, 3] is needed (pllava.read_video(path).frames)")
+    return [Image.fromarray(frame) for frame in array]
+
+
+AutoProcessor.register(PllavaConfig, PllavaProcessor, exist_ok=True)
