@@ -1,8 +1,9 @@
 """MVBench (arXiv 2311.17005): `python -c "from pllava.evaluate.mvbench import load_samples; print(load_samples('DATA/MVBench')[0])"`.
 
-Layout under a data root, as published: `json/<task>.json`, a list of `{video, question, candidates, answer, start?, end?}`, and the media in
-`video/<folder>/<video>`. The published tasks share folders (table below). Where a task's folder of the table is not on disk, the folder is
-named as its JSON file, so any benchmark of this form can be read without code. Only tasks that have a JSON file are evaluated.
+Layout under a data root, as published: `json/<task>.json`, a list of `{video, question, candidates, answer, start?, end?}`, and
+the media in `video/<folder>/<video>`. The published tasks share folders (table below). Where a task's folder of the table is not on
+disk, the folder is named as its JSON file, so any benchmark of this form can be read without code. Only tasks that have a JSON file
+are evaluated.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ TASKS: dict[str, tuple[str, str, bool]] = {
     "episodic_reasoning": ("Episodic Reasoning", "tvqa/frames_fps3_hq", True),  # folders of numbered JPEGs, 3 a second
     "counterfactual_inference": ("Counterfactual Inference", "clevrer/video_validation", False),
 }
+
+STILL_TASKS = ("Object Existence",)  # one frame can be enough; the other tasks need time
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The evaluation stage: `pllava evaluate mvbench`.
 
 Three models answer side by side: `base` (pooling, no training), `single_frame` (the adapted model, shown one frame) and `adapted`.
-Writes outputs/evaluate/<benchmark>/results.jsonl and metrics/<benchmark>.json. A killed run goes on where it was and ends in the same bytes.
+Writes outputs/evaluate/<benchmark>/results.jsonl and metrics/<benchmark>.json.
+A killed run goes on where it was and ends in the same bytes.
 """
 
 from __future__ import annotations
