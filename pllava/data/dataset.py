@@ -1,0 +1,103 @@
+"""From a manifest row to a training sample: text encoded with the template, and the clip as tower features or as pixels.
+
+A sample is a pure function of (row, epoch, seed): nothing depends on which worker makes it or what was drawn before.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pllava.data.conversation import encode
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pllava.data.manifest import ManifestRow
+from pllava.data.text import IGNORE
+
+if TYPE_CHECKING:
+    from pllava.chat.template import Template
+
+
+@dataclass(frozen=True)
+class TrainSample:
+    """One conversation about one clip; `input_ids` and `labels` hold ONE placeholder, the collator expands it."""
+
+    id: str
+    input_ids: list[int]
+    labels: list[int]
+    vision: Tensor  # [T, P, Dv] tower features, or [T, 3, H, W] pixels
+
+
+class VisionSource(Protocol):
+    """What a clip looks like to the dataset: the feature store, or `Pixels`."""
+
+    is_features: bool
+
+    def get(self, row: ManifestRow, epoch: int) -> Tensor: ...
+
+
+class Pixels:
+    """Decode the clip and make it ready for the tower: [T, 3, H, W]; `rand` draws other frames every epoch."""
+
+    is_features = False
+
+    def __init__(self, processor: Any, num_frames: int, sampling: str, seed: int) -> None:
+        self.processor, self.num_frames, self.sampling, self.seed = processor, num_frames, sampling, seed
+
+    def get(self, row: ManifestRow, epoch: int) -> Tensor:
+        from pllava.video.reader import read_video
+
+        rng = random.Random(f"frames:{self.seed}:{epoch}:{row.id}")
+        frames = read_video(row.media, self.num_frames, self.sampling, row.start, row.end, rng=rng).frames
+        return self.processor.preprocess_video(frames)
+
+
+class InstructionDataset(Dataset):
+    """Indexed by (row number, epoch). `shuffle_turns`: the questions of a clip come in another order every epoch."""
+
+    def __init__(
+        self,
+        rows: list[ManifestRow],
+        vision: VisionSource,
+        tokenizer: Any,
+        template: Template,
+        max_length: int,
+        seed: int,
+        shuffle_turns: bool,
+    ) -> None:
+        self.rows, self.vision, self.tokenizer, self.template = rows, vision, tokenizer, template
+        self.max_length, self.seed, self.shuffle_turns = max_length, seed, shuffle_turns
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> TrainSample:
+        number, epoch = key
+        row = self.rows[number]
+        input_ids, labels = self._text(row, epoch)
+        return TrainSample(row.id, input_ids, labels, self.vision.get(row, epoch))
+
+    def _text(self, row: ManifestRow, epoch: int) -> tuple[list[int], list[int]]:
+        qa = turn_order(row.qa, f"turns:{self.seed}:{epoch}:{row.id}") if self.shuffle_turns else row.qa
+        input_ids, labels = self._encode(qa)
+        if all(label == IGNORE for label in labels):  # the new order put a long question first: the order of the file was checked
+            input_ids, labels = self._encode(row.qa)
+        return input_ids, labels
+
+    def _encode(self, qa: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+        encoded = encode(qa, self.tokenizer, self.template, self.max_length)
+        length = int(sum(encoded.attention_mask))
+        return list(encoded.input_ids[:length]), list(encoded.labels[:length])
+
+
+def turn_order(qa: list[dict[str, str]], seed: str) -> list[dict[str, str]]:
+    """The turns in an order drawn from `seed`. The instruction stays first; with a caption turn (empty q) the order stays as it is,
+    because such a turn has no user message of its own unless it opens the text."""
+    if len(qa) < 2 or not all(turn["q"] for turn in qa):
+        return qa
+    turns = [{**turn, "i": ""} for turn in qa]
+    random.Random(seed).shuffle(turns)
+    turns[0]["i"] = qa[0]["i"]
+    return turns

@@ -1,0 +1,107 @@
+"""The manifest: one Parquet file a split, one row a sample, every row already checked by `pllava.data.prepare`.
+
+    python -c "from pllava.data.manifest import read_manifest; print(read_manifest('data/prepared/train.parquet')[0])"
+
+Equal rows are equal bytes: fixed schema, order, compression and row groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pllava.errors import PllavaError
+
+PREPARED = Path("data/prepared")
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """A training or validation sample.
+
+    `media` is a path from the project folder, `media_sha256` its content; `start`, `end` and `duration` are seconds,
+    `num_frames_total` counts the whole file; `num_tokens` is the text after the cut to train.max_length, without visual tokens.
+    """
+
+    id: str
+    corpus: str
+    kind: str
+    media: str
+    media_sha256: str
+    start: float | None
+    end: float | None
+    num_frames_total: int
+    fps: float
+    duration: float
+    num_tokens: int
+    qa: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class TestRow:
+    """A benchmark sample's media: what must not be trained on."""
+
+    __test__ = False  # not a pytest class
+
+    benchmark: str
+    task: str
+    index: int
+    media: str
+    media_sha256: str
+
+
+@dataclass(frozen=True)
+class QuarantinedRow:
+    """A row that is left out, with all reasons."""
+
+    split: str
+    corpus: str
+    file: str
+    index: int
+    media: str
+    codes: str
+    reasons: str
+
+
+def _schema(row_type: type) -> Any:
+    import pyarrow as pa
+
+    qa = pa.list_(pa.struct([(key, pa.string()) for key in ("i", "q", "a")]))
+    types = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "float | None": pa.float64(), "list[dict[str, str]]": qa}
+    return pa.schema([(field.name, types[str(field.type)]) for field in fields(row_type)])
+
+
+def write_rows(path: Path, row_type: type, rows: list[Any]) -> None:
+    """Write rows of one dataclass as Parquet, in the given order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema(row_type))
+    pq.write_table(table, path, compression="zstd", row_group_size=65536)
+
+
+def read_manifest(path: str | Path) -> list[ManifestRow]:
+    """Rows of train.parquet or validation.parquet. Raises PllavaError when it is not there or of another form."""
+    return _read(Path(path), ManifestRow)
+
+
+def read_test_rows(path: str | Path) -> list[TestRow]:
+    """Rows of test.parquet. Raises PllavaError when it is not there or of another form."""
+    return _read(Path(path), TestRow)
+
+
+def _read(path: Path, row_type: type) -> list[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except FileNotFoundError:
+        raise PllavaError(f"{path} is not there. Write it: pllava prepare") from None
+    except pa.ArrowInvalid as error:
+        raise PllavaError(f"{path} is not a Parquet file: {error}. Write it again: pllava prepare") from None
+    expected = set(_schema(row_type).names)
+    if set(table.column_names) != expected:
+        raise PllavaError(f"{path} has columns {sorted(table.column_names)}, needed are {sorted(expected)}. Write it again: pllava prepare")
+    return [row_type(**row) for row in table.to_pylist()]

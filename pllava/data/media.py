@@ -1,0 +1,81 @@
+"""Checks of media, one file at a time, in worker processes: `check_media(MediaJob("clip.mp4", ((None, None),)))`.
+
+Each distinct file is hashed, probed, and frames from all over it decoded, once, however many rows name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+from pllava.errors import PllavaError
+
+Bound = tuple[float | None, float | None]  # start, end in seconds
+
+FRAMES_DECODED = 8  # bit rot shows only where it is decoded; so many frames, spread as training spreads them
+
+
+@dataclass(frozen=True)
+class MediaJob:
+    """One file (or folder of numbered frames) and the time bounds that rows ask of it."""
+
+    path: str
+    bounds: tuple[Bound, ...]
+
+
+@dataclass
+class MediaReport:
+    """What was found. `problem` is a (code, text) that makes every row of the file unusable, `bound_problems` those of single bounds."""
+
+    path: str
+    sha256: str = ""
+    num_frames_total: int = 0
+    fps: float = 0.0
+    duration: float = 0.0  # seconds
+    problem: tuple[str, str] | None = None
+    bound_problems: dict[Bound, tuple[str, str]] = field(default_factory=dict)
+
+    def problem_of(self, bound: Bound) -> tuple[str, str] | None:
+        return self.problem or self.bound_problems.get(bound)
+
+
+def check_media(job: MediaJob) -> MediaReport:
+    """Check one file. Never raises for a bad file: the report says what is wrong."""
+    from pllava.evaluate.mvbench import media_sha256
+    from pllava.video.reader import probe, read_video
+
+    report = MediaReport(job.path)
+    if not Path(job.path).exists():
+        report.problem = ("media missing", f"{job.path} is not there")
+        return report
+    try:
+        info = probe(job.path)
+    except PllavaError as error:
+        report.problem = ("media unreadable", str(error))
+        return report
+    report.sha256 = media_sha256(Path(job.path))
+    report.num_frames_total, report.fps, report.duration = info.num_frames_total, info.fps, info.duration
+    for start, end in job.bounds:
+        try:
+            read_video(job.path, FRAMES_DECODED, "middle", start, end)
+        except PllavaError as error:
+            code = "media unreadable" if start is None and end is None else "media or time bound"
+            report.bound_problems[start, end] = (code, str(error))
+    return report
+
+
+def check_all(jobs: list[MediaJob], workers: int) -> Iterator[MediaReport]:
+    """Reports in the order of the jobs, whatever the number of worker processes."""
+    if workers == 1 or len(jobs) < 2:
+        yield from map(check_media, jobs)
+        return
+    # Fresh processes: a fork of a process that has used decoder or torch threads can hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(check_media, jobs, chunksize=max(1, min(32, len(jobs) // (4 * workers))))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
