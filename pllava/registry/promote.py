@@ -1,0 +1,106 @@
+"""`pllava promote` and `pllava rollback`: the alias `champion` moves; `previous` remembers where it was."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pllava.errors import PllavaError
+from pllava.params import Params
+from pllava.registry.store import MLFLOW_HOME, client, project_root
+from pllava.registry.versions import CHAMPION, PREVIOUS, by_alias, pick
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class Champion:
+    """Who is champion now, and who would be after a rollback."""
+
+    name: str
+    version: int
+    previous: int | None
+
+    def __str__(self) -> str:
+        return f"champion of {self.name}: version {self.version}" + (f" (previous: {self.previous})" if self.previous else "")
+
+
+def promote(params: Params, version: int | None = None, force: bool = False, reason: str | None = None) -> Champion:
+    """Make a version (None: the candidate) champion. Promoting the champion changes nothing.
+
+    Raises PllavaError unless the gate let this version pass against today's champion; `force` skips that, and the version keeps
+    who forced it and why.
+    """
+    name = params.registry.model_name
+    with _alone():
+        connection = client()
+        chosen = pick(connection, name, version)
+        current = by_alias(connection, name, CHAMPION)
+        if current is not None and current.version == chosen.version:
+            return _state(connection, name)
+        tags = {"promoted_at": datetime.now(UTC).isoformat(timespec="seconds"), "promoted_by": getpass.getuser()}
+        refusal = _refusal(chosen.tags, str(current.version) if current else "none")
+        if refusal and not force:
+            raise PllavaError(f"version {chosen.version} of {name} is not promoted: {refusal}")
+        if force:
+            tags |= {
+                "forced": "true",
+                "forced_by": tags["promoted_by"],
+                "forced_reason": reason or "no reason given",
+                "forced_over": refusal or "nothing",
+            }
+        for key, value in tags.items():
+            connection.set_model_version_tag(name, str(chosen.version), key, value)
+        # Previous first: should we die between the two, the champion is still the one that was.
+        if current is not None:
+            connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
+        connection.set_registered_model_alias(name, CHAMPION, str(chosen.version))
+        return _state(connection, name)
+
+
+def rollback(params: Params) -> Champion:
+    """Swap champion and previous; a second rollback swaps them back. Raises PllavaError when there is no previous one."""
+    name = params.registry.model_name
+    with _alone():
+        connection = client()
+        current, before = by_alias(connection, name, CHAMPION), by_alias(connection, name, PREVIOUS)
+        if current is None or before is None or current.version == before.version:
+            now = f"version {current.version}" if current else "nothing"
+            raise PllavaError(f"{name} has no previous champion to go back to; the champion is {now}")
+        connection.set_registered_model_alias(name, CHAMPION, str(before.version))
+        connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
+        return _state(connection, name)
+
+
+def _refusal(tags: dict[str, str], champion: str) -> str | None:
+    """Why the gate's recorded outcome does not allow a promotion."""
+    if "gate" not in tags:
+        return "it has not been through the gate. Run: pllava gate"
+    if tags["gate"] != "passed":
+        return f"the gate says no:\n{tags.get('gate.reasons', '')}"
+    if tags.get("gate.against") != champion:
+        return f"it passed the gate against champion {tags.get('gate.against')}, but the champion is {champion} now. Run: pllava gate"
+    return None
+
+
+def _state(connection: MlflowClient, name: str) -> Champion:
+    champion, previous = by_alias(connection, name, CHAMPION), by_alias(connection, name, PREVIOUS)
+    if champion is None:
+        raise PllavaError(f"{name} has no champion. Run: pllava promote")
+    return Champion(name, int(champion.version), int(previous.version) if previous else None)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process of this project moves aliases at a time."""
+    from filelock import FileLock
+
+    place = project_root() / MLFLOW_HOME
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / "aliases.lock"):
+        yield

@@ -1,0 +1,94 @@
+"""`pllava register`: the trained adapter folder becomes a version of the model, with what was measured and where it comes from.
+
+The version's artifact is the folder itself (safetensors and YAML, no pickle). The same adapter is never registered twice.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pllava.errors import PllavaError
+from pllava.files import read_json
+from pllava.params import Params
+from pllava.registry.card import card, dataset_inputs
+from pllava.registry.store import client, project_root
+from pllava.registry.tracking import ADAPTER, Run, adapter_run
+from pllava.registry.versions import CANDIDATE, all_versions, ensure_model
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+REPORT = Path("outputs/report")
+ARTIFACT = "adapter"
+FROM_RUN = ("git.commit", "git.dirty", "flow_run_id", "restored")
+
+
+def register(params: Params) -> int:
+    """Register outputs/train/adapter with its measurements and return the version's number.
+
+    An adapter that is registered already keeps its number; its measurements are brought up to date.
+    Raises PllavaError when there is no adapter, or when it was not measured.
+    """
+    from pllava.registry.resolve import verify
+
+    root = project_root()
+    digest = verify(root / ADAPTER)
+    measured = read_metrics(root, params)
+    connection = client()
+    run = adapter_run(connection, params)
+    log_results(connection, run, root, measured)
+    name = params.registry.model_name
+    ensure_model(connection, name)
+    known = next((version for version in all_versions(connection, name) if version.tags.get("adapter_sha256") == digest), None)
+    if known is None:
+        connection.log_artifacts(run.info.run_id, str(root / ADAPTER), ARTIFACT)
+        source = f"{run.info.artifact_uri}/{ARTIFACT}"
+        known = connection.create_model_version(name, source, run.info.run_id, tags={"adapter_sha256": digest})
+    number = str(known.version)
+    tags = {key: run.data.tags[key] for key in FROM_RUN if run.data.tags.get(key)}
+    tags |= {"base": params.model.base} | {f"data.{item.dataset.name}": item.dataset.digest for item in dataset_inputs(run)}
+    for benchmark, metrics in measured.items():
+        tags[f"metrics.{benchmark}"] = json.dumps(metrics, sort_keys=True)
+        tags[f"{benchmark}.average"] = str(metrics.get("models", {}).get("adapted", {}).get("average", {}).get("value"))
+    stored = known.tags
+    for key, value in tags.items():
+        if stored.get(key) != value:
+            connection.set_model_version_tag(name, number, key, value)
+    connection.update_model_version(name, number, card(params, run, measured, digest))
+    connection.set_registered_model_alias(name, CANDIDATE, number)
+    return int(number)
+
+
+def read_metrics(root: Path, params: Params) -> dict[str, Any]:
+    """{benchmark: contents of metrics/<benchmark>.json} for every benchmark of the params."""
+    measured: dict[str, Any] = {}
+    for benchmark in params.evaluate.benchmarks:
+        file = root / "metrics" / f"{benchmark}.json"
+        if not file.is_file():
+            raise PllavaError(f"metrics/{benchmark}.json is not there: the adapter is not measured. Run: dvc repro evaluate@{benchmark}")
+        measured[benchmark] = read_json(file)
+    return measured
+
+
+def log_results(connection: MlflowClient, run: MlflowRun, root: Path, measured: dict[str, Any]) -> None:
+    """Put the numbers and the report into the training's run, once."""
+    later = Run(connection, run.info.run_id)
+    for benchmark, metrics in measured.items():
+        flat = flat_metrics(benchmark, metrics)
+        later.log_metrics({key: value for key, value in flat.items() if run.data.metrics.get(key) != value})
+    later.flush()
+    if (root / REPORT).is_dir() and not connection.list_artifacts(run.info.run_id, "report"):
+        later.log_artifacts(root / REPORT, "report")
+
+
+def flat_metrics(benchmark: str, metrics: dict[str, Any]) -> dict[str, float]:
+    """{"mvbench/adapted/average": 0.9, "mvbench/adapted/Moving Count": ...}: names as MLflow's charts group them."""
+    flat = {}
+    for model, scores in metrics.get("models", {}).items():
+        flat[f"{benchmark}/{model}/average"] = scores["average"]["value"]
+        for task, score in scores.get("tasks", {}).items():
+            flat[f"{benchmark}/{model}/{task}"] = score["value"]
+    return {key: value for key, value in flat.items() if isinstance(value, int | float)}

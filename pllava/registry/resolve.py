@@ -1,0 +1,67 @@
+"""`models:/pllava@champion` or `models:/pllava/3` -> a local adapter folder whose every byte is checked."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from pllava.errors import PllavaError
+from pllava.files import read_json, sha256_file
+from pllava.registry.store import client, project_root
+from pllava.registry.versions import by_alias, pick
+
+URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
+DOWNLOADED = Path(".state/models")
+
+
+def resolve(uri: str) -> Path:
+    """The adapter folder a registry address leads to. Raises PllavaError for an unknown address and for changed bytes."""
+    return locate(uri)[1]
+
+
+def locate(uri: str) -> tuple[int, Path]:
+    """(version number, verified folder) of a registry address."""
+    match = URI.fullmatch(uri)
+    if match is None:
+        raise PllavaError(f"{uri!r} is not a registry address; two forms are: models:/NAME@ALIAS and models:/NAME/VERSION")
+    name, alias = match["name"], match["alias"]
+    connection = client()
+    version = by_alias(connection, name, alias) if alias else pick(connection, name, int(match["version"]))
+    if version is None:
+        raise PllavaError(f"{uri} leads nowhere: no version of {name} has the alias {alias!r}. Run: pllava register && pllava promote")
+    number = int(version.version)
+    source = version.source or ""
+    place = urlparse(source)
+    if place.scheme in ("", "file"):
+        folder = Path(unquote(place.path))
+    else:
+        folder = project_root() / DOWNLOADED / name / str(number)
+        if not (folder / "manifest.json").is_file():
+            _download(source, folder)
+    digest = verify(folder)
+    if digest != version.tags.get("adapter_sha256"):
+        raise PllavaError(f"{folder} is not what version {number} of {name} was registered with: adapter_sha256 is {digest}")
+    return number, folder
+
+
+def verify(folder: Path) -> str:
+    """Compare every file with the folder's manifest and return its adapter_sha256."""
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        raise PllavaError(f"{folder} is not a whole adapter folder: manifest.json is not there. Run: dvc repro train")
+    listed = read_json(manifest)
+    wrong = [name for name, digest in listed["files"].items() if not (folder / name).is_file() or sha256_file(folder / name) != digest]
+    if wrong:
+        raise PllavaError(f"{folder}: {', '.join(sorted(wrong))} differ from manifest.json. Train again: dvc repro --force train")
+    return listed["adapter_sha256"]
+
+
+def _download(source: str, folder: Path) -> None:
+    """Fetch from a tracking server; the folder appears when all of it is there."""
+    import mlflow.artifacts
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
+        Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=partial)).replace(folder)

@@ -1,0 +1,25 @@
+"""What several integration tests need once a session."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pllava.registry import store
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory):
+    """A migrated MLflow home to copy: migrating costs ten seconds, copying none."""
+    root = tmp_path_factory.mktemp("mlflow-template")
+    subprocess.run([sys.executable, "-c", "from pllava.registry import store; store.setup()"], cwd=root, check=True)
+    return root / store.MLFLOW_HOME
+
+
+@pytest.fixture(scope="session")
+def prefect_server():
+    """One Prefect API for the session; starting it costs ten seconds."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

@@ -1,0 +1,175 @@
+"""From a trained adapter to the champion and back, on a real MLflow store."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pllava import registry
+from pllava.errors import PllavaError
+from pllava.files import sha256_file, write_json
+from pllava.params import load_params
+from pllava.registry import store, tracking
+from pllava.registry.resolve import locate
+
+pytestmark = pytest.mark.integration
+RECIPE = Path("recipes/tiny.yaml").resolve()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, mlflow_template):
+    """An empty project folder with a migrated store."""
+    shutil.copy(RECIPE, tmp_path / "params.yaml")
+    shutil.copytree(mlflow_template, tmp_path / store.MLFLOW_HOME)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def params(project):
+    return load_params()
+
+
+def write_adapter(weights: bytes):
+    folder = Path("outputs/train/adapter")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    digest = sha256_file(folder / "adapter_model.safetensors")
+    write_json(folder / "manifest.json", {"files": {"adapter_model.safetensors": digest}, "adapter_sha256": digest})
+    return digest
+
+
+def measure(digest: str, value: float):
+    score = {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 50, "chance": 0.25}
+    provenance = {"data_sha256": "d" * 64, "template_sha256": "t" * 64, "adapter_sha256": digest}
+    models = {name: {"average": score, "tasks": {"Moving Count": score}} for name in ("base", "single_frame", "adapted")}
+    write_json("metrics/mvbench.json", {"benchmark": "mvbench", "provenance": provenance, "models": models})
+
+
+def train(params, weights=b"weights", value=0.9):
+    """Leaves behind what the stages train and evaluate do."""
+    shutil.rmtree("outputs/train", ignore_errors=True)
+    with tracking.training_run(params) as run:
+        for step in range(1, 4):
+            run.log(step, loss=1.0 / step, lr=0.1)
+        digest = write_adapter(weights)
+    measure(digest, value)
+    return run.run_id
+
+
+def crown(params, weights, value=0.9):
+    train(params, weights, value)
+    version = registry.register(params)
+    assert registry.gate(params).passed
+    registry.promote(params)
+    return version
+
+
+def test_a_training_run_holds_settings_curves_and_the_adapter(params):
+    run_id = train(params)
+    run = store.client().get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.lora.r"] == str(params.train.lora.r)
+    assert run.data.tags["adapter_sha256"] == tracking.adapter_digest(Path())
+    assert run.data.tags["version.torch"].startswith("2.")
+    assert [point.value for point in store.client().get_metric_history(run_id, "loss")] == pytest.approx([1, 1 / 2, 1 / 3])
+
+
+def test_a_failed_training_is_marked_failed(params):
+    with pytest.raises(RuntimeError), tracking.training_run(params) as run:
+        raise RuntimeError("diverged")
+    assert store.client().get_run(run.run_id).info.status == "FAILED"
+
+
+def test_training_goes_on_when_mlflow_is_away(params, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with tracking.training_run(params) as run:
+        run.log(1, loss=1.0)
+    assert not run.active
+    assert "not tracked" in caplog.text
+
+
+def test_an_untracked_training_is_recorded_from_its_history(params):
+    digest = write_adapter(b"restored")
+    measure(digest, 0.9)
+    Path("outputs/train/history.jsonl").write_text('{"step": 1, "loss": 2.0, "lr": 0.1}\n{"step": 2, "loss": 1.0, "lr": 0.1}\n')
+    version = registry.register(params)
+    connection = store.client()
+    run = connection.get_run(connection.get_model_version(params.registry.model_name, str(version)).run_id)
+    assert run.data.tags["restored"] == "true"
+    assert run.data.metrics["loss"] == 1.0
+    assert run.data.metrics["mvbench/adapted/average"] == 0.9
+
+
+def test_the_same_adapter_is_registered_once(params):
+    run_id = train(params)
+    assert registry.register(params) == registry.register(params) == 1
+    version = store.client().get_model_version(params.registry.model_name, "1")
+    assert version.run_id == run_id
+    assert json.loads(version.tags["metrics.mvbench"])["models"]["adapted"]["average"]["value"] == 0.9
+    train(params, b"other weights")
+    assert registry.register(params) == 2
+
+
+def test_an_unmeasured_adapter_is_not_registered(params):
+    write_adapter(b"weights")
+    with pytest.raises(PllavaError, match="dvc repro evaluate@mvbench"):
+        registry.register(params)
+
+
+def test_champion_resolves_to_the_registered_bytes(params):
+    crown(params, b"first")
+    number, folder = locate("models:/pllava@champion")
+    assert number == 1
+    assert (folder / "adapter_model.safetensors").read_bytes() == b"first"
+    assert registry.resolve("models:/pllava/1") == folder
+    (folder / "adapter_model.safetensors").write_bytes(b"tampered")
+    with pytest.raises(PllavaError, match=r"differ from manifest\.json"):
+        registry.resolve("models:/pllava@champion")
+
+
+@pytest.mark.parametrize("uri", ["models:/pllava@champion", "models:/pllava/1", "pllava@champion"])
+def test_an_address_that_leads_nowhere_says_so(params, uri):
+    with pytest.raises(PllavaError):
+        registry.resolve(uri)
+
+
+def test_promotion_needs_a_gate_passed_against_todays_champion(params):
+    crown(params, b"first")
+    train(params, b"second")
+    registry.register(params)
+    with pytest.raises(PllavaError, match="has not been through the gate"):
+        registry.promote(params)
+    assert registry.gate(params).passed
+    train(params, b"third")
+    registry.register(params)
+    registry.gate(params)
+    registry.promote(params)
+    with pytest.raises(PllavaError, match="the champion is 3 now"):
+        registry.promote(params, version=2)
+
+
+def test_a_worse_version_is_promoted_only_by_force_which_is_recorded(params):
+    crown(params, b"first", 0.9)
+    train(params, b"second", 0.5)
+    registry.register(params)
+    assert not registry.gate(params).passed
+    with pytest.raises(PllavaError, match="the gate says no"):
+        registry.promote(params)
+    assert registry.promote(params, force=True, reason="the old one leaks").version == 2
+    tags = store.client().get_model_version("pllava", "2").tags
+    assert tags["forced_reason"] == "the old one leaks"
+    assert "average 0.5000" in tags["forced_over"]
+
+
+def test_rollback_swaps_back_exactly(params):
+    crown(params, b"first")
+    with pytest.raises(PllavaError, match="no previous champion"):
+        registry.rollback(params)
+    crown(params, b"second")
+    assert str(registry.rollback(params)) == "champion of pllava: version 1 (previous: 2)"
+    assert str(registry.rollback(params)) == "champion of pllava: version 2 (previous: 1)"
+    assert registry.promote(params).version == 2, "promoting the champion changes nothing"
+    assert registry.rollback(params).version == 1

@@ -1,0 +1,54 @@
+"""What a run says about its settings, code and data."""
+
+import subprocess
+
+from pllava.params import load_params
+from pllava.registry.provenance import code_tags, dataset_digests, flatten
+
+
+def test_nested_settings_become_dotted_names():
+    assert flatten({"train": {"lora": {"r": 64}}, "data": {"train": [{"name": "a"}, {"name": "b"}]}, "shape": [8, 3, 3]}) == {
+        "train.lora.r": "64",
+        "data.train.0.name": "a",
+        "data.train.1.name": "b",
+        "shape": "[8, 3, 3]",
+    }
+
+
+def test_git_tags_tell_a_clean_tree_from_a_changed_one(tmp_path):
+    def git(*arguments):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "first")
+    assert code_tags(tmp_path)["git.dirty"] == "false"
+    assert len(code_tags(tmp_path)["git.commit"]) == 40
+    (tmp_path / "file").write_text("2")
+    assert code_tags(tmp_path)["git.dirty"] == "true"
+
+
+def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert code_tags(tmp_path)["git.commit"] == "unknown"
+    assert code_tags(tmp_path)["git.dirty"] == "unknown"
+
+
+def test_dataset_digest_is_the_hash_dvc_recorded(tmp_path):
+    params = load_params("recipes/tiny.yaml")
+    (tmp_path / "dvc.lock").write_text(
+        "stages: {prepare: {cmd: x, outs: [{path: data/prepared, hash: md5, md5: 0123456789abcdef0123456789abcdef.dir}]}}"
+    )
+    assert dataset_digests(tmp_path, params) == {"prepared": ("data/prepared", "0123456789abcdef0123456789abcdef.dir")}
+
+
+def test_without_dvc_the_digest_is_computed_from_the_manifest(tmp_path):
+    params = load_params("recipes/tiny.yaml")
+    manifest = tmp_path / "data/prepared/train.parquet"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_bytes(b"one")
+    first = dataset_digests(tmp_path, params)["prepared"][1]
+    manifest.write_bytes(b"two")
+    assert len(first) == 36
+    assert dataset_digests(tmp_path, params)["prepared"][1] != first
