@@ -1,0 +1,33 @@
+"""Talking about a video: conversation templates, and `VideoChat`, which encodes a video once and answers many questions about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pllava.chat.template import Template, load_template, to_messages
+
+if TYPE_CHECKING:
+    from pllava.chat.video_chat import Answer, VideoChat, WatchedVideo
+
+__all__ = ["Answer", "Template", "VideoChat", "WatchedVideo", "load_template", "render"]
+
+
+def render(template: Template | str, messages: Sequence[Any], system: str | None = None) -> str:
+    """The prompt of a conversation.
+
+    messages: (role string, text) pairs with the placeholders in place, as published; or dicts {"role": "user" | "assistant", "content"},
+    for which the template places the video and its pre- and post-query prompts. system: instead of the template's.
+    Raises PllavaError when a user's words hold a role marker, a separator, `<image>` or another special token.
+    """
+    if not isinstance(template, Template):
+        template = load_template(template)
+    return template.write(to_messages(template, messages), system)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Answer", "VideoChat", "WatchedVideo"):  # they import torch
+        from pllava.chat import video_chat
+
+        return getattr(video_chat, name)
+    raise AttributeError(f"module 'pllava.chat' has no attribute {name!r}")

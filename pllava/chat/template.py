@@ -1,0 +1,161 @@
+"""Conversation templates as data: `load_template("vicuna").prompt_for("What happens?")`.
+
+A template says how a conversation is written for the language model. Those shipped are `templates/*.yaml`; any file with the same
+keys works too, and its hash is recorded with every result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pllava.errors import PllavaError
+
+FOLDER = Path(__file__).parent / "templates"
+PLACEHOLDER = "<image>"
+SPECIAL = ("<s>", "</s>", "<unk>", "<pad>", PLACEHOLDER, "<|im_start|>", "<|im_end|>", "<|startoftext|>", "<|endoftext|>")
+
+Message = tuple[str, str]  # role string of the template, text
+
+
+class Template(BaseModel):
+    """Field names are those of the published conversations; sep is (after system and user, after assistant)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    system: str = ""
+    roles: tuple[str, str] = Field(description="written before a user's and an assistant's message")
+    sep: tuple[str, str] = Field(description="written after system and user messages, and after assistant messages")
+    mm_token: str = Field(description="stands for the video; holds <image> once")
+    mm_style: Literal["MM_INTERLEAF", "MM_ALONE"] = Field(
+        "MM_INTERLEAF", description="the video in the first user message, or in a user message of its own before it"
+    )
+    mm_join: str = Field(" ", description="between the video and the question (MM_INTERLEAF)")
+    pre_query_prompt: str | None = Field(None, description="before each question, joined by a space")
+    post_query_prompt: str | None = Field(None, description="after each question, joined by a space")
+    answer_prompt: str | None = Field(None, description="the assistant's message is begun with this")
+    return_prompt: str = Field("", description="put before an answer once answer_prompt is taken off")
+
+    @property
+    def sha256(self) -> str:
+        """Of the values, so that a comment or another key order in the file changes nothing."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+
+    def messages(self, question: str, history: Sequence[tuple[str, str]] = (), media: bool = True) -> list[Message]:
+        """The conversation so far and the new question. history: (question, answer) pairs, oldest first. media: the video comes first.
+
+        Raises PllavaError when a user's words hold a marker of the template.
+        """
+        user, assistant = self.roles
+        messages: list[Message] = []
+        for number, (asked, answer) in enumerate([*history, (question, None)]):
+            self.check(asked)
+            text = " ".join(part for part in (self.pre_query_prompt, asked, self.post_query_prompt) if part is not None)
+            if number == 0 and media and self.mm_style == "MM_ALONE":
+                messages.append((user, self.mm_token))
+            elif number == 0 and media:
+                text = self.mm_token + self.mm_join + text
+            messages.append((user, text))
+            if answer is not None:
+                messages.append((assistant, answer))
+        if self.answer_prompt is not None:
+            messages.append((assistant, self.answer_prompt))
+        return messages
+
+    def prompt_for(self, question: str, history: Sequence[tuple[str, str]] = (), media: bool = True) -> str:
+        """The whole prompt, ready for the tokenizer."""
+        return self.write(self.messages(question, history, media))
+
+    def write(self, messages: Sequence[Message], system: str | None = None) -> str:
+        """Join messages. A last message of the assistant is left open, else the assistant's role is added for the reply."""
+        system = self.system if system is None else system
+        text = system + self.sep[0] if system else ""
+        for number, (role, content) in enumerate(messages):
+            which = self.roles.index(role)
+            last = number == len(messages) - 1
+            text += role + content + ("" if last and which == 1 else self.sep[which])
+        return text + self.roles[1] if messages and messages[-1][0] == self.roles[0] else text
+
+    @cached_property
+    def markers(self) -> tuple[str, ...]:
+        """What a user's words must not hold: it would end their message, or ask for another video."""
+        own = {part.strip() for part in (*self.roles, *self.sep, self.mm_token)}
+        return tuple(sorted((own | set(SPECIAL)) - {""}, key=lambda marker: (-len(marker), marker)))
+
+    def check(self, text: str, what: str = "the question") -> None:
+        """Raises PllavaError when `text` holds a marker."""
+        for marker in self.markers:
+            if marker in text:
+                raise PllavaError(f"{what} holds {marker!r}, which has a meaning of its own in this conversation template. Reword it")
+
+    def trim_reply(self, generated: str) -> str:
+        """The answer in what the model wrote after the prompt (special tokens skipped or not)."""
+        reply = self.reply_in(generated)
+        return reply if self.answer_prompt is None else self.answer_in(self.answer_prompt + reply)
+
+    def reply_in(self, decoded: str) -> str:
+        """The assistant's last message in a decoded conversation, without the closing separator (the whole suffix, never a character set)."""
+        # Decoding writes a space after a special token, so the role is looked for in that spelling.
+        role = self.roles[1].replace("<|im_start|>", "<|im_start|> ")
+        return decoded.split(role)[-1].strip().removesuffix(self.sep[1].strip()).strip()
+
+    def answer_in(self, reply: str) -> str:
+        """A reply without the answer prompt it was made to begin with; nothing where the prompt is missing, as published."""
+        if self.answer_prompt is None:
+            return reply
+        return self.return_prompt + "".join(reply.split(self.answer_prompt.strip())[1:]).strip()
+
+
+def load_template(name: str | Path) -> Template:
+    """A shipped template by name, or a YAML file. Raises PllavaError: unknown name, bad YAML, missing or unknown keys."""
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+        raise PllavaError(f"no conversation template {str(name)!r}. Shipped: {known}; or give the path of a .yaml file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        template = Template.model_validate(values)
+    except yaml.YAMLError as error:
+        raise PllavaError(f"{path} is not valid YAML: {error}") from None
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in error.errors())
+        raise PllavaError(f"{path} is no conversation template: {problems}") from None
+    if template.mm_token.count(PLACEHOLDER) != 1:
+        raise PllavaError(f"{path}: mm_token is {template.mm_token!r}; it must hold {PLACEHOLDER} once")
+    return template
+
+
+def to_messages(template: Template, messages: Sequence[Any]) -> list[Message]:
+    """Pairs (role string, text) as the published code keeps them, or dicts {"role": "user" | "assistant", "content"}.
+
+    Pairs are taken as they are, with the placeholders they begin with; dicts hold a person's words, and the video is put first.
+    """
+    if messages and isinstance(messages[0], Mapping):
+        return _from_dicts(template, messages)
+    pairs = []
+    for role, text in messages:
+        if role not in template.roles:
+            raise PllavaError(f"role {role!r} is not one of this template's: {template.roles[0]!r}, {template.roles[1]!r}")
+        if role == template.roles[0]:
+            template.check(re.sub(r"^(<image>?\s*)+", "", text or ""), "a user message")
+        pairs.append((role, text or ""))
+    return pairs
+
+
+def _from_dicts(template: Template, messages: Sequence[Mapping[str, str]]) -> list[Message]:
+    roles = [message["role"] for message in messages]
+    if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"] * (len(roles) % 2):
+        raise PllavaError(f"messages have roles {roles}; user and assistant must alternate, user first")
+    texts = [message["content"] for message in messages]
+    if len(texts) % 2:
+        return template.messages(texts[-1], list(zip(texts[:-1:2], texts[1::2], strict=True)))
+    open_reply = template.model_copy(update={"answer_prompt": texts[-1]})
+    return open_reply.messages(texts[-2], list(zip(texts[:-2:2], texts[1:-2:2], strict=True)))
