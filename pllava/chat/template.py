@@ -102,9 +102,10 @@ class Template(BaseModel):
         return reply if self.answer_prompt is None else self.answer_in(self.answer_prompt + reply)
 
     def reply_in(self, decoded: str) -> str:
-        """The assistant's last message in a decoded conversation, without the closing separator (the whole suffix, never a character set)."""
+        """The assistant's last message in a decoded conversation, without the closing separator."""
         # Decoding writes a space after a special token, so the role is looked for in that spelling.
         role = self.roles[1].replace("<|im_start|>", "<|im_start|> ")
+        # removesuffix, not rstrip: that takes a set of characters, and "yes</s>" would become "ye".
         return decoded.split(role)[-1].strip().removesuffix(self.sep[1].strip()).strip()
 
     def answer_in(self, reply: str) -> str:
