@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-WINDOW = 8  # batches whose samples are sorted by length together: wide enough for little padding, narrow enough to mix
+WINDOW = 16  # batches whose samples are sorted by length together: wide enough for little padding, narrow enough to mix
 
 
 def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

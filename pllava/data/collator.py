@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pllava.data.conversation import expand_placeholders
+from pllava.data.conversation import IGNORE, expand_placeholders
 from torch import Tensor
 
 from pllava.data.dataset import TrainSample
-from pllava.data.text import IGNORE
 
 
 @dataclass(frozen=True)

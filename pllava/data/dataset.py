@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pllava.data.conversation import encode
@@ -67,7 +68,7 @@ class InstructionDataset(Dataset):
         seed: int,
         shuffle_turns: bool,
     ) -> None:
-        self.rows, self.vision, self.tokenizer, self.template = rows, vision, tokenizer, template
+        self.rows, self.vision, self.tokenizer, self.template = rows, vision, PieceCache(tokenizer), template
         self.max_length, self.seed, self.shuffle_turns = max_length, seed, shuffle_turns
 
     def __len__(self) -> int:
@@ -87,9 +88,19 @@ class InstructionDataset(Dataset):
         return input_ids, labels
 
     def _encode(self, qa: list[dict[str, str]]) -> tuple[list[int], list[int]]:
-        encoded = encode(qa, self.tokenizer, self.template, self.max_length)
-        length = int(sum(encoded.attention_mask))
-        return list(encoded.input_ids[:length]), list(encoded.labels[:length])
+        # prepare has refused text with markers already
+        encoded = encode(qa, self.tokenizer, self.template, self.max_length, markers="keep")
+        return encoded.input_ids, encoded.labels
+
+
+class PieceCache:
+    """A tokenizer that remembers: conversations are tokenised in pieces, and roles and short answers come again and again."""
+
+    def __init__(self, tokenizer: Any, pieces: int = 1 << 16) -> None:
+        self._ids = lru_cache(pieces)(lambda piece, add: tokenizer(piece, add_special_tokens=add)["input_ids"])
+
+    def __call__(self, piece: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": self._ids(piece, add_special_tokens)}
 
 
 def turn_order(qa: list[dict[str, str]], seed: str) -> list[dict[str, str]]:

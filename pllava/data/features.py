@@ -51,7 +51,7 @@ def clip_key(row: ManifestRow) -> str:
 
 
 def encode_clip(model: Any, pixels: Tensor, dtype: str) -> Tensor:
-    """Pixels [T, 3, H, W] of ONE clip -> [T, P, Dv] in `dtype`. Never more clips at once: matrix products of another size round otherwise."""
+    """Pixels [T, 3, H, W] of ONE clip -> [T, P, Dv] in `dtype`. Never more at once: other sizes round otherwise."""
     import torch
 
     with torch.no_grad():

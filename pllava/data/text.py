@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from pllava.data.conversation import IGNORE, encode
 from pllava.data.instruction import Turn
-
-IGNORE = -100  # label of a token that is not learnt
 
 
 class TextChecker:
@@ -24,13 +23,11 @@ class TextChecker:
         self.template = load_template(template)
         self.max_length = max_length
         # A role marker starts a new turn and can turn the loss on; <image> asks for visual tokens; </s> ends an answer.
-        markers = {*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab(), self.template.mm_token, *self.template.roles}
+        markers = {*self.template.markers, *self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()}
         self.forbidden = sorted({marker.strip() for marker in markers} - {""})
 
     def check(self, turns: tuple[Turn, ...]) -> tuple[int, list[tuple[str, str]]]:
         """Text tokens of the sample (after the cut), and the reasons why it cannot be used."""
-        from pllava.data.conversation import encode
-
         reasons = [
             ("special text", f"QA[{number}] {key!r} holds {marker!r}, which has a meaning of its own in a conversation")
             for number, turn in enumerate(turns)
@@ -41,10 +38,9 @@ class TextChecker:
         if reasons:
             return 0, reasons
         encoded = encode([asdict(turn) for turn in turns], self.tokenizer, self.template, self.max_length)
-        if all(label == IGNORE for label in _tolist(encoded.labels)):
-            length = f"train.max_length = {self.max_length}"
-            return 0, [("nothing supervised", f"no answer token is left after the cut to {length} text tokens")]
-        return sum(_tolist(encoded.attention_mask)), []
+        if all(label == IGNORE for label in encoded.labels):
+            return 0, [("nothing supervised", f"no answer token is left after the cut to train.max_length = {self.max_length} text tokens")]
+        return len(encoded.input_ids), []
 
 
 def load_tokenizer(base: str) -> Any:
@@ -59,7 +55,3 @@ def load_tokenizer(base: str) -> Any:
         raise PllavaError(
             f"model.base = {base!r} has no tokenizer that loads: {error}. Give a folder or a hub id that has tokenizer.json"
         ) from None
-
-
-def _tolist(values: Any) -> list[int]:
-    return values.tolist() if hasattr(values, "tolist") else list(values)

@@ -1,0 +1,91 @@
+"""`pllava train`: run the loop under `accelerate launch`, in a process tree that ends when this process is told to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pllava.errors import PllavaError
+from pllava.files import write_json
+
+if TYPE_CHECKING:
+    from pllava.params import Params
+
+OUTPUT = Path("outputs/train")
+PARAMS_FILE = Path(".state/train/params.json")  # JSON is YAML, so load_params reads it
+PATIENCE = 10  # seconds between asking a process to end and ending it
+
+
+def train(params: Params) -> Path:
+    """Train as params say; output goes to this process's streams. Returns outputs/train; raises PllavaError when the loop fails."""
+    write_json(PARAMS_FILE, params.model_dump(mode="json"))
+    with _terminate_as_interrupt(), subprocess.Popen(command(params), env=_environment()) as child:
+        try:
+            code = child.wait()
+        except BaseException:
+            end_tree(child.pid)
+            raise
+    if code != 0:
+        raise PllavaError(f"training ended with exit code {code}; the reason is printed above. {OUTPUT} is as it was")
+    return OUTPUT
+
+
+def command(params: Params) -> list[str]:
+    """The argument list: one process on CPU, one a GPU otherwise."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    where = ["--cpu"] if not gpus else ["--multi_gpu"] if gpus > 1 else []
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *where,
+        *("--num_machines", "1", "--num_processes", str(max(gpus, 1)), "--main_process_port", "0"),
+        *("--mixed_precision", params.train.mixed_precision, "--dynamo_backend", "no"),
+        *("--num_cpu_threads_per_process", str(params.train.threads or os.cpu_count() or 1)),
+        *("-m", "pllava.train", "--params", str(PARAMS_FILE)),
+    ]
+
+
+def end_tree(pid: int) -> None:
+    """End a process and all it started: ask, wait, then kill what is left."""
+    import psutil
+
+    try:
+        parent = psutil.Process(pid)
+        processes = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        return
+    for end in ("terminate", "kill"):
+        for process in processes:
+            if process.is_running():
+                getattr(process, end)()
+        _, processes = psutil.wait_procs(processes, timeout=PATIENCE)
+
+
+def _environment() -> dict[str, str]:
+    # Kernels that pick their algorithm by timing give other bits in another run.
+    return {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM (what DVC, Prefect and a service manager send) ends training like Ctrl-C. Only the main thread can listen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
