@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pllava.errors import PllavaError
-from pllava.evaluate.letter_match import format_question, score
+from pllava.evaluate.letter_match import LETTERS, format_question, letter_answer, score
 from pllava.files import read_json, sha256_file
 
 __all__ = ["Sample", "format_question", "load_samples", "score", "task_name"]
@@ -62,7 +62,7 @@ class Sample:
     @property
     def letter_answer(self) -> str:
         """The right option as it is scored, "(B) left"; "(@) ..." when the answer is none of the options and nothing can be right."""
-        return format_question(self.question, self.candidates, self.answer)
+        return letter_answer(self.answer, self.candidates)
 
     @property
     def chance(self) -> float:
@@ -140,8 +140,10 @@ def _sample(file: Path, index: int, entry: Any, media_root: Path, bounded: bool)
     missing = [key for key in ("video", "question", "candidates", "answer") if not isinstance(entry, dict) or key not in entry]
     if missing:
         raise PllavaError(f"{where}: no {', '.join(missing)}. Each entry needs video, question, candidates and answer")
-    if not isinstance(entry["candidates"], list) or not 2 <= len(entry["candidates"]) <= 26:
-        raise PllavaError(f"{where}: candidates must be a list of 2 to 26 options, found {entry['candidates']!r}")
+    if not isinstance(entry["candidates"], list) or not 2 <= len(entry["candidates"]) <= len(LETTERS):
+        raise PllavaError(f"{where}: candidates must be a list of 2 to {len(LETTERS)} options, found {entry['candidates']!r}")
+    if not str(entry["answer"]).strip():
+        raise PllavaError(f"{where}: the answer is empty. It must be the text of one of the candidates")
     return Sample(
         id=f"{file.stem}/{index:04d}",
         task=task_name(file.stem),

@@ -21,7 +21,7 @@ from rich.table import Table
 from pllava.errors import PllavaError
 from pllava.evaluate import metrics
 from pllava.evaluate.journal import Journal
-from pllava.evaluate.mvbench import Sample, load_samples
+from pllava.evaluate.mvbench import Sample, format_question, load_samples
 from pllava.files import atomic_dir, atomic_write_text, read_json, write_json
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def evaluate(params: Params, benchmark: str = "mvbench") -> Path:
     lora_alpha = (
         read_json(ADAPTER / "adapter_config.json")["lora_alpha"] if params.evaluate.lora_alpha is None else params.evaluate.lora_alpha
     )
+    _check_questions(samples, template)
     provenance = metrics.provenance(params, benchmark, samples, template, ADAPTER, lora_alpha, FRAME_RULE)
 
     plan = units(samples, params.evaluate.batch_size)
@@ -77,6 +78,15 @@ def evaluate(params: Params, benchmark: str = "mvbench") -> Path:
     _show(found, console)
     _track(params, benchmark, found, path)
     return path
+
+
+def _check_questions(samples: Sequence[Sample], template: Template) -> None:
+    """Refuse a question that the template can't hold now, not an hour into the run."""
+    for sample in samples:
+        try:
+            template.prompt_for(format_question(sample.question, sample.candidates))
+        except PllavaError as error:
+            raise PllavaError(f"{sample.id}: {error}") from None
 
 
 def _panel(params: Params, template: Template, max_new_tokens: int, root: Path, console: Console) -> Panel:

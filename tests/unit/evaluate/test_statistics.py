@@ -58,11 +58,11 @@ def test_questions_about_one_video_are_not_independent():
 
 
 def test_the_interval_covers_the_truth_about_19_times_in_20():
-    rng, hits, trials = np.random.default_rng(1), 0, 300
+    rng, hits, trials = np.random.default_rng(1), 0, 200
     for trial in range(trials):
-        found = bootstrap(rows("A", {"m": list(rng.binomial(1, 0.7, size=100))}), 400, trial).task("m", "A")
+        found = bootstrap(rows("A", {"m": list(rng.binomial(1, 0.7, size=100))}), 200, trial).task("m", "A")
         hits += found.low <= 0.7 <= found.high
-    assert 0.90 <= hits / trials <= 0.99
+    assert 0.90 <= hits / trials <= 0.985
 
 
 def test_the_interval_narrows_with_the_root_of_the_questions():

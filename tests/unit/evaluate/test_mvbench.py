@@ -1,0 +1,84 @@
+"""The published layout of MVBench is read as published, a benchmark of the same form without a table entry too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pllava.errors import PllavaError
+from pllava.evaluate.mvbench import TASKS, data_sha256, load_samples, score
+
+RECORDED = json.loads((Path(__file__).parents[2] / "reference" / "scoring.json").read_text())
+ENTRY = {"video": "a.mp4", "question": "Which way?", "candidates": ["left", "right"], "answer": "right"}
+
+
+def write(root: Path, stem: str, folder: str, entries: list[dict]) -> None:
+    (root / "json").mkdir(parents=True, exist_ok=True)
+    (root / "json" / f"{stem}.json").write_text(json.dumps(entries))
+    (root / "video" / folder).mkdir(parents=True, exist_ok=True)
+
+
+def test_the_table_is_the_published_one():
+    published = {
+        Path(entry["json"]).stem: (name, entry["prefix"].removeprefix("DATAS/MVBench/video/").rstrip("/"), entry["bound"])
+        for name, entry in RECORDED["mvbench_tasks"].items()
+    }
+    assert published == TASKS
+
+
+def test_published_folders(tmp_path: Path):
+    write(tmp_path, "moving_direction", "clevrer/video_validation", [ENTRY])
+    write(tmp_path, "action_sequence", "star/Charades_v1_480", [ENTRY | {"start": 1.5, "end": 4}])
+    write(tmp_path, "episodic_reasoning", "tvqa/frames_fps3_hq", [ENTRY | {"video": "castle_s01", "start": 0, "end": 3}])
+    samples = load_samples(tmp_path)
+    assert [sample.task for sample in samples] == ["Action Sequence", "Moving Direction", "Episodic Reasoning"]  # published order
+    assert samples[0].media == tmp_path / "video/star/Charades_v1_480/a.mp4" and (samples[0].start, samples[0].end) == (1.5, 4)
+    assert samples[1].media == tmp_path / "video/clevrer/video_validation/a.mp4" and samples[1].start is None
+    assert samples[2].media == tmp_path / "video/tvqa/frames_fps3_hq/castle_s01"
+
+
+def test_folders_named_as_the_json_file(tmp_path: Path):
+    write(tmp_path, "moving_direction", "moving_direction", [ENTRY | {"start": 0.5, "end": 1}])
+    write(tmp_path, "my_own_task", "my_own_task", [ENTRY, ENTRY])
+    samples = load_samples(tmp_path)
+    assert [(s.id, s.task) for s in samples] == [
+        ("moving_direction/0000", "Moving Direction"),
+        ("my_own_task/0000", "My Own Task"),
+        ("my_own_task/0001", "My Own Task"),
+    ]
+    assert samples[0].media == tmp_path / "video/moving_direction/a.mp4" and samples[0].start == 0.5
+    assert samples[0].chance == 0.5 and samples[0].letter_answer == "(B) right"
+    assert len(load_samples(tmp_path, limit=1)) == 2  # of each task
+
+
+def test_what_is_wrong_is_named(tmp_path: Path):
+    with pytest.raises(PllavaError, match=r"no <task>\.json"):
+        load_samples(tmp_path)
+    write(tmp_path, "moving_count", "elsewhere", [ENTRY])
+    with pytest.raises(PllavaError, match=r"video/moving_count .or the published .*clevrer"):
+        load_samples(tmp_path)
+    write(tmp_path, "moving_count", "moving_count", [{key: ENTRY[key] for key in ("video", "candidates")}])
+    with pytest.raises(PllavaError, match=r"moving_count.json\[0\]: no question, answer"):
+        load_samples(tmp_path)
+
+
+def test_recorded_scores():
+    cases = [case for case in RECORDED["mvbench_check_ans"] if not case["error"]]
+    assert len(cases) > 200 and [case for case in cases if score(case["pred"], case["gt"]) != case["result"]] == []
+
+
+def test_recorded_answers(tmp_path: Path):
+    cases = RECORDED["mvbench_qa_template"]
+    write(tmp_path, "t", "t", [case["data"] | {"video": "a.mp4"} for case in cases])
+    assert [sample.letter_answer for sample in load_samples(tmp_path)] == [case["answer"] for case in cases]
+
+
+def test_the_data_hash_sees_questions_and_pixels_but_no_place(tmp_path: Path):
+    hashes = []
+    for place, pixels, question in (("x", b"1", "Q"), ("y", b"1", "Q"), ("z", b"2", "Q"), ("w", b"1", "R")):
+        write(tmp_path / place, "t", "t", [ENTRY | {"question": question}])
+        (tmp_path / place / "video/t/a.mp4").write_bytes(pixels)
+        hashes.append(data_sha256(tmp_path / place, load_samples(tmp_path / place)))
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
