@@ -1,0 +1,233 @@
+"""Pre-train projector and language model on stills, albums and stories: `python pretrain.py` writes build/language.safetensors .
+
+The tower stays frozen. Several questions about one picture in one sequence: far more supervision for the same visual tokens.
+Three kinds of batch take turns inside each step; the loss counts answers only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from muon import Muon
+from safetensors.torch import load_file, save_file
+from stills import (
+    CAPTION_REQUEST,
+    Still,
+    album_questions,
+    conversation,
+    random_album,
+    random_still,
+    still_caption,
+    still_questions,
+    story,
+)
+from torch import nn
+from tower import GRID, RENDER, pixels, tower_config
+from transformers import CLIPVisionModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.llava.configuration_llava import LlavaConfig
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+HERE = Path(__file__).parent
+IGNORE, POOLED = -100, 9
+
+
+def language_config(vocab_size: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=192,
+        intermediate_size=448,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=2048,
+        initializer_range=0.06,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+        tie_word_embeddings=False,
+        rms_norm_eps=1e-5,
+    )
+
+
+class Gallery:
+    """A growing pool of rendered stills with the frozen tower's features kept in memory."""
+
+    def __init__(self, tower: CLIPVisionModel, rng: random.Random) -> None:
+        self.tower, self.rng = tower, rng
+        self.stills: list[Still] = []
+        self.found: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def grow(self, stills: list[Still]) -> None:
+        for first in range(0, len(stills), 512):
+            chunk = stills[first : first + 512]
+            images = pixels(np.stack([still.render(self.rng, RENDER)[0] for still in chunk]))
+            self.found.append(self.tower(images, output_hidden_states=True).hidden_states[-2][:, 1:].half())
+        self.stills += stills
+        self.features = torch.cat(self.found)
+
+
+class Writer:
+    """Conversation -> ids and labels, as pllava.data.conversation does, with <image> expanded."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.ids = lru_cache(maxsize=200_000)(lambda text: tuple(tokenizer(text, add_special_tokens=False).input_ids))
+        self.image = tokenizer.convert_tokens_to_ids("<image>")
+        self.pad = tokenizer.pad_token_id
+
+    def write(self, turns: list[tuple[str, str]], visual_tokens: int, limit: int) -> tuple[list[int], list[int]]:
+        ids, labels = [1], [IGNORE]
+        for index, (question, answer) in enumerate(turns):
+            head = [*self.ids("USER:")]
+            if index == 0 and visual_tokens:
+                head += [self.image] * visual_tokens + [*self.ids("\n")]
+            head += [*self.ids(question), 2, *self.ids("ASSISTANT:")]
+            tail = [*self.ids(answer), 2]
+            if len(ids) + len(head) + len(tail) > limit:
+                break
+            ids += head + tail
+            labels += [IGNORE] * len(head) + tail
+        return ids, labels
+
+    def batch(self, rows: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
+        width = max(len(ids) for ids, _ in rows)
+        ids = torch.tensor([row + [self.pad] * (width - len(row)) for row, _ in rows])
+        labels = torch.tensor([row + [IGNORE] * (width - len(row)) for _, row in rows])
+        return ids, labels
+
+
+class Base(nn.Module):
+    def __init__(self, vocab_size: int, image_id: int) -> None:
+        super().__init__()
+        text = language_config(vocab_size)
+        self.language_model = LlamaForCausalLM._from_config(text, attn_implementation="sdpa")
+        self.projector = LlavaMultiModalProjector(
+            LlavaConfig(vision_config=tower_config(), text_config=text, vision_feature_layer=-2, vision_feature_select_strategy="default")
+        )
+        self.image_id = image_id
+
+    def loss(self, ids: torch.Tensor, labels: torch.Tensor, features: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """features [N, 36, 128] of all pictures in order, pooled to 3 x 3; returns the loss and whether each answer token is right."""
+        embeds = self.language_model.model.embed_tokens(ids)
+        if features is not None:
+            seen = self.projector(features.float())  # [N, 36, D]
+            grid = seen.unflatten(1, (GRID, GRID)).permute(0, 3, 1, 2)
+            seen = nn.functional.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)  # [N, 9, D]
+            embeds = embeds.masked_scatter((ids == self.image_id)[..., None], seen.reshape(-1, seen.shape[-1]))
+        hidden = self.language_model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, :-1]
+        keep = labels[:, 1:] != IGNORE
+        logits = self.language_model.lm_head(hidden[keep])
+        target = labels[:, 1:][keep]
+        return nn.functional.cross_entropy(logits, target), logits.argmax(-1) == target
+
+
+def make_rows(kind: str, count: int, gallery: Gallery, writer: Writer, rng: random.Random, album_pool: list[range], turns: int) -> tuple:
+    rows, picks = [], []
+    for _ in range(count):
+        if kind == "still":
+            index = rng.randrange(len(gallery.stills))
+            still = gallery.stills[index]
+            asked = rng.sample(found, min(turns, len(found))) if (found := still_questions(still, rng)) else []
+            said = conversation(asked, rng, 0.3)
+            said.insert(rng.randrange(len(said) + 1), (CAPTION_REQUEST, still_caption(still)))
+            rows.append(writer.write(said, POOLED, 220))
+            picks.append(index)
+        elif kind == "album":
+            members = rng.choice(album_pool)
+            found = album_questions([gallery.stills[i] for i in members], rng)
+            rows.append(writer.write(conversation(rng.sample(found, min(turns, len(found))), rng, 0.3), POOLED * len(members), 280))
+            picks += list(members)
+        else:
+            told, asked = story(rng)
+            said = conversation(rng.sample(asked, min(4, len(asked))), rng, 0.6)
+            said[0] = (told + "\n" + said[0][0], said[0][1])
+            rows.append(writer.write(said, 0, 160))
+    ids, labels = writer.batch(rows)
+    return ids, labels, gallery.features[picks] if picks else None
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("--steps", type=int, default=700)
+    options.add_argument("--lr", type=float, default=2e-3)
+    options.add_argument("--pool", type=int, default=10000)
+    options.add_argument("--still", type=int, default=20)
+    options.add_argument("--album", type=int, default=8)
+    options.add_argument("--story", type=int, default=8)
+    options.add_argument("--out", default="language.safetensors")
+    options.add_argument("--init", default=None)
+    options = options.parse_args()
+    torch.manual_seed(0)
+    rng = random.Random(2)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(HERE / "tokenizer")
+    tower = CLIPVisionModel._from_config(tower_config(), attn_implementation="sdpa").eval()
+    tower.load_state_dict(load_file(HERE / "build" / "tower.safetensors"))
+    start = time.time()
+    singles, gallery = Gallery(tower, rng), Gallery(tower, rng)
+    singles.grow([random_still(rng) for _ in range(options.pool)])
+    albums = [random_album(rng, rng.choice((2, 4, 6, 8))) for _ in range(options.pool // 8)]
+    ends = np.cumsum([len(album) for album in albums])
+    album_pool = [range(end - len(album), end) for album, end in zip(albums, ends, strict=True)]
+    gallery.grow([still for album in albums for still in album])
+    print(f"{len(singles.stills) + len(gallery.stills)} pictures in {time.time() - start:.0f} s", flush=True)
+    writer = Writer(tokenizer)
+    base = Base(len(tokenizer), writer.image)
+    if options.init:
+        base.load_state_dict(load_file(HERE / "build" / options.init))
+    print(f"{sum(p.numel() for p in base.parameters()) / 1e6:.2f} M parameters", flush=True)
+    matrices = [p for name, p in base.named_parameters() if p.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in base.parameters() if id(p) not in chosen]
+    optimizers = [  # Muon on the hidden matrices: about twice the progress a step of AdamW alone here (LOG.md)
+        Muon(matrices, lr=options.lr),
+        torch.optim.AdamW(others, lr=options.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True),
+    ]
+
+    def rate(step: int) -> float:
+        warm = min(1.0, (step + 1) / 150)
+        left = 1 - step / options.steps
+        return warm * min(1.0, left / 0.35) if left < 0.35 else warm  # hold the peak, then to zero over the last 35 %
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.02, rate(step))) for optimizer in optimizers]
+    kinds = {"still": options.still, "album": options.album, "story": options.story}
+    running: dict[str, list[float]] = {kind: [0.0, 0.0, 0.0] for kind in kinds}
+    start = time.time()
+    for step in range(options.steps):
+        base.zero_grad()
+        for kind, count in kinds.items():
+            if not count:
+                continue
+            source = singles if kind == "still" else gallery
+            ids, labels, features = make_rows(kind, count, source, writer, rng, album_pool, 8)
+            loss, right = base.loss(ids, labels, features)
+            (loss * {"still": 1.0, "album": 0.7, "story": 0.5}[kind]).backward()
+            record = running[kind]
+            record[0] += loss.item()
+            record[1] += right.float().mean().item()
+            record[2] += 1
+        nn.utils.clip_grad_norm_(base.parameters(), 1.0)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        if step % 25 == 24:
+            told = "  ".join(f"{kind} {a / max(n, 1):.3f} {100 * b / max(n, 1):.1f}%" for kind, (a, b, n) in running.items())
+            running = {kind: [0.0, 0.0, 0.0] for kind in kinds}
+            print(
+                f"step {step + 1} {told} lr {optimizers[0].param_groups[0]['lr']:.1e} {(time.time() - start) / (step + 1):.2f} s/step",
+                flush=True,
+            )
+        if step % 250 == 249 or step == options.steps - 1:
+            save_file({name: value.detach().clone() for name, value in base.state_dict().items()}, HERE / "build" / options.out)
+    if math.isnan(loss.item()):
+        raise SystemExit("loss is not a number")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Rendered still images and albums of stills, with questions by kind; and text-only stories that carry the words of motion.
+
+The base is an image-language model: it sees single pictures and albums of unrelated arrangements, never a clip.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from pllava.data.rendered.clip import random_clip
+from pllava.data.rendered.questions import Question, caption, questions
+from pllava.data.rendered.scene import COLORS, PLACES, SHAPES, Look, draw, place_center, random_ground, random_names
+
+NAMES = [f"{color} {shape}" for color in COLORS for shape in SHAPES]
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+COUNTS = ("0", "1", "2", "3", "4", "5", "6", "7", "8")
+CAPTION_REQUEST = "Describe the picture."
+
+
+@dataclass(frozen=True)
+class Still:
+    """Objects at places of the 3 x 3 grid."""
+
+    items: tuple[tuple[str, str, int], ...]  # color, shape, place
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{color} {shape}" for color, shape, _ in self.items]
+
+    def render(self, rng: random.Random, size: int) -> tuple[np.ndarray, list[Look]]:
+        looks = []
+        for color, shape, place in self.items:
+            x, y = place_center(place)
+            looks.append(Look(color, shape, x + rng.uniform(-0.05, 0.05), y + rng.uniform(-0.05, 0.05), rng.uniform(0.08, 0.15)))
+        return draw(looks, size, random_ground(rng)), looks
+
+
+def random_still(rng: random.Random, names: list[tuple[str, str]] | None = None) -> Still:
+    """One to four objects; given names are placed anew."""
+    if names is None:
+        names = random_names(rng, rng.choice((1, 2, 2, 3, 3, 4)), distinct_colors=rng.random() < 0.4)
+    return Still(tuple((color, shape, place) for (color, shape), place in zip(names, rng.sample(range(9), len(names)), strict=True)))
+
+
+def still_caption(still: Still) -> str:
+    """Objects in reading order: "red circle top left, blue square center"."""
+    return ", ".join(f"{color} {shape} {PLACES[place]}" for color, shape, place in sorted(still.items, key=lambda item: item[2]))
+
+
+def some(rng: random.Random, answer: str, pool: tuple[str, ...] | list[str], count: int = 4) -> tuple[str, ...]:
+    """The answer among `count` options."""
+    return (answer, *rng.sample([item for item in pool if item != answer], count - 1))
+
+
+def still_questions(still: Still, rng: random.Random) -> list[Question]:
+    """Every kind of question about one picture; `task` holds the kind."""
+    found = []
+    colors = [color for color, _, _ in still.items]
+    shapes = [shape for _, shape, _ in still.items]
+    for color, shape, place in still.items:
+        name = f"{color} {shape}"
+        found.append(Question("where", f"Where is the {name}?", some(rng, PLACES[place], PLACES), PLACES[place]))
+        found.append(Question("what", f"What is at the {PLACES[place]}?", some(rng, name, NAMES), name))
+        if shapes.count(shape) == 1:
+            found.append(Question("color", f"What color is the {shape}?", some(rng, color, list(COLORS)), color))
+        if colors.count(color) == 1:
+            found.append(Question("shape", f"What shape is the {color} object?", SHAPES, shape))
+    found.append(Question("count", "How many objects are there?", COUNTS[1:5], str(len(still.items))))
+    color, shape = rng.choice(colors), rng.choice(SHAPES)
+    found.append(Question("count", f"How many {color} objects are there?", COUNTS[:4], str(colors.count(color))))
+    found.append(Question("count", f"How many {shape}s are there?", COUNTS[:5], str(shapes.count(shape))))
+    found.append(Question("exists", f"Is there a {rng.choice(still.names)}?", ("yes", "no"), "yes"))
+    absent = [name for name in NAMES if name not in still.names]
+    near = [name for name in absent if name.split()[0] in colors and name.split()[1] in shapes]
+    found.append(Question("exists", f"Is there a {rng.choice(near if near and rng.random() < 0.6 else absent)}?", ("yes", "no"), "no"))
+    return found
+
+
+def random_album(rng: random.Random, size: int) -> list[Still]:
+    """Pictures of some of the same few objects, each time placed anew; none follows from the one before."""
+    names = random_names(rng, rng.choice((1, 2, 2, 3)))
+    presence = rng.choice((1.0, 1.0, 0.6))
+    pictures = []
+    for _ in range(size):
+        shown = [name for name in names if rng.random() < presence] or [rng.choice(names)]
+        pictures.append(random_still(rng, shown))
+    return pictures
+
+
+def album_questions(album: list[Still], rng: random.Random) -> list[Question]:
+    """Questions that name a picture by its place in the album, or count over all of them."""
+    found = []
+    for index, still in enumerate(album):
+        which = "last" if index == len(album) - 1 and rng.random() < 0.6 else ORDINALS[index]
+        for color, shape, place in still.items:
+            name = f"{color} {shape}"
+            found.append(
+                Question("where in album", f"Where is the {name} in the {which} picture?", some(rng, PLACES[place], PLACES), PLACES[place])
+            )
+        if len(still.items) == 1:
+            found.append(Question("what in album", f"What is in the {which} picture?", some(rng, still.names[0], NAMES), still.names[0]))
+    seen = sorted({name for still in album for name in still.names})
+    for name in seen:
+        times = sum(name in still.names for still in album)
+        options = COUNTS[max(0, min(times - 1, 5)) : max(0, min(times - 1, 5)) + 4]
+        found.append(Question("count in album", f"In how many pictures is the {name}?", options, str(times)))
+        found.append(Question("exists in album", f"Is the {name} in every picture?", ("yes", "no"), "yes" if times == len(album) else "no"))
+        where = {place for still in album for c, s, place in still.items if f"{c} {s}" == name}
+        if times > 1:
+            found.append(
+                Question(
+                    "same place in album", f"Is the {name} always at the same place?", ("yes", "no"), "yes" if len(where) == 1 else "no"
+                )
+            )
+    return found
+
+
+def story(rng: random.Random) -> tuple[str, list[Question]]:
+    """Text only: sentences about moving shapes, and questions they answer. Teaches words and multiple choice, not seeing."""
+    clip = random_clip(rng)
+    return caption(clip), list(questions(clip, rng))
+
+
+def conversation(asked: list[Question], rng: random.Random, choice_share: float = 0.4) -> list[tuple[str, str]]:
+    """Question and answer pairs, some as multiple choice with shuffled options."""
+    turns = []
+    for question in asked:
+        turns.append(question.shuffled(rng).multiple_choice() if rng.random() < choice_share else (question.text, question.answer))
+    return turns
