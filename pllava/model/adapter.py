@@ -1,0 +1,200 @@
+"""LoRA on the language model plus the projector: adding, saving, verifying, loading.
+
+model = add_lora(model, params.train.lora, seed)            # trainable: LoRA and projector, nothing else
+save_adapter(model, "outputs/train/adapter", config)        # manifest last: a folder without one is not whole
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pllava.errors import PllavaError
+from pllava.files import atomic_dir, atomic_write_text, read_json, sha256_file, write_json
+from pllava.model import checkpoint
+
+if TYPE_CHECKING:
+    from pllava.params import Lora
+
+WEIGHTS = "adapter_model.safetensors"
+DEFAULT_ALPHA = 32  # what the published training used; its adapters don't store it
+
+
+def targets(names: Collection[str]) -> str:
+    """peft's pattern for these linear layers of the language model; bare names would match the vision tower's too."""
+    return rf".*language_model.*\.({'|'.join(re.escape(name) for name in sorted(names))})"
+
+
+def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
+    """Wrap the model with fresh LoRA (B = 0, so nothing changes yet) and make LoRA and projector trainable, in fp32.
+
+    Equal seeds give equal weights; the caller's random state is left alone.
+    """
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number scales
+        lora_dropout=lora.dropout,
+        target_modules=targets(lora.target_modules),
+        modules_to_save=["multi_modal_projector"],
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            wrapped = get_peft_model(model, config)
+        except ValueError as error:
+            raise PllavaError(f"train.lora.target_modules {list(lora.target_modules)} are not in the language model: {error}") from None
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:  # AdamW at 2e-5 loses its updates in 16 bits
+            parameter.data = parameter.data.float()
+    return wrapped
+
+
+def set_lora_alpha(model: Any, alpha: float) -> None:
+    """Change the strength of loaded LoRA in place: its update is scaled by alpha / r (the paper's inference-time knob)."""
+    for module in model.modules():
+        if isinstance(getattr(module, "scaling", None), dict) and hasattr(module, "lora_A"):
+            for name in module.scaling:
+                module.scaling[name] = alpha / module.r[name]
+
+
+def save_adapter(model: PeftModel, folder: str | Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Write the one folder inference needs, and return its manifest.
+
+    adapter_model.safetensors (LoRA and projector), adapter_config.json (peft's), config.yaml (`config`: base, model, train, template,
+    seed ... as resolved), manifest.json (sha256 of each file, of the adapter and of the base). Equal inputs give equal bytes.
+    """
+    base = _base_of(config)
+    peft_config = copy.copy(model.peft_config["default"])
+    peft_config.base_model_name_or_path = base
+    peft_config.inference_mode = True
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    with atomic_dir(folder) as partial:
+        save_file({key: state[key].detach().cpu().contiguous() for key in sorted(state)}, partial / WEIGHTS, metadata={"format": "pt"})
+        peft_config.save_pretrained(str(partial))
+        write_json(partial / "adapter_config.json", read_json(partial / "adapter_config.json"))  # sorted keys: equal bytes
+        atomic_write_text(partial / "config.yaml", yaml.safe_dump(config, sort_keys=True, allow_unicode=True))
+        return write_manifest(partial, base)
+
+
+def write_manifest(folder: Path, base: str | None) -> dict[str, Any]:
+    """manifest.json of a finished adapter folder; its existence means the folder is whole."""
+    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
+    manifest = {
+        "files": files,
+        "adapter_sha256": files[WEIGHTS],
+        "base_sha256": base_sha256(base) if base and Path(base).is_dir() else None,
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def verify_adapter(folder: str | Path) -> dict[str, Any]:
+    """The manifest, after checking every file against it. Raises PllavaError that lists what is missing or changed."""
+    folder = Path(folder)
+    if not (folder / "manifest.json").exists():
+        raise PllavaError(f"{folder}: no manifest.json, so this adapter folder is not whole. Train again: pllava train")
+    manifest = read_json(folder / "manifest.json")
+    problems = []
+    for name, digest in manifest["files"].items():
+        if not (folder / name).exists():
+            problems.append(f"  missing: {name}")
+        elif sha256_file(folder / name) != digest:
+            problems.append(f"  changed: {name}")
+    if problems:
+        raise PllavaError(f"{folder}: doesn't match its manifest.json\n" + "\n".join(problems) + "\nFetch or train it again")
+    return manifest
+
+
+def base_sha256(base: str | Path) -> str:
+    """One digest over the base's weight files, by name."""
+    from hashlib import sha256
+
+    files = sorted(Path(base).glob("*.safetensors"))
+    return sha256("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode()).hexdigest()
+
+
+def base_of(folder: Path) -> str:
+    """Name or folder of the base an adapter of ours was trained on. A relative folder is looked for here, then above the adapter."""
+    config = resolved_config(folder)
+    base = _base_of(config) or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not base:
+        raise PllavaError(f"{folder}: doesn't say which base it belongs to. Give it: pllava.load(base, adapter={str(folder)!r})")
+    for parent in (Path(), *folder.resolve().parents):
+        if (parent / base).is_dir():
+            return str(parent / base)
+    return base
+
+
+def resolved_config(folder: Path) -> dict[str, Any]:
+    """config.yaml of an adapter folder of ours, or {}."""
+    path = folder / "config.yaml"
+    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+
+
+def _base_of(config: dict[str, Any]) -> str | None:
+    return config.get("base") or (config.get("model") or {}).get("base")
+
+
+def peft_name(key: str) -> str:
+    """Published name of an adapter tensor -> the name in a PEFT folder."""
+    if key.startswith("multi_modal_projector."):
+        return f"base_model.model.model.{key}"
+    key = re.sub(r"^language_model\.base_model\.model\.model\.", "base_model.model.model.language_model.", key)
+    key = re.sub(r"^language_model\.base_model\.model\.lm_head\.", "base_model.model.lm_head.", key)
+    return re.sub(r"\.(lora_[AB])\.default\.weight$", r".\1.weight", key)
+
+
+def published_adapter_name(key: str) -> str:
+    """Name in a PEFT folder -> the published name. Inverse of `peft_name`."""
+    if key.startswith("base_model.model.model.multi_modal_projector."):
+        return key.removeprefix("base_model.model.model.")
+    key = re.sub(r"^base_model\.model\.model\.language_model\.", "language_model.base_model.model.model.", key)
+    key = re.sub(r"^base_model\.model\.lm_head\.", "language_model.base_model.model.lm_head.", key)
+    return re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", key)
+
+
+def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraConfig:
+    """Rank and layers as the tensors show; alpha: the caller's, else what the folder says, else 32 with a notice."""
+    if found.layout == "peft":
+        config = LoraConfig.from_pretrained(str(found.folder))
+        if lora_alpha is not None:
+            config.lora_alpha = lora_alpha
+        config.inference_mode = False  # keeps LoRA and projector trainable; dropout is off in eval()
+        return config
+    shapes = {key: tuple(value.get_shape()) for key, value in found.lora.items() if ".lora_A." in key}
+    ranks = {shape[0] for shape in shapes.values()}
+    if len(ranks) != 1:
+        raise PllavaError(f"{found.folder}: LoRA of ranks {sorted(ranks)}; one rank for all layers is needed")
+    if lora_alpha is None:
+        lora_alpha = found.config.get("lora_alpha")
+    if lora_alpha is None:
+        lora_alpha = DEFAULT_ALPHA
+        checkpoint.logger.warning(
+            "%s doesn't store LoRA's alpha: %s, as in training; the paper used 4 at inference", found.folder, lora_alpha
+        )
+    return LoraConfig(
+        r=ranks.pop(),
+        lora_alpha=lora_alpha,  # type: ignore[arg-type]
+        target_modules=targets({key.split(".lora_A.")[0].rsplit(".", 1)[1] for key in shapes}),
+        modules_to_save=["multi_modal_projector"],
+    )
+
+
+def attach(model: Any, found: checkpoint.Checkpoint, lora_alpha: float | None) -> PeftModel:
+    """Put an adapter of any layout on a plain model. Strict: raises PllavaError before anything is changed."""
+    tensors = {key if found.layout == "peft" else peft_name(key): value for key, value in found.lora.items()}
+    wrapped = get_peft_model(model, lora_config(found, lora_alpha), autocast_adapter_dtype=False)
+    expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
+    checkpoint.check(expected, tensors, found.folder)
+    state: dict[str, Tensor] = {key: value[:] for key, value in tensors.items()}
+    set_peft_model_state_dict(wrapped, state)
+    return wrapped

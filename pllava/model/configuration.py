@@ -1,0 +1,75 @@
+"""`PllavaConfig`: a Llava config plus the shape of the pooled video.
+
+Reads `config.json` of model_type `llava` (published PLLaVA), `llava_next` (LLaVA 1.6 bases, as published) and `pllava` (ours).
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlavaConfig, PreTrainedConfig
+
+from pllava.errors import PllavaError
+
+# what a LLaVA base folder doesn't say: the settings of the released PLLaVA models
+NUM_FRAMES = 16
+POOLING_SHAPE = (16, 12, 12)
+
+# settings of LLaVA 1.6's image tiling; PLLaVA feeds whole frames instead
+LLAVA_NEXT_ONLY = ("image_grid_pinpoints", "use_image_newline_parameter", "vision_aspect_ratio")
+
+
+@strict
+class PllavaConfig(LlavaConfig):
+    """Llava's config with the video keys of the published checkpoints.
+
+    num_frames: frames of one video; shorter ones are repeated up to it.
+    pooling_shape: (T, H, W) after adaptive average pooling; its product is the number of visual tokens.
+    frame_shape: (H, W) patches of one frame; derived from the vision config when absent.
+    use_pooling: False keeps every patch of every frame (the paper's "direct" baseline).
+    frame_repeat: how a short video is stretched to num_frames; "published": each frame int(n / t) + 1 times, cut at n;
+        "even": spread over the whole length.
+    """
+
+    model_type = "pllava"
+
+    num_frames: int = NUM_FRAMES
+    pooling_shape: tuple[int, ...] | list[int] = POOLING_SHAPE
+    frame_shape: tuple[int, ...] | list[int] | None = None
+    pooling_method: str = "avg"
+    use_pooling: bool = True
+    frame_repeat: Literal["published", "even"] = "published"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        side = self.vision_config.image_size // self.vision_config.patch_size
+        self.frame_shape = tuple(self.frame_shape) if self.frame_shape else (side, side)
+        self.pooling_shape = tuple(self.pooling_shape)
+        if len(self.pooling_shape) != 3 or min(self.pooling_shape) < 1:
+            raise PllavaError(f"pooling_shape is {self.pooling_shape}; three positive numbers (T, H, W) are needed, e.g. {POOLING_SHAPE}")
+        if self.pooling_method != "avg":
+            raise PllavaError(f"pooling_method is {self.pooling_method!r}; only 'avg' is known, the method of every released model")
+
+    @property
+    def visual_shape(self) -> tuple[int, int, int]:
+        """(T, H, W) of the visual tokens of one video."""
+        return tuple(self.pooling_shape) if self.use_pooling else (self.num_frames, *self.frame_shape)
+
+    @property
+    def num_visual_tokens(self) -> int:
+        """Placeholder tokens one `<image>` of a prompt expands into."""
+        return prod(self.visual_shape)
+
+    @classmethod
+    def from_llava(cls, config: PreTrainedConfig | dict[str, Any], **changes: Any) -> PllavaConfig:
+        """A PllavaConfig from any Llava or LLaVA-Next config (object or the dict of its config.json)."""
+        values = config.to_dict() if isinstance(config, PreTrainedConfig) else dict(config)
+        if values.get("model_type") not in ("llava", "llava_next", "pllava"):
+            raise PllavaError(
+                f"config.json has model_type {values.get('model_type')!r}; a PLLaVA base is 'llava', 'llava_next' or 'pllava'. "
+                "To join a CLIP-like tower and a language model into a base: pllava compose"
+            )
+        values = {key: value for key, value in values.items() if key not in ("model_type", *LLAVA_NEXT_ONLY)}
+        return cls.from_dict(values | {key: value for key, value in changes.items() if value is not None})

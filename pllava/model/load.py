@@ -1,0 +1,192 @@
+"""`pllava.load`: a model and its processor from a folder or hub id, whatever of the four layouts it holds.
+
+model, processor = pllava.load("ermu2001/pllava-7b")
+model, processor = pllava.load("outputs/train/adapter")                           # ours: knows its base
+model, processor = pllava.load("llava-hf/llava-v1.6-vicuna-7b-hf", adapter=folder, lora_alpha=4)
+"""
+
+from __future__ import annotations
+
+import copy
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from pllava.errors import PllavaError
+from pllava.model import adapter as lora
+from pllava.model import checkpoint
+from pllava.model.checkpoint import Checkpoint, logger
+from pllava.model.configuration import PllavaConfig
+from pllava.model.modeling import PllavaForConditionalGeneration
+from pllava.model.processing import PllavaProcessor
+
+DTYPES = {
+    "float32": torch.float32, "fp32": torch.float32,
+    "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
+    "float16": torch.float16, "fp16": torch.float16,
+}  # fmt: skip
+VIDEO_KEYS = ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_repeat")
+HASHED_AT_LOAD = 1 << 30  # bytes; hashing a larger base would take longer than loading it
+
+
+def load(
+    base: str | Path,
+    adapter: str | Path | None = None,
+    lora_alpha: float | None = None,
+    num_frames: int | None = None,
+    pooling_shape: tuple[int, int, int] | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    attn_implementation: str = "sdpa",
+    merge: bool = False,
+    device_map: Any = None,
+    quantization_config: Any = None,
+) -> tuple[Any, PllavaProcessor]:
+    """Model (in eval mode) and processor. Strict: every tensor must have its place, or nothing is loaded.
+
+    base: folder or hub id of a base, a full model, or an adapter of ours (which names its base).
+    adapter: folder, hub id, or registry uri (models:/pllava@champion) of LoRA and projector.
+    lora_alpha: strength of LoRA; default: what the folder says, else 32 with a notice. merge: fold LoRA into the weights.
+    num_frames, pooling_shape: default: the adapter's, else the base's, else 16 and (16, 12, 12).
+    device_map, quantization_config: transformers' own; quantisation leaves tower, projector and head alone.
+    Raises PllavaError for anything wrong with the folders or the settings.
+    """
+    _check_attention(attn_implementation)
+    found, extra = _find(base, adapter)
+    config = _config(found, extra, {"num_frames": num_frames, "pooling_shape": pooling_shape})
+    chosen_device = _device(device)
+    chosen_dtype = _dtype(dtype, chosen_device)
+    logger.info("device %s, dtype %s, attention %s", chosen_device, chosen_dtype, attn_implementation)
+    if quantization_config is not None:
+        quantization_config = _language_model_only(quantization_config)
+        device_map = device_map or {"": chosen_device}
+    model: Any = _plain_model(found, config, chosen_dtype, attn_implementation, device_map, quantization_config)
+    if extra is not None:
+        model = lora.attach(model, extra, lora_alpha)
+        if merge:
+            model = model.merge_and_unload()
+    elif lora_alpha is not None or merge:
+        raise PllavaError(f"{base}: there is no LoRA to scale or merge; give one: pllava.load(base, adapter=folder)")
+    if device_map is None:
+        model = model.to(chosen_device)
+    processor = PllavaProcessor.from_pretrained(found.folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
+    return model.eval(), processor
+
+
+def _find(base: str | Path, adapter: str | Path | None) -> tuple[Checkpoint, Checkpoint | None]:
+    """The checkpoint that holds the plain model, and the one that holds LoRA and projector (the same for the full layout)."""
+    if adapter is None and str(base).startswith("models:/"):
+        base = _registered(str(base))
+    first = checkpoint.read(checkpoint.resolve(base))
+    second = None
+    if adapter is not None:
+        folder = Path(_registered(str(adapter))) if str(adapter).startswith("models:/") else checkpoint.resolve(adapter)
+        second = checkpoint.read(folder)
+    elif first.layout == "peft":
+        second, first = first, checkpoint.read(checkpoint.resolve(lora.base_of(first.folder)))
+    elif first.layout == "full":
+        second = first
+    if second is not None and second.layout == "full":  # whole in itself
+        if first.folder.resolve() != second.folder.resolve():
+            logger.warning("%s holds a whole model: %s is not read", second.folder, first.folder)
+        first = second
+    if first.layout not in ("base", "full"):
+        raise PllavaError(
+            f"{first.folder}: only LoRA and projector in here. Give the base too: pllava.load(base, adapter={str(first.folder)!r})"
+        )
+    if second is not None and second.layout == "base":
+        raise PllavaError(f"{second.folder}: a whole model without LoRA. Load it alone: pllava.load({str(second.folder)!r})")
+    if second is not None and second.layout == "peft" and (second.folder / "manifest.json").exists():
+        _check_base(first.folder, lora.verify_adapter(second.folder), second.folder)
+    return first, second
+
+
+def _registered(uri: str) -> str:
+    from pllava.registry.resolve import resolve
+
+    return str(resolve(uri))
+
+
+def _check_base(base: Path, manifest: dict[str, Any], folder: Path) -> None:
+    wanted = manifest.get("base_sha256")
+    size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    if wanted and size <= HASHED_AT_LOAD and lora.base_sha256(base) != wanted:
+        raise PllavaError(f"{folder} was trained on another base than {base}: the weights there have changed. Train again: pllava train")
+
+
+def _config(found: Checkpoint, extra: Checkpoint | None, asked: dict[str, Any]) -> PllavaConfig:
+    """The base's config with the video settings of the caller, else of the adapter."""
+    if not found.config:
+        raise PllavaError(f"{found.folder}: no config.json beside the weights")
+    theirs: dict[str, Any] = {}
+    if extra is not None:
+        theirs = extra.config or lora.resolved_config(extra.folder).get("model") or {}
+    settings = {key: theirs[key] for key in VIDEO_KEYS if key in theirs} | {key: value for key, value in asked.items() if value is not None}
+    return PllavaConfig.from_llava(found.config, **settings)
+
+
+def _plain_model(found: Checkpoint, config: PllavaConfig, dtype: torch.dtype, attention: str, device_map: Any, quantization: Any) -> Any:
+    tensors = checkpoint.without_ignored(found.base, found.folder)
+    expected = expected_tensors(config)
+    if config.tie_word_embeddings and "language_model.lm_head.weight" not in tensors:
+        del expected["language_model.lm_head.weight"]
+    checkpoint.check(expected, tensors, found.folder)
+    model = PllavaForConditionalGeneration.from_pretrained(
+        None,
+        config=config,
+        state_dict=tensors,
+        dtype=dtype,
+        attn_implementation=attention,
+        device_map=device_map,
+        quantization_config=quantization,
+    )
+    if (found.folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(found.folder)
+    return model
+
+
+def expected_tensors(config: PllavaConfig) -> dict[str, tuple[int, ...]]:
+    """Published name -> shape of every tensor of a model of this config, from the meta device: no memory, whatever the size."""
+    with torch.device("meta"):
+        model = PllavaForConditionalGeneration(config)
+    return {checkpoint.published_name(key): tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if str(device) != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU, where it is exact and fp16 is slower still."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.float16 if device.type == "mps" else torch.float32
+    if dtype not in DTYPES:
+        raise PllavaError(f"dtype {dtype!r} is not known; one of auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _check_attention(name: str) -> None:
+    if name not in ("sdpa", "eager", "flash_attention_2"):
+        raise PllavaError(f"attn_implementation {name!r} is not known; one of sdpa, eager, flash_attention_2")
+    if name == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise PllavaError(
+            "flash_attention_2 needs the package flash-attn and a CUDA GPU: pip install flash-attn, or use sdpa (as fast for most)"
+        )
+
+
+def _language_model_only(quantization_config: Any) -> Any:
+    """A copy that leaves tower, projector and head in their dtype: they are small, and every visual token goes through them."""
+    config = copy.deepcopy(quantization_config)
+    field = "llm_int8_skip_modules" if hasattr(config, "llm_int8_skip_modules") else "modules_to_not_convert"
+    skipped = ["vision_tower", "multi_modal_projector", "lm_head"]
+    setattr(config, field, sorted({*(getattr(config, field, None) or []), *skipped}))
+    return config

@@ -1,0 +1,42 @@
+"""The one idea of PLLaVA: adaptive average pooling of the [T, H, W] grid of frame features (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool3d
+
+from pllava.errors import PllavaError
+
+
+def repeat_frames(features: Tensor, num_frames: int, rule: str = "published") -> Tensor:
+    """Stretch [V, T, ...] with T <= num_frames to [V, num_frames, ...] by repeating frames.
+
+    "published": every frame int(num_frames / T) + 1 times, cut at num_frames (uneven: the last frames can be lost);
+    "even": frame i of the result is frame floor(i * T / num_frames). Both give a still image num_frames equal frames.
+    """
+    given = features.shape[1]
+    if given == num_frames:
+        return features
+    if given > num_frames:
+        raise PllavaError(
+            f"a video has {given} frames, the model takes {num_frames}. Sample {num_frames} of them, "
+            f"or load the model with num_frames={given}"
+        )
+    index = torch.arange(num_frames, device=features.device)
+    index = index * given // num_frames if rule == "even" else index // (num_frames // given + 1)
+    return features[:, index]
+
+
+def pool(features: Tensor, frame_shape: Sequence[int], pooling_shape: Sequence[int]) -> Tensor:
+    """Average [V, T, P, D] over adaptive bins to [V, t * h * w, D]; P = H * W of `frame_shape`, (t, h, w) = `pooling_shape`.
+
+    Bins may be uneven (24 -> 16); each bin's weights sum to 1, so pooling commutes with any affine map of D.
+    """
+    height, width = frame_shape
+    if features.shape[2] != height * width:
+        raise PllavaError(f"a frame has {features.shape[2]} patches, frame_shape {tuple(frame_shape)} of the config needs {height * width}")
+    grid = features.unflatten(2, (height, width)).permute(0, 4, 1, 2, 3)  # [V, D, T, H, W]
+    return adaptive_avg_pool3d(grid, tuple(pooling_shape)).flatten(2).transpose(1, 2)
