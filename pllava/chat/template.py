@@ -98,7 +98,7 @@ class Template(BaseModel):
 
     def trim_reply(self, generated: str) -> str:
         """The answer in what the model wrote after the prompt (special tokens skipped or not)."""
-        reply = self.reply_in(generated)
+        reply = generated.strip().removesuffix(self.sep[1].strip()).strip()
         return reply if self.answer_prompt is None else self.answer_in(self.answer_prompt + reply)
 
     def reply_in(self, decoded: str) -> str:

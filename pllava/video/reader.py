@@ -62,8 +62,8 @@ def read_video(
 ) -> VideoFrames:
     """Sample frames of a clip.
 
-    sampling: "eval" (benchmarks), "demo", "middle", "rand" (with `rng`) or "fpsX": see `pllava.video.sampling`; "videoqa" is "eval" but for GIFs,
-    whose frames the published VideoQA script counts one higher. start, end: seconds; an end past the clip's end is cut.
+    sampling: "eval" (benchmarks), "demo", "middle", "rand" (with `rng`) or "fpsX": see `pllava.video.sampling`; "videoqa" is "eval" but
+    for GIFs, whose frames the published VideoQA script counts one higher. start, end: seconds; an end past the clip's end is cut.
     reader: "auto", "decord" or "pyav".
     Raises PllavaError: missing, empty, damaged or oversized file, no video stream, a part that is outside the clip.
     """

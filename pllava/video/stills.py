@@ -1,4 +1,4 @@
-"""Clips that are pictures: animated GIF, a folder of numbered frames (3 a second, as TVQA ships them), one still image. Read with Pillow."""
+"""Clips that are pictures, read with Pillow: animated GIF, a folder of numbered frames (3 a second, as TVQA has them), a still image."""
 
 from __future__ import annotations
 
