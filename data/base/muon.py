@@ -1,4 +1,4 @@
-"""Muon for the hidden matrices, in float32 and batched by shape: torch's own works in bfloat16, which this kind of CPU emulates (8x slower)."""
+"""Muon for the hidden matrices, in float32 and batched by shape (torch's own works in bfloat16, which many CPUs emulate)."""
 
 from __future__ import annotations
 

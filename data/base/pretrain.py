@@ -109,9 +109,19 @@ class Base(nn.Module):
         text = language_config(vocab_size)
         self.language_model = LlamaForCausalLM._from_config(text, attn_implementation="sdpa")
         self.projector = LlavaMultiModalProjector(
-            LlavaConfig(vision_config=tower_config(), text_config=text, vision_feature_layer=-2, vision_feature_select_strategy="default")
+            LlavaConfig(vision_config=tower_config(), text_config=language_config(vocab_size), vision_feature_layer=-2, vision_feature_select_strategy="default")
         )
         self.image_id = image_id
+
+    @torch.no_grad()
+    def check_causal(self) -> None:
+        """A shared config can lose its attention choice, and with it the causal mask; the loss then falls for the wrong reason."""
+        embeds = torch.randn(1, 8, self.language_model.config.hidden_size)
+        changed = embeds.clone()
+        changed[:, 5:] += 1
+        before, after = (self.language_model.model(inputs_embeds=x, use_cache=False).last_hidden_state[:, :5] for x in (embeds, changed))
+        if not torch.equal(before, after):
+            raise SystemExit("the language model sees the future: no causal mask")
 
     def loss(self, ids: torch.Tensor, labels: torch.Tensor, features: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """features [N, 36, 128] of all pictures in order, pooled to 3 x 3; returns the loss and whether each answer token is right."""
@@ -181,6 +191,7 @@ def main() -> None:
     base = Base(len(tokenizer), writer.image)
     if options.init:
         base.load_state_dict(load_file(HERE / "build" / options.init))
+    base.check_causal()
     print(f"{sum(p.numel() for p in base.parameters()) / 1e6:.2f} M parameters", flush=True)
     matrices = [p for name, p in base.named_parameters() if p.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name]
     chosen = {id(p) for p in matrices}

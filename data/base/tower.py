@@ -91,7 +91,7 @@ def main(steps: int = 700, size: int = 96) -> None:
             right = [(logits.argmax(1) == labels[:, i])[seen].float().mean().item() for i, logits in enumerate((color, shape))]
             at = (place.argmax(1) == where).float().mean().item()
             print(
-                f"step {step + 1} loss {sum(losses).item():.3f} color {right[0]:.3f} shape {right[1]:.3f} place {at:.3f} {time.time() - start:.0f} s",
+                f"step {step + 1} color {right[0]:.3f} shape {right[1]:.3f} place {at:.3f} {time.time() - start:.0f} s",
                 flush=True,
             )
     (HERE / "build").mkdir(exist_ok=True)
