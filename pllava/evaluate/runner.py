@@ -93,16 +93,21 @@ def _panel(params: Params, template: Template, max_new_tokens: int, root: Path, 
     import pllava
     from pllava.evaluate.answering import Contestant, Panel
 
-    settings: dict[str, Any] = {
-        "num_frames": params.model.num_frames,
-        "pooling_shape": params.model.pooling_shape,
-        "dtype": params.model.dtype,
-        "attn_implementation": params.model.attn_implementation,
-    }
-    base, processor = pllava.load(params.model.base, **settings)
-    adapted, _ = pllava.load(params.model.base, adapter=ADAPTER, lora_alpha=params.evaluate.lora_alpha, **settings)
-    contestants = [Contestant("base", base), Contestant("single_frame", adapted, single_frame=True), Contestant("adapted", adapted)]
-    console.print(f"device {adapted.device}, {adapted.dtype}, {params.model.attn_implementation} attention")
+    model, processor = pllava.load(
+        params.model.base,
+        adapter=ADAPTER,
+        lora_alpha=params.evaluate.lora_alpha,
+        num_frames=params.model.num_frames,
+        pooling_shape=params.model.pooling_shape,
+        dtype=params.model.dtype,
+        attn_implementation=params.model.attn_implementation,
+    )
+    contestants = [
+        Contestant("base", model, within=model.disable_adapter),  # one set of weights in memory for all three
+        Contestant("single_frame", model, single_frame=True),
+        Contestant("adapted", model),
+    ]
+    console.print(f"device {model.device}, {model.dtype}, {params.model.attn_implementation} attention")
     return Panel(contestants, processor, template, params.model.num_frames, max_new_tokens, params.evaluate.batch_size, root)
 
 

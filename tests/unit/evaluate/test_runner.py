@@ -1,0 +1,217 @@
+"""The evaluation of a small MVBench with a tiny random model: one hash whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import pllava
+from pllava.errors import PllavaError
+from pllava.evaluate import answering, evaluate, runner
+from pllava.evaluate.mvbench import load_samples
+from pllava.files import sha256_file
+from pllava.model.adapter import add_lora, save_adapter
+from pllava.params import Lora, Params, load_params
+from pllava.registry import tracking
+
+REFERENCE = Path(__file__).parents[2] / "reference"
+RESULTS, METRICS = Path("outputs/evaluate/mvbench/results.jsonl"), Path("metrics/mvbench.json")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, benchmark_root: Path) -> Path:
+    """A project folder as training leaves it: params.yaml and a random adapter of the recorded tiny model."""
+    folder = tmp_path_factory.mktemp("project")
+    values = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text())
+    shutil.copytree(REFERENCE / "ckpt" / "tiny56_base", folder / "base")
+    shutil.copytree(benchmark_root, folder / "MVBench")
+    values["model"] = {"base": "base", "num_frames": 4, "pooling_shape": [4, 2, 2], "template": "tiny", "dtype": "float32"}
+    values["evaluate"] = {
+        "batch_size": 3,
+        "bootstrap_resamples": 200,
+        "benchmarks": {"mvbench": {"root": "MVBench", "template": "eval_mvbench", "max_new_tokens": 4}},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    model, _ = pllava.load(folder / "base", num_frames=4, pooling_shape=(4, 2, 2))
+    adapted = add_lora(model, Lora(r=4, alpha=8, dropout=0, target_modules=["q_proj", "v_proj"]), seed=0)
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3 if "lora_B" in name else 0.1)
+    save_adapter(adapted, folder / "outputs/train/adapter", {"base": str(folder / "base")})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(tracking, "later_stage", lambda params: nullcontext(tracking.Run(None, None)))
+    yield
+    for folder in ("outputs/evaluate", "metrics", ".state"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def params(project: Path) -> Params:
+    return load_params(project / "params.yaml")
+
+
+def change(params: Params, **changes: object) -> Params:
+    return params.model_copy(update={"evaluate": params.evaluate.model_copy(update=changes)})
+
+
+def rows() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+
+
+def hashes() -> tuple[str, str]:
+    return sha256_file(RESULTS), sha256_file(METRICS)
+
+
+def test_results_and_metrics(params: Params):
+    assert evaluate(params, "mvbench") == METRICS
+    found, samples = json.loads(METRICS.read_text()), load_samples("MVBench")
+    assert [(row["id"], row["model"]) for row in rows()] == [(s.id, m) for s in samples for m in ("base", "single_frame", "adapted")]
+    # the damaged clip 2.mp4 carries one question of the first task: wrong there, listed once
+    damaged = [row for row in rows() if row["error"] is not None]
+    assert {row["id"] for row in damaged} == {"moving_direction/0002"} and len(damaged) == 3
+    assert all(row["task"] == "Moving Direction" and not row["correct"] and "2.mp4" in row["error"] for row in damaged)
+    assert found["provenance"]["unreadable"] == ["video/moving_direction/2.mp4"]
+    for model in ("base", "single_frame", "adapted"):
+        tasks = found["models"][model]["tasks"]
+        assert set(tasks) == {"Moving Direction", "Action Count"}
+        assert (tasks["Moving Direction"]["n"], tasks["Moving Direction"]["chance"]) == (5, 0.25)
+        for task, cell in tasks.items():
+            answers = [row["correct"] for row in rows() if row["model"] == model and row["task"] == task]
+            assert cell["value"] == pytest.approx(sum(answers) / len(answers)) and cell["low"] <= cell["value"] <= cell["high"]
+        assert found["models"][model]["average"]["value"] == pytest.approx(sum(cell["value"] for cell in tasks.values()) / 2)
+    assert found["provenance"]["lora_alpha"] == 8 and found["provenance"]["n_questions"] == 10
+    assert str(Path.cwd()) not in METRICS.read_text() + RESULTS.read_text()
+    assert not list(Path(".state").rglob("*.jsonl"))
+    predictions = {m: [row["prediction"] for row in rows() if row["model"] == m] for m in ("base", "single_frame", "adapted")}
+    assert len({tuple(values) for values in predictions.values()}) == 3  # three models, not one three times
+
+
+def test_two_runs_are_one_hash(params: Params):
+    evaluate(params)
+    first = hashes()
+    evaluate(params)
+    assert hashes() == first
+
+
+def test_batches_do_not_change_answers(params: Params):
+    evaluate(change(params, batch_size=1))
+    alone = rows()
+    evaluate(change(params, batch_size=7))
+    assert rows() == alone
+
+
+def test_the_base_is_the_base_and_one_frame_is_a_still(params: Params):
+    """`base` answers as the base loaded alone; `single_frame` as the adapted model that is shown a clip of one frame only."""
+    evaluate(params)
+    recorded = {(row["id"], row["model"]): row["prediction"] for row in rows()}
+    template = pllava.chat.load_template("eval_mvbench")
+    settings = {"num_frames": 4, "pooling_shape": (4, 2, 2), "dtype": "float32"}
+    base, processor = pllava.load("base", **settings)
+    adapted, _ = pllava.load("base", adapter="outputs/train/adapter", **settings)
+    for sample in load_samples("MVBench"):
+        if sample.id == "moving_direction/0002":
+            continue
+        frames = pllava.read_video(sample.media, 4, "eval", sample.start, sample.end).frames
+        prompt = template.prompt_for(answering.format_question(sample.question, sample.candidates))
+        for name, model, shown in (("base", base, frames), ("adapted", adapted, frames), ("single_frame", adapted, frames[[2, 2, 2, 2]])):
+            inputs = processor(text=[prompt], videos=[shown])
+            output = model.generate(**inputs, max_new_tokens=4, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+            assert template.trim_reply(processor.tokenizer.batch_decode(output, skip_special_tokens=True)[0]) == recorded[sample.id, name]
+
+
+def test_killed_and_resumed_is_uninterrupted(params: Params):
+    evaluate(params)
+    whole = hashes()
+    shutil.rmtree("outputs/evaluate")
+    script = """
+import os, signal
+from pllava.evaluate.journal import Journal
+from pllava.evaluate import evaluate
+from pllava.params import load_params
+add = Journal.add
+def add_then_die(self, unit, rows):
+    if len(self.done) == 2:
+        self._file.write(b'{"unit": 2, "rows": [{"mod')
+        self._file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    add(self, unit, rows)
+Journal.add = add_then_die
+evaluate(load_params("params.yaml"))
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == -9
+    assert not Path("outputs/evaluate").exists()
+    (journal,) = Path(".state/evaluate/mvbench").glob("*.jsonl")
+    assert journal.read_bytes().count(b"\n") == 2
+    asked: list[int] = []
+    answer = answering.Panel.answer
+
+    def counted(self: answering.Panel, unit: list[answering.Clip]) -> list[dict]:
+        asked.append(sum(len(clip.samples) for clip in unit))
+        return answer(self, unit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answering.Panel, "answer", counted)
+        evaluate(params)
+    assert sum(asked) < 10  # what was answered is not asked again
+    assert hashes() == whole
+
+
+def test_a_journal_of_other_settings_is_not_used(params: Params):
+    evaluate(change(params, lora_alpha=4))
+    other = json.loads(METRICS.read_text())
+    assert other["provenance"]["lora_alpha"] == 4
+    evaluate(params)
+    assert json.loads(METRICS.read_text())["provenance"]["lora_alpha"] == 8
+
+
+def test_a_clip_is_decoded_once_and_seen_by_the_tower_once(params: Params, monkeypatch: pytest.MonkeyPatch):
+    decoded: list[Path] = []
+    frames: list[int] = []
+    read, features = answering.read_video, pllava.PllavaForConditionalGeneration.vision_features
+    monkeypatch.setattr(answering, "read_video", lambda path, *a: decoded.append(path) or read(path, *a))
+    monkeypatch.setattr(
+        pllava.PllavaForConditionalGeneration, "vision_features", lambda self, pixels: frames.append(len(pixels)) or features(self, pixels)
+    )
+    evaluate(params)
+    assert len(decoded) == 8  # six clips, and the part of two of them that questions 4 ask about
+    assert sum(frames) == 7 * 4  # all but the damaged one; three models, ten questions
+
+
+def test_units_hold_whole_clips_and_at_most_a_batch():
+    samples = load_samples("MVBench")
+    plan = answering.units(samples, 3)
+    asked = [[sample.id for clip in unit for sample in clip.samples] for unit in plan]
+    assert sorted(id_ for unit in asked for id_ in unit) == sorted(sample.id for sample in samples)
+    assert max(map(len, asked)) <= 3 and len(answering.units(samples, 1)) == 8 and len(answering.units(samples, 100)) == 1
+
+
+def test_what_is_missing_is_named(params: Params, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(runner, "ADAPTER", Path("outputs/none"))
+    with pytest.raises(PllavaError, match="pllava train"):
+        evaluate(params)
+
+
+def test_a_question_with_a_marker_is_named_before_anything_runs(params: Params, tmp_path: Path):
+    shutil.copytree("MVBench", tmp_path / "MVBench")
+    file = tmp_path / "MVBench/json/action_count.json"
+    entries = json.loads(file.read_text())
+    entries[1]["question"] = "What does <image> show?"
+    file.write_text(json.dumps(entries))
+    benchmark = params.evaluate.benchmarks["mvbench"].model_copy(update={"root": tmp_path / "MVBench"})
+    with pytest.raises(PllavaError, match=r"action_count/0001: .*<image>"):
+        evaluate(change(params, benchmarks={"mvbench": benchmark}))
