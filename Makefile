@@ -1,0 +1,65 @@
+# `make run` does everything, `make test` checks everything; `make` alone says what there is.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := 1
+export GRADIO_ANALYTICS_ENABLED := False
+export HF_HUB_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PREFECT_HOME := $(CURDIR)/.state/prefect
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
+export PREFECT_SERVER_UI_V2_ENABLED := false
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help run repro test lint up down status clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The stamp holds what was installed; a file that is only newer costs nothing.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version or 0)'
+	@if ! cat $^ | cmp -s - $@; then \
+		echo "installing requirements.lock into .venv (about 3 minutes and 2 GB the first time)"; \
+		$(PYTHON) -m venv .venv; \
+		$(BIN)/python -m pip install -q -r requirements.lock; \
+		$(BIN)/python -m pip install -q --no-deps -e .; \
+	fi
+	@cat $^ > $@
+
+run: $(INSTALLED) ## bring the pipeline up to date, judge the model, serve the champion
+	@$(BIN)/python -m flows.pipeline
+
+repro: $(INSTALLED) ## the DVC stages alone
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+test: $(INSTALLED) ## ruff, unit and integration tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not browser"
+
+lint: $(INSTALLED) ## format and check the code, and its types
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy pllava flows
+
+up: $(INSTALLED) ## serve the champion in the background
+	@$(BIN)/pllava deploy
+
+down: $(INSTALLED) ## stop what runs in the background
+	@$(BIN)/pllava stop
+
+status: $(INSTALLED) ## what is out of date
+	@$(BIN)/dvc status
+
+clean: ## remove the environment and caches; data, models and records stay
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

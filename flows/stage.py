@@ -1,0 +1,52 @@
+"""One DVC stage as one Prefect task. Whether it has to run is DVC's decision alone."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from flows.process import stream
+
+UNCHANGED = re.compile(r"Stage '.+' didn't change, skipping")
+RESTORED = re.compile(r"Stage '.+' is cached - skipping run, checking out outputs")
+LAST_LINES = 15
+
+
+@task(name="stage", task_run_name="{stage}")
+def run_stage(stage: str, root: Path, flow_run_id: str = "") -> State[Any]:
+    """`dvc repro` of this one stage: Completed when it ran, Cached when DVC found it up to date or had its outputs, Failed otherwise."""
+    logger = get_run_logger()
+    outcome = "ran"
+
+    def say(line: str) -> None:
+        nonlocal outcome
+        if UNCHANGED.search(line):
+            outcome = "unchanged"
+        elif RESTORED.search(line):
+            outcome = "restored"
+        logger.info(line)
+
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    code, last = stream(command, root, environment(flow_run_id), say)
+    if code:
+        shown = "\n".join(last[-LAST_LINES:])
+        return Failed(message=f"stage {stage} failed (dvc exit code {code}). Its last lines:\n{shown}")
+    if outcome == "ran":
+        return Completed(message=f"stage {stage} ran", data=outcome)
+    return Completed(name="Cached", message=f"stage {stage}: {outcome}", data=outcome)
+
+
+def environment(flow_run_id: str) -> dict[str, str]:
+    """What a stage sees: the programs of this environment first, and the flow run it belongs to (MLflow keeps it with the training)."""
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PLLAVA_FLOW_RUN_ID": flow_run_id,
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -1,0 +1,60 @@
+"""What `make run` prints at its end: the numbers, the champion, a question it answered, and where to look."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from pllava.files import read_json
+from pllava.registry.card import MODELS, score_text
+
+
+def print_summary(root: Path, outcome: list[Any], console: Console | None = None) -> None:
+    """`outcome`: what the flow returned, [version, version, Champion, Deployment?]."""
+    console = console or Console()
+    for path in sorted((root / "metrics").glob("*.json")):
+        console.print(metrics_table(path.stem, read_json(path)))
+    _, _, champion, *served = outcome
+    console.print(f"[bold]{escape(str(champion))}[/bold]")
+    for deployment in served:
+        console.print(f"Asked about the held-out clip {escape(_near(deployment.clip, root))}:")
+        console.print(f"  {escape(deployment.question)}\n  [bold]-> {escape(deployment.answer)}[/bold]")
+        console.print(f"Demo: {deployment.url} (make down stops it)")
+    home = os.environ.get("PREFECT_HOME", "")
+    console.print("Look closer, from this folder:")
+    console.print(
+        f"  MLflow   .venv/bin/mlflow ui --backend-store-uri sqlite:///{_near(str(root / '.state/mlflow/mlflow.db'), Path.cwd())}"
+    )
+    console.print(f"  Prefect  PREFECT_HOME={_near(home, Path.cwd())} .venv/bin/prefect server start")
+    console.print("  Report   outputs/report/report.md", highlight=False)
+
+
+def metrics_table(benchmark: str, metrics: dict[str, Any]) -> Table:
+    """Tasks x models, percent with 95 % intervals."""
+    models = metrics["models"]
+    table = Table(title=f"{benchmark}: percent right (95 % interval)", title_justify="left")
+    columns = [(key, title) for key, title in MODELS if key in models]
+    table.add_column("task")
+    for _, title in columns:
+        table.add_column(title, justify="right")
+    table.add_column("chance", justify="right")
+    for task, score in models["adapted"]["tasks"].items():
+        chance = f"{100 * score['chance']:.0f}" if "chance" in score else ""
+        table.add_row(task, *(score_text(models[key]["tasks"].get(task)) for key, _ in columns), chance)
+    table.add_section()
+    table.add_row("average", *(score_text(models[key]["average"]) for key, _ in columns), "", style="bold")
+    return table
+
+
+def print_failure(message: str) -> None:
+    """Why the pipeline stopped."""
+    Console(stderr=True).print(Panel(escape(message), title="the pipeline stopped", border_style="red", title_align="left"))
+
+
+def _near(path: str, root: Path) -> str:
+    """A path as seen from the project folder."""
+    return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path

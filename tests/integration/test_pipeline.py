@@ -1,0 +1,127 @@
+"""The flow on a small DVC project of trivial stages: real DVC, real Prefect."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.usefixtures("prefect_server")]
+
+PROJECT = """
+stages:
+  first:
+    desc: Writes a file
+    cmd: echo working on first && cp source one
+    deps: [source]
+    outs: [one]
+  second:
+    cmd: {second}
+    deps: [one]
+    outs: [two]
+  third:
+    cmd: cp two three
+    deps: [two]
+    outs: [three]
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A DVC project; give it the command of its second stage."""
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "global"))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    root = tmp_path / "project"
+    root.mkdir()
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=root, check=True)
+    (root / "source").write_text("a")
+
+    def write(second="cp one two"):
+        (root / "dvc.yaml").write_text(PROJECT.format(second=second))
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def run(prefect_server):
+    """Run the stages of a project in a flow; (message of the first failure, {stage: state name})."""
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    from flows.pipeline import run_stages
+
+    @flow(name="stages")
+    def stages(root: Path):
+        from prefect.runtime import flow_run
+
+        return run_stages(root), flow_run.get_id()
+
+    def start(root: Path):
+        failure, run_id = stages(root)
+        with get_client(sync_client=True) as client:
+            runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
+        return failure, {task_run.name: task_run.state_name for task_run in runs}
+
+    return start
+
+
+def test_the_dag_is_read_from_dvc_in_order(project):
+    from flows.dag import Stage, read_dag
+
+    assert read_dag(project()) == [Stage("first", "Writes a file", ()), Stage("second", "", ("first",)), Stage("third", "", ("second",))]
+
+
+def test_stages_run_once_and_are_cached_until_something_changes(project, run):
+    root = project()
+    failure, states = run(root)
+    assert failure is None
+    assert states == {"first": "Completed", "second": "Completed", "third": "Completed"}
+    assert (root / "three").read_text() == "a"
+
+    assert run(root) == (None, {"first": "Cached", "second": "Cached", "third": "Cached"})
+
+    (root / "three").unlink()
+    assert run(root)[1] == {"first": "Cached", "second": "Cached", "third": "Cached"}
+    assert (root / "three").read_text() == "a", "DVC restored it"
+
+    (root / "source").write_text("b")
+    assert set(run(root)[1].values()) == {"Completed"}
+
+
+def test_after_a_failed_stage_nothing_that_needs_it_runs(project, run):
+    root = project(second="echo the reason is here && exit 3")
+    failure, states = run(root)
+    assert "stage second failed" in failure
+    assert "the reason is here" in failure
+    assert states["first"] == "Completed"
+    assert states["second"] == "Failed"
+    assert states["third"] == "NotReady"
+    assert not (root / "three").exists()
+
+
+def test_a_cancelled_flow_leaves_no_process_behind(project, run):
+    from flows.process import end_all
+
+    root = project(second=f"{sys.executable} -c 'import time; print(1, flush=True); time.sleep(600)' {os.getpid()}")
+
+    def grandchildren():
+        return [p for p in psutil.Process().children(recursive=True) if "time.sleep(600)" in " ".join(p.cmdline()) and p.name() != "sh"]
+
+    thread = threading.Thread(target=run, args=(root,))
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not (found := grandchildren()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert found
+    end_all()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert not any(p.is_running() for p in found)
+    assert not (root / "three").exists()
