@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import queue
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from pllava.chat.template import Template, load_template
 from pllava.errors import PllavaError
 from pllava.video.reader import VideoFrames, read_video
 
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # how SentencePiece-like tokenizers spell a byte that is no token of its own
 History = Sequence[tuple[str, str]]  # (question, answer), oldest first
 
 
@@ -43,7 +45,7 @@ class Answer:
 
 
 class VideoChat:
-    """model, processor: of `pllava.load`. template: a shipped name, a .yaml file or a Template. sampling: the frame rule of `read_video`."""
+    """model, processor: of `pllava.load`. template: a shipped name, a .yaml file or a Template. sampling: frame rule of `read_video`."""
 
     def __init__(self, model: Any, processor: Any, template: Template | str = "vicuna", sampling: str = "eval") -> None:
         self.model = model.eval()
@@ -229,7 +231,7 @@ class _Stopped(StoppingCriteria):
 
 
 class _Stream(BaseStreamer):
-    """Runs `generate` in a thread; every token's text so far is trimmed and what is new in it is handed on."""
+    """Runs `generate` in a thread; of the text so far, what is new and settled is handed on."""
 
     def __init__(self, chat: VideoChat, inputs: dict[str, Any], seed: int | None) -> None:
         self.chat, self.inputs, self.seed = chat, inputs, seed
@@ -243,7 +245,14 @@ class _Stream(BaseStreamer):
             self.prompt_seen = True
             return
         self.ids += value.flatten().tolist()
-        self.queue.put(self.chat.template.trim_reply(decode(self.chat, self.chat._until_end(self.ids))))
+        # A run of byte tokens may turn from characters into U+FFFD by its next byte: wait for its end.
+        settled = len(self.ids)
+        while settled and BYTE_TOKEN.fullmatch(self.chat.processor.tokenizer.convert_ids_to_tokens(self.ids[settled - 1])):
+            settled -= 1
+        self.queue.put(_steady(self._text(self.ids[:settled]), self.chat.template.sep[1].strip()))
+
+    def _text(self, ids: list[int]) -> str:
+        return self.chat.template.trim_reply(decode(self.chat, self.chat._until_end(ids)))
 
     def end(self) -> None:
         pass
@@ -252,18 +261,13 @@ class _Stream(BaseStreamer):
         worker = threading.Thread(target=self._run, daemon=True)
         worker.start()
         given = ""
-        text = ""
         try:
             while (item := self.queue.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                text = item
-                steady = _steady(text, self.chat.template.sep[1].strip())
-                if steady.startswith(given) and len(steady) > len(given):
-                    yield steady[len(given) :]
-                    given = steady
-            if text.startswith(given) and text != given:
-                yield text[len(given) :]
+                if item.startswith(given) and item != given:
+                    yield item[len(given) :]
+                    given = item
         finally:
             self.stopped.event.set()
             worker.join()
@@ -273,13 +277,14 @@ class _Stream(BaseStreamer):
         try:
             with _seeded(self.seed, device):
                 self.chat.generate(**self.inputs, streamer=self, stopping_criteria=StoppingCriteriaList([self.stopped]))
+            self.queue.put(self._text(self.ids))
             self.queue.put(None)
         except BaseException as error:  # handed to the thread that reads the pieces, which raises it
             self.queue.put(error)
 
 
 def _steady(text: str, closing: str) -> str:
-    """The part that later tokens cannot take back: an unfinished character decodes to U+FFFD, a closing separator comes in pieces."""
+    """What later tokens cannot take back: an unfinished character decodes to U+FFFD, a closing separator comes in pieces."""
     text = text.rstrip("\ufffd")
     pieces = (closing[:length] for length in range(len(closing), 0, -1))
     return text.removesuffix(next((piece for piece in pieces if text.endswith(piece)), ""))
