@@ -207,7 +207,7 @@ def demo(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Serve the chat page in the foreground, until Ctrl-C."""
-    from pllava.app.demo import serve
+    from pllava.app.serve import serve
 
     serve(_params(params), model, adapter, template, lora_alpha, host, port, say=_say)
 

@@ -1,86 +1,32 @@
-"""The chat page: `pllava demo`. Upload a clip or take a held-out one, ask, and see which model answers.
-
-Nothing leaves the machine: loopback, no share link, system fonts, no analytics.
-"""
+"""The chat page. Upload a clip or take a held-out one, ask, and see which model answers. `pllava demo` serves it (serve.py)."""
 
 from __future__ import annotations
 
 import html
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pllava.app import style
+import gradio as gr
+
 from pllava.app.engine import ChatEngine
 from pllava.app.frames import strip, thumbnail
-from pllava.app.samples import Sample, samples
-from pllava.app.source import ModelSource, choose, describe_runtime, is_toy, load_chat
+from pllava.app.samples import Sample
+from pllava.app.source import ModelSource, describe_runtime, is_toy
 from pllava.errors import PllavaError
-from pllava.params import Params
-
-if TYPE_CHECKING:
-    import gradio as gr
 
 GENERAL_QUESTIONS = ["Describe the video in detail.", "What happens in the video?"]
-MAX_FILE_SIZE = "200mb"
 MAX_QUESTION = 2000  # characters
-MAX_WAITING = 16  # requests in the queue; the next visitor is told to come back
-CACHE = Path(".state/demo/uploads")
 KEEP_UPLOADS = (3600, 24 * 3600)  # seconds: how often to look, how old an upload may get
 NO_VIDEO = '<p class="empty">The frames the model looks at appear here.</p>'
+PROBLEM = "⚠️ "  # begins a message that is not the model's
 Message = dict[str, Any]
-
-
-def serve(
-    params: Params,
-    model: str | None = None,
-    adapter: str | None = None,
-    template: str | None = None,
-    lora_alpha: float | None = None,
-    host: str | None = None,
-    port: int | None = None,
-    say: Callable[[object], None] = print,
-) -> None:
-    """Load the model and serve the page until interrupted. Raises PllavaError: no such model, port in use."""
-    from pllava.app.process import require_free_port
-
-    host, port = host or params.deploy.host, port or params.deploy.port
-    require_free_port(host, port, next_step="pllava demo --port PORT takes another one")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(CACHE.absolute()))
-    for name in ("NO_PROXY", "no_proxy"):  # gradio looks at its own address first, and a proxy would not find it
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), host]))
-    source = choose(params, model, adapter, template)
-    say(f"model: {source.name} ({source.why})")
-    engine = ChatEngine(load_chat(source, lora_alpha))
-    say(f"runs on {describe_runtime(engine.chat.model)}; template {source.template}")
-    try:
-        clips = samples(params)
-    except PllavaError as error:
-        say(f"no sample clips: {error}")
-        clips = []
-    page = build_demo(engine, source, clips)
-    say(f"http://{host}:{port}")
-    page.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        show_error=True,
-        ssr_mode=False,
-        max_file_size=MAX_FILE_SIZE,
-        allowed_paths=sorted({str(clip.media.parent.absolute()) for clip in clips}),
-        footer_links=["api"],
-        theme=style.theme(),
-        css=style.CSS,
-    )
 
 
 def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> gr.Blocks:
     """The page, not yet launched. Endpoints for clients: /ask (video file, question -> answer) and /version."""
-    import gradio as gr
-
     model = engine.chat.model
     toy = is_toy(model)
     served = {"model": source.name, "version": source.version, "adapter_sha256": source.adapter_sha256, "pid": os.getpid()}
@@ -109,13 +55,16 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
             yield history
             return
         if not path:
-            yield [*history, {"role": "assistant", "content": "Please choose a video first: upload one, or take a sample clip."}]
+            yield [
+                *history,
+                {"role": "assistant", "content": PROBLEM + "Please choose a video first: upload one, or take a held-out clip."},
+            ]
             return
         try:
-            for answer in engine.stream(path, _text(history[-1])):
+            for answer in engine.stream(path, _text(history[-1]), _pairs(history[:-1])):
                 yield [*history, {"role": "assistant", "content": answer}]
         except PllavaError as error:
-            yield [*history, {"role": "assistant", "content": _without_path(error, path)}]
+            yield [*history, {"role": "assistant", "content": PROBLEM + _without_path(error, path)}]
 
     def ask(video: str | None, question: str) -> str:
         if not video:
@@ -140,10 +89,13 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
                 video = gr.Video(label="Video", sources=["upload"], height=300, elem_id="video", buttons=[])
+                frames = gr.HTML(NO_VIDEO)
                 if clips:
+                    gr.HTML('<p class="heading">Held-out clips <span>no training has seen them</span></p>')
                     gallery = gr.Gallery(
                         [(_poster(clip), clip.task) for clip in clips],
-                        label="Held-out clips (no training has seen them)",
+                        label="Held-out clips",
+                        show_label=False,
                         elem_id="samples",
                         columns=8,
                         height="auto",
@@ -152,7 +104,6 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
                         object_fit="cover",
                         buttons=[],
                     )
-                frames = gr.HTML(NO_VIDEO)
             with gr.Column(scale=6, min_width=320):
                 chat = gr.Chatbot(
                     label="Conversation",
@@ -168,7 +119,6 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
                     show_label=False,
                     placeholder="Ask about the video",
                     submit_btn=True,
-                    stop_btn=True,
                     max_length=MAX_QUESTION,
                     elem_id="question",
                     html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
@@ -176,7 +126,9 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
                 examples = gr.Dataset(
                     label="Try", components=["textbox"], samples=[[q] for q in GENERAL_QUESTIONS], type="values", elem_id="questions"
                 )
-                clear = gr.Button("Start over", size="sm", variant="secondary")
+                with gr.Row():
+                    stop = gr.Button("Stop", size="sm")
+                    clear = gr.Button("Start over", size="sm")
         gr.HTML(_lineage(source, describe_runtime(model)))
 
         model_event: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
@@ -184,10 +136,18 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
             gallery.select(take, None, video, queue=False, show_progress="hidden", api_visibility="private")
         video.change(watch, video, [frames, chat, examples], show_progress_on=frames, **model_event)
         asked = question.submit(put, [question, chat], [question, chat], queue=False, api_visibility="private")
-        asked.then(reply, [video, chat], chat, **model_event)
+        asked_reply = asked.then(reply, [video, chat], chat, **model_event)
         taken = examples.click(lambda row, history: put(row[0], history)[1], [examples, chat], chat, queue=False, api_visibility="private")
-        taken.then(reply, [video, chat], chat, **model_event)
-        clear.click(lambda: (None, [], NO_VIDEO), None, [video, chat, frames], queue=False, api_visibility="private")
+        taken_reply = taken.then(reply, [video, chat], chat, **model_event)
+        stop.click(None, cancels=[asked_reply, taken_reply], api_visibility="private")
+        clear.click(
+            lambda: (None, [], NO_VIDEO),
+            None,
+            [video, chat, frames],
+            cancels=[asked_reply, taken_reply],
+            queue=False,
+            api_visibility="private",
+        )
 
         api_in = [gr.File(label="video", visible=False), gr.Textbox(label="question", visible=False)]
         api_out, api_version = gr.Textbox(label="answer", visible=False), gr.JSON(label="version", visible=False)
@@ -237,6 +197,15 @@ def _problem(error: PllavaError, path: str) -> str:
 def _without_path(error: PllavaError, path: str) -> str:
     """The message with the file's name only: where uploads are kept is nobody's business."""
     return str(error).replace(path, Path(path).name)
+
+
+def _pairs(history: list[Message]) -> list[tuple[str, str]]:
+    """Questions with their answers. A question that was stopped, or refused, was not part of the conversation."""
+    pairs = []
+    for first, second in pairwise(history):
+        if first["role"] == "user" and second["role"] == "assistant" and not _text(second).startswith(PROBLEM):
+            pairs.append((_text(first), _text(second)))
+    return pairs
 
 
 def _text(message: Message) -> str:

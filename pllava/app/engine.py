@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pllava.files import sha256_file
 
 if TYPE_CHECKING:
-    from pllava.chat.video_chat import VideoChat, WatchedVideo
+    from pllava.chat import VideoChat, WatchedVideo
 
 
 class ChatEngine:
@@ -33,11 +33,11 @@ class ChatEngine:
         with self._lock:
             return self._watch(path).ask(question, max_new_tokens=self.max_new_tokens).text
 
-    def stream(self, path: str | Path, question: str) -> Iterator[str]:
-        """The answer so far, growing."""
+    def stream(self, path: str | Path, question: str, history: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
+        """The answer so far, growing. history: (question, answer) pairs, oldest first. Closing the iterator stops the model."""
         with self._lock:
             answer = ""
-            for piece in self._watch(path).stream(question, max_new_tokens=self.max_new_tokens):
+            for piece in self._watch(path).stream(question, self.max_new_tokens, history):
                 answer += piece
                 yield answer
 
