@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -62,34 +64,55 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def make_params(**changes: Any) -> Params:
+    """Params of the small corpus, changed by `section={key: value}`."""
+    small = Path("data/raw/small")
+    sections: dict[str, Any] = {
+        "seed": 5,
+        "data": {
+            "train": [{"name": "small", "annotations": small / "train.json", "media": small / "videos"}],
+            "validation": [{"name": "small", "annotations": small / "validation.json", "media": small / "videos"}],
+            "workers": 1,
+        },
+        "model": {"base": str(BASE), "num_frames": 4, "pooling_shape": (4, 2, 2), "template": "tiny", "dtype": "float32"},
+        "features": {"enabled": True},
+        "train": {
+            "steps": 6, "batch_size": 4, "learning_rate": 2e-3, "max_length": 160, "sampling": "middle", "threads": 1,
+            "log_every": 2, "validate_every": 3, "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
+        },
+        "evaluate": {"benchmarks": {"mvbench": {"root": small / "MVBench", "template": "tiny_mvbench"}}},
+    }
+    for section, values in changes.items():
+        sections[section] = {**sections[section], **values} if isinstance(values, dict) else values
+    return Params.model_validate(sections)
+
+
 @pytest.fixture
 def project(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Params]:
-    """Work inside an empty project with a copy of the corpus; calling it gives params, changed by `section={key: value}`."""
-    import shutil
-
+    """Work inside a project folder that has a copy of the corpus and nothing else; calling it gives params, changed as asked."""
     shutil.copytree(corpus, tmp_path / "data" / "raw" / "small")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none/there/mlflow.db")  # tracking has tests of its own
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody answers there: work goes on without tracking
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    return make_params
 
-    def make(**changes: Any) -> Params:
-        small = Path("data/raw/small")
-        sections: dict[str, Any] = {
-            "seed": 5,
-            "data": {
-                "train": [{"name": "small", "annotations": small / "train.json", "media": small / "videos"}],
-                "validation": [{"name": "small", "annotations": small / "validation.json", "media": small / "videos"}],
-                "workers": 1,
-            },
-            "model": {"base": str(BASE), "num_frames": 4, "pooling_shape": (4, 2, 2), "template": "tiny", "dtype": "float32"},
-            "features": {"enabled": True},
-            "train": {
-                **{"steps": 6, "batch_size": 4, "learning_rate": 2e-3, "max_length": 160, "sampling": "middle", "threads": 1},
-                **{"log_every": 2, "validate_every": 3, "lora": {"r": 4, "alpha": 8, "dropout": 0.0}},
-            },
-            "evaluate": {"benchmarks": {"mvbench": {"root": small / "MVBench", "template": "tiny_mvbench"}}},
-        }
-        for section, values in changes.items():
-            sections[section] = {**sections[section], **values} if isinstance(values, dict) else values
-        return Params.model_validate(sections)
 
-    return make
+@pytest.fixture(scope="session")
+def prepared_data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder data/ of a project after `prepare` and `features`. Read only."""
+    from pllava.data.features import features
+    from pllava.data.prepare import prepare
+
+    root = tmp_path_factory.mktemp("prepared")
+    shutil.copytree(corpus, root / "data" / "raw" / "small")
+    with contextlib.chdir(root):
+        prepare(make_params())
+        features(make_params())
+    return root / "data"
+
+
+@pytest.fixture
+def prepared(project: Callable[..., Params], prepared_data: Path) -> Callable[..., Params]:
+    """As `project`, ready to train."""
+    shutil.copytree(prepared_data, "data", dirs_exist_ok=True)
+    return project
