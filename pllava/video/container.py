@@ -7,6 +7,7 @@ video's clothes cannot make the decoder open other files or addresses.
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,14 @@ def open_container(path: Path, limits: Limits, reader: str = "auto") -> DecordSo
     """The first reader that can decode the file's first frame; a fall back is logged with its reason."""
     header = read_header(path, limits)
     if reader == "pyav":
-        return PyavSource(path, limits)
+        return PyavSource(path, header, limits)
     try:
         return DecordSource(path, header, limits)
     except CannotDecode as error:
         if reader == "decord":
             raise PllavaError(f"{path}: decord cannot read it ({error}). Try reader='pyav' or reader='auto'") from error
         log.warning("%s: reading with PyAV, decord cannot: %s", path, error)
-        return PyavSource(path, limits)
+        return PyavSource(path, header, limits)
 
 
 class CannotDecode(Exception):
@@ -86,7 +87,7 @@ class DecordSource:
     def __init__(self, path: Path, header: Header, limits: Limits) -> None:
         import decord
 
-        self.path, self.limits = path, limits
+        self.path, self.header, self.limits = path, header, limits
         self._errors = (RuntimeError, decord.DECORDError, IndexError)  # DECORDError is not a RuntimeError
         try:
             self._video = decord.VideoReader(str(path), num_threads=1, fault_tol=0)
@@ -97,6 +98,7 @@ class DecordSource:
             raise CannotDecode(_first_line(error)) from error
         if count < 1 or not self.fps > 0:
             raise CannotDecode(f"{count} frames at {self.fps} a second")
+        _check_whole(path, header, count)
         self.times = spans[:, 0] - spans[0, 0]
         self.duration = float(spans[-1, 1] - spans[0, 0])
         limits.check_header(path, header.width, header.height, count, self.duration)
@@ -111,7 +113,7 @@ class DecordSource:
             frames = self._decode(unique)
         except CannotDecode as error:
             log.warning("%s: reading with PyAV, decord cannot: %s", self.path, error)
-            other = PyavSource(self.path, self.limits)
+            other = PyavSource(self.path, self.header, self.limits)
             if len(other.times) != len(self.times):
                 raise PllavaError(
                     f"{self.path}: damaged: {len(self.times)} frames by its index, {len(other.times)} decode. {MEND}"
@@ -136,21 +138,22 @@ class PyavSource:
     reader = "pyav"
     first_index = 0
 
-    def __init__(self, path: Path, limits: Limits) -> None:
-        self.path, self.limits = path, limits
+    def __init__(self, path: Path, header: Header, limits: Limits) -> None:
+        self.path = path
         times: list[float] = []
-        spacing = 0.0
+        spacing = 0.0  # seconds that the frame at hand is shown
         for number, frame in enumerate(self._frames()):
             if number == 0:
                 self.height, self.width = _upright(frame).shape[:2]
-                spacing = float(frame.duration * frame.time_base) if frame.duration else 0.0
+            if frame.duration:
+                spacing = float(frame.duration * frame.time_base)
             times.append(float(frame.time) if frame.time is not None else number * spacing)
             limits.check_header(path, self.width, self.height, number + 1, times[-1] - times[0])
         if not times:
             raise PllavaError(f"{path}: no frame decodes: damaged or cut off. {MEND}")
+        _check_whole(path, header, len(times))
         self.times = np.asarray(times) - times[0]
-        last = float(np.median(np.diff(self.times))) if len(times) > 1 else spacing
-        self.duration = float(self.times[-1]) + last
+        self.duration = float(self.times[-1]) + spacing
         self.fps = len(times) / self.duration if self.duration > 0 else 1.0
 
     def get(self, indices: list[int]) -> np.ndarray:
@@ -181,5 +184,12 @@ def _upright(frame: Any) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
+def _check_whole(path: Path, header: Header, count: int) -> None:
+    """A file cut off between two frames decodes without an error: only its own index tells."""
+    if count < 0.9 * header.num_frames:
+        raise PllavaError(f"{path}: cut off: its index names {header.num_frames} frames, {count} are there. Fetch it again")
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return re.sub(r"^(\[[\d:]+\] \S+: )+", "", line)[:300]  # decord's own source position
