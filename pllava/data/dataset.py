@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pllava.data.conversation import encode
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pllava.data.conversation import IGNORE, encode
 from pllava.data.manifest import ManifestRow
-from pllava.data.text import IGNORE
 
 if TYPE_CHECKING:
     from pllava.chat.template import Template
@@ -96,11 +94,20 @@ class InstructionDataset(Dataset):
 class PieceCache:
     """A tokenizer that remembers: conversations are tokenised in pieces, and roles and short answers come again and again."""
 
-    def __init__(self, tokenizer: Any, pieces: int = 1 << 16) -> None:
-        self._ids = lru_cache(pieces)(lambda piece, add: tokenizer(piece, add_special_tokens=add)["input_ids"])
+    LIMIT = 1 << 16  # pieces
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.pad_token_id = tokenizer, tokenizer.pad_token_id
+        self._known: dict[tuple[str, bool], list[int]] = {}
 
     def __call__(self, piece: str, add_special_tokens: bool) -> dict[str, list[int]]:
-        return {"input_ids": self._ids(piece, add_special_tokens)}
+        key = piece, add_special_tokens
+        ids = self._known.get(key)
+        if ids is None:
+            ids = self.tokenizer(piece, add_special_tokens=add_special_tokens)["input_ids"]
+            if len(self._known) < self.LIMIT:
+                self._known[key] = ids
+        return {"input_ids": ids}
 
 
 def turn_order(qa: list[dict[str, str]], seed: str) -> list[dict[str, str]]:

@@ -119,9 +119,7 @@ def _encode_all(params: Params, clips: dict[str, ManifestRow], folder: Path) -> 
         attn_implementation=params.model.attn_implementation,
     )
     pixels = Pixels(processor, params.model.num_frames, params.train.sampling, params.seed)
-    loader = DataLoader(
-        _Clips(list(clips.values()), pixels), batch_size=None, num_workers=params.data.workers, multiprocessing_context="fork"
-    )
+    loader = DataLoader(_Clips(list(clips.values()), pixels), batch_size=None, num_workers=params.data.workers)
     shards: list[str] = []
     where: dict[str, str] = {}
     pending: dict[str, Any] = {}
