@@ -49,6 +49,8 @@ class PllavaConfig(LlavaConfig):
         self.pooling_shape = tuple(self.pooling_shape)
         if len(self.pooling_shape) != 3 or min(self.pooling_shape) < 1:
             raise PllavaError(f"pooling_shape is {self.pooling_shape}; three positive numbers (T, H, W) are needed, e.g. {POOLING_SHAPE}")
+        if not isinstance(self.vision_feature_layer, int):
+            raise PllavaError(f"vision_feature_layer is {self.vision_feature_layer}; PLLaVA reads one layer, -2 in every released model")
         if self.pooling_method != "avg":
             raise PllavaError(f"pooling_method is {self.pooling_method!r}; only 'avg' is known, the method of every released model")
 

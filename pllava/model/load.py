@@ -61,7 +61,7 @@ def load(
     chosen_dtype = _dtype(dtype, chosen_device)
     logger.info("device %s, dtype %s, attention %s", chosen_device, chosen_dtype, attn_implementation)
     if quantization_config is not None:
-        quantization_config = _language_model_only(quantization_config)
+        quantization_config = language_model_only(quantization_config)
         device_map = device_map or {"": chosen_device}
     model: Any = _plain_model(found, config, chosen_dtype, attn_implementation, device_map, quantization_config)
     if extra is not None:
@@ -183,7 +183,7 @@ def _check_attention(name: str) -> None:
         )
 
 
-def _language_model_only(quantization_config: Any) -> Any:
+def language_model_only(quantization_config: Any) -> Any:
     """A copy that leaves tower, projector and head in their dtype: they are small, and every visual token goes through them."""
     config = copy.deepcopy(quantization_config)
     field = "llm_int8_skip_modules" if hasattr(config, "llm_int8_skip_modules") else "modules_to_not_convert"

@@ -1,0 +1,84 @@
+"""A base out of any CLIP-like tower and any causal language model: `pllava compose TOWER LANGUAGE OUT`.
+
+The projector is new and random: train it (LLaVA's first stage) before expecting answers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from pllava.errors import PllavaError
+from pllava.files import atomic_dir
+from pllava.model.checkpoint import resolve
+from pllava.model.configuration import NUM_FRAMES, POOLING_SHAPE, PllavaConfig
+from pllava.model.modeling import PllavaForConditionalGeneration
+from pllava.model.processing import IMAGE_TOKEN, PllavaProcessor
+
+
+def compose(
+    tower: str,
+    language: str,
+    out: str | Path,
+    num_frames: int = NUM_FRAMES,
+    pooling_shape: tuple[int, int, int] = POOLING_SHAPE,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a base folder in the published layout, with processor; returns it. Tower and language model keep their weights.
+
+    tower, language: folders or hub ids (a CLIP checkpoint may hold its text half too). `<image>` and, where it lacks one, a pad token
+    are added to the tokenizer and the embeddings. Raises PllavaError when the parts don't fit this model.
+    """
+    vision = _tower(tower, dtype)
+    language_folder = resolve(language)
+    decoder = AutoModelForCausalLM.from_pretrained(language_folder, dtype=dtype)
+    if decoder.get_output_embeddings().bias is not None:
+        raise PllavaError(f"{language}: its output layer has a bias, Llava's has none; choose a language model of the Llama kind")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(language_folder)
+    tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
+    if tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    if len(tokenizer) > decoder.get_input_embeddings().num_embeddings:
+        decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+
+    has_class_token = hasattr(vision.embeddings, "class_embedding")
+    config = PllavaConfig(
+        vision_config=vision.config,
+        text_config=decoder.config,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        pad_token_id=tokenizer.pad_token_id,
+        vision_feature_select_strategy="default" if has_class_token else "full",
+        num_frames=num_frames,
+        pooling_shape=pooling_shape,
+        tie_word_embeddings=decoder.config.tie_word_embeddings,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = PllavaForConditionalGeneration(config).to(dtype)
+    model.model.vision_tower.load_state_dict(vision.state_dict())
+    model.model.language_model.load_state_dict(decoder.base_model.state_dict())
+    model.lm_head.load_state_dict(decoder.get_output_embeddings().state_dict())
+    model.generation_config = decoder.generation_config
+
+    side = vision.config.image_size
+    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    with atomic_dir(out) as partial:
+        model.save_pretrained(partial)
+        PllavaProcessor(images, tokenizer, num_frames, pooling_shape).save_pretrained(partial)
+    return Path(out)
+
+
+def _tower(name: str, dtype: torch.dtype) -> Any:
+    folder = resolve(name)
+    config = AutoConfig.from_pretrained(folder)
+    vision = AutoModel.from_pretrained(folder, config=getattr(config, "vision_config", config), dtype=dtype)
+    if not hasattr(vision, "embeddings") or not hasattr(getattr(vision, "encoder", None), "layers"):
+        raise PllavaError(
+            f"{name}: {type(vision).__name__} has no embeddings and encoder.layers; a tower like CLIP's or SigLIP's is needed"
+        )
+    return vision

@@ -1,0 +1,65 @@
+"""Adapters between the published layout and ours, tensor for tensor: `pllava convert SOURCE TARGET`.
+
+convert("published_adapter", "ours", base="llava-hf/llava-v1.6-vicuna-7b-hf", lora_alpha=4)
+convert("ours", "published")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save_file
+
+from pllava.errors import PllavaError
+from pllava.files import atomic_dir, atomic_write_text, read_json, write_json
+from pllava.model import adapter, checkpoint
+from pllava.model.checkpoint import Checkpoint
+from pllava.model.configuration import PllavaConfig
+
+
+def convert(source: str | Path, target: str | Path, base: str | None = None, lora_alpha: float | None = None) -> Path:
+    """Write the adapter of `source` to the folder `target` in the other layout. Every tensor keeps its bits and its dtype.
+
+    base: needed for published adapters, which don't name theirs. lora_alpha: what loading uses when nobody says otherwise;
+    default: what the source says, else 32. Raises PllavaError when `source` is not an adapter.
+    """
+    found = checkpoint.read(checkpoint.resolve(source))
+    if found.layout == "adapter":
+        _to_ours(found, Path(target), base, lora_alpha)
+    elif found.layout == "peft":
+        _to_published(found, Path(target), base, lora_alpha)
+    else:
+        raise PllavaError(f"{source}: holds a whole model, not an adapter. It needs no conversion: pllava.load({str(source)!r})")
+    return Path(target)
+
+
+def _to_ours(found: Checkpoint, target: Path, base: str | None, lora_alpha: float | None) -> None:
+    if base is None:
+        raise PllavaError(f"{found.folder} doesn't name its base, as no published adapter does. Give it: pllava convert ... --base NAME")
+    peft_config = adapter.lora_config(found, lora_alpha)
+    peft_config.base_model_name_or_path = base
+    peft_config.inference_mode = True
+    settings = {key: value for key, value in found.config.items() if key in ("num_frames", "pooling_shape")}
+    config = {"base": base, "model": {"base": base, **settings}, "lora_alpha": peft_config.lora_alpha}
+    with atomic_dir(target) as partial:
+        tensors = {adapter.peft_name(key): value[:] for key, value in found.lora.items()}
+        save_file(tensors, partial / adapter.WEIGHTS, metadata={"format": "pt"})
+        peft_config.save_pretrained(str(partial))
+        write_json(partial / "adapter_config.json", read_json(partial / "adapter_config.json"))
+        atomic_write_text(partial / "config.yaml", yaml.safe_dump(config, sort_keys=True))
+        adapter.write_manifest(partial, base)
+
+
+def _to_published(found: Checkpoint, target: Path, base: str | None, lora_alpha: float | None) -> None:
+    """model.safetensors and the config.json of the base with our video settings; alpha goes there too, where loading finds it."""
+    base_folder = checkpoint.resolve(base or adapter.base_of(found.folder))
+    settings: dict[str, Any] = adapter.resolved_config(found.folder).get("model") or {}
+    settings = {key: settings.get(key) for key in ("num_frames", "pooling_shape")}
+    config = PllavaConfig.from_llava(read_json(base_folder / "config.json"), **settings).to_dict()
+    alpha = lora_alpha if lora_alpha is not None else read_json(found.folder / "adapter_config.json")["lora_alpha"]
+    with atomic_dir(target) as partial:
+        tensors = {adapter.published_adapter_name(key): value[:] for key, value in found.lora.items()}
+        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+        write_json(partial / "config.json", config | {"model_type": "llava", "lora_alpha": alpha})

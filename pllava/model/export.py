@@ -1,0 +1,57 @@
+"""One folder that loads anywhere: `pllava export BASE OUT --adapter FOLDER`.
+
+    AutoModelForImageTextToText.from_pretrained(out, trust_remote_code=True)      # no install of this project
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pllava
+from pllava.errors import PllavaError
+from pllava.files import atomic_dir, atomic_write_text, read_json, write_json
+from pllava.model.load import load
+
+ENTRY_POINTS = {
+    "AutoConfig": "configuration.PllavaConfig",
+    "AutoModelForImageTextToText": "modeling.PllavaForConditionalGeneration",
+    "AutoProcessor": "processing.PllavaProcessor",
+}
+IMPORT = re.compile(r"^( *)from pllava\.([\w.]+) import", re.MULTILINE)
+PACKAGE = Path(pllava.__file__).parent
+
+
+def export(
+    base: str | Path, out: str | Path, adapter: str | Path | None = None, lora_alpha: float | None = None, dtype: str = "bfloat16"
+) -> Path:
+    """Write weights (LoRA merged), processor, and the few modules of ours they need; returns the folder."""
+    model, processor = load(base, adapter, lora_alpha, dtype=dtype, device="cpu")
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    with atomic_dir(out) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        for name, text in _modules().items():
+            atomic_write_text(partial / name, text)
+        for file, keys in (("config.json", ENTRY_POINTS), ("processor_config.json", {"AutoProcessor": ENTRY_POINTS["AutoProcessor"]})):
+            write_json(partial / file, read_json(partial / file) | {"auto_map": keys})
+    return Path(out)
+
+
+def _modules() -> dict[str, str]:
+    """File name -> source of the entry points' modules and of all they import from this project, side by side in one folder."""
+    waiting = [f"model.{entry.split('.')[0]}" for entry in ENTRY_POINTS.values()]
+    sources: dict[str, str] = {}
+    origin: dict[str, str] = {}
+    while waiting:
+        module = waiting.pop()
+        name = module.rsplit(".", 1)[-1]
+        if origin.setdefault(name, module) != module:
+            raise PllavaError(f"pllava.{module} and pllava.{origin[name]} can't be exported together: both would be {name}.py")
+        if f"{name}.py" in sources:
+            continue
+        text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
+        waiting += [found for _, found in IMPORT.findall(text)]
+        sources[f"{name}.py"] = IMPORT.sub(lambda match: f"{match[1]}from .{match[2].rsplit('.', 1)[-1]} import", text)
+    return sources

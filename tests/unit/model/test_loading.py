@@ -1,0 +1,235 @@
+"""Layouts that are one model, strictness, alpha, and the settings of `pllava.load`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+
+import pllava
+from pllava.errors import PllavaError
+from pllava.model.adapter import set_lora_alpha
+from pllava.model.convert import convert
+from pllava.model.load import language_model_only
+
+Tensors = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def lora_dir(reference: Path) -> Path:
+    return reference / "ckpt" / "tiny56_lora_r8"
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a checkpoint folder with changed tensors or config."""
+
+    def copy(folder: Path, change: Callable[[Tensors], Any] | None = None, **config: Any) -> Path:
+        target = tmp_path / folder.name
+        shutil.copytree(folder, target)
+        if change is not None:
+            tensors = load_file(target / "model.safetensors")
+            change(tensors)
+            save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+        if config:
+            values = json.loads((target / "config.json").read_text()) | config
+            (target / "config.json").write_text(json.dumps(values))
+        return target
+
+    return copy
+
+
+def cpu(*args: Any, **kwargs: Any) -> Any:
+    return pllava.load(*args, dtype="float32", device="cpu", **kwargs)[0]
+
+
+@torch.no_grad()
+def logits(model: Any) -> Tensor:
+    ids = torch.tensor([[1, *[600] * 16, 5, 9, 200]])
+    video = torch.randn(1, 4, 3, 56, 56, generator=torch.Generator().manual_seed(3))
+    return model(input_ids=ids, pixel_values_videos=video).logits
+
+
+def full_layout(base: Path, lora: Path, target: Path) -> Path:
+    """Layout 3: everything under peft's names, in three shards."""
+    tensors = load_file(lora / "model.safetensors")
+    for key, value in load_file(base / "model.safetensors").items():
+        if key.startswith("language_model."):
+            key = key.replace("language_model.", "language_model.base_model.model.", 1)
+            key = re.sub(r"\.(q_proj|v_proj)\.weight$", r".\1.base_layer.weight", key)
+        tensors.setdefault(key, value)  # the adapter's projector wins
+    shutil.copytree(base, target, ignore=shutil.ignore_patterns("*.safetensors"))
+    weight_map = {}
+    for i in range(3):
+        file, names = f"model-0000{i + 1}-of-00003.safetensors", sorted(tensors)[i::3]
+        save_file({name: tensors[name] for name in names}, target / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(names, file)
+    (target / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return target
+
+
+def test_the_layouts_are_one_model(tiny_base_dir: Path, lora_dir: Path, tmp_path: Path) -> None:
+    wanted = logits(cpu(tiny_base_dir, adapter=lora_dir, lora_alpha=4))
+    full = full_layout(tiny_base_dir, lora_dir, tmp_path / "full")
+    assert logits(cpu(full, lora_alpha=4)).equal(wanted)
+    assert logits(cpu(tiny_base_dir, adapter=full, lora_alpha=4)).equal(wanted)
+    ours = convert(lora_dir, tmp_path / "ours", base=str(tiny_base_dir), lora_alpha=4)
+    assert logits(cpu(ours)).equal(wanted)  # knows its base and its alpha
+    merged = cpu(full, lora_alpha=4, merge=True)
+    torch.testing.assert_close(logits(merged), wanted, atol=5e-5, rtol=0)
+    merged.save_pretrained(tmp_path / "merged")
+    assert logits(cpu(tmp_path / "merged")).equal(logits(merged))
+
+
+def test_a_sharded_base_loads_and_a_lost_shard_is_named(tiny_base_dir: Path, tiny_model: Any, tmp_path: Path) -> None:
+    tiny_model.save_pretrained(tmp_path, max_shard_size="400KB")
+    shards = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert len(shards) > 2
+    for file in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        shutil.copy(tiny_base_dir / file, tmp_path)
+    assert logits(cpu(tmp_path)).equal(logits(tiny_model))
+    (tmp_path / shards[1]).unlink()
+    with pytest.raises(PllavaError, match=shards[1]):
+        cpu(tmp_path)
+
+
+def test_conversion_is_lossless_both_ways(tiny_base_dir: Path, lora_dir: Path, tmp_path: Path) -> None:
+    ours = convert(lora_dir, tmp_path / "ours", base=str(tiny_base_dir))
+    back = convert(ours, tmp_path / "back")
+    before, after = load_file(lora_dir / "model.safetensors"), load_file(back / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(after[key].equal(value) and after[key].dtype == value.dtype for key, value in before.items())
+    assert json.loads((back / "config.json").read_text())["num_frames"] == 4
+
+
+def test_alpha_is_the_callers_else_32_with_a_notice(tiny_base_dir: Path, lora_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "pllava"):
+        unsaid = logits(cpu(tiny_base_dir, adapter=lora_dir))
+    assert "doesn't store LoRA's alpha: 32" in caplog.text
+    model = cpu(tiny_base_dir, adapter=lora_dir, lora_alpha=32)
+    assert logits(model).equal(unsaid)
+    set_lora_alpha(model, 4)
+    assert logits(model).equal(logits(cpu(tiny_base_dir, adapter=lora_dir, lora_alpha=4)))
+
+
+def test_every_wrong_tensor_is_listed_and_nothing_is_loaded(tiny_base_dir: Path, copy_of: Any) -> None:
+    def damage(tensors: Tensors) -> None:
+        del tensors["multi_modal_projector.linear_2.bias"], tensors["language_model.model.norm.weight"]
+        tensors["multi_modal_projector.linear_3.bias"] = torch.zeros(2)
+        tensors["language_model.lm_head.weight"] = torch.zeros(600, 64)
+
+    with pytest.raises(PllavaError) as error:
+        cpu(copy_of(tiny_base_dir, damage))
+    assert "4 tensors don't fit the model, nothing was loaded" in str(error.value)
+    for line in (
+        "missing: multi_modal_projector.linear_2.bias [64]",
+        "missing: language_model.model.norm.weight [64]",
+        "unexpected: multi_modal_projector.linear_3.bias [2]",
+        "shape: language_model.lm_head.weight is [600, 64], the config needs [608, 64]",
+    ):
+        assert line in str(error.value)
+
+
+def test_an_adapter_that_lacks_a_layer_is_refused(tiny_base_dir: Path, lora_dir: Path, copy_of: Any) -> None:
+    lost = "language_model.base_model.model.model.layers.1.self_attn.v_proj.lora_B.default.weight"
+    with pytest.raises(PllavaError, match=r"missing: .*layers\.1\.self_attn\.v_proj\.lora_B"):
+        cpu(tiny_base_dir, adapter=copy_of(lora_dir, lambda tensors: tensors.pop(lost)))
+
+
+def test_an_adapter_alone_asks_for_its_base(lora_dir: Path) -> None:
+    with pytest.raises(PllavaError, match=r"only LoRA and projector in here\. Give the base too"):
+        cpu(lora_dir)
+
+
+def test_a_base_is_not_an_adapter(tiny_base_dir: Path) -> None:
+    with pytest.raises(PllavaError, match="whole model without LoRA"):
+        cpu(tiny_base_dir, adapter=tiny_base_dir)
+    with pytest.raises(PllavaError, match="no LoRA to scale"):
+        cpu(tiny_base_dir, lora_alpha=4)
+
+
+def test_a_llava_1_6_base_loads_and_its_tile_separator_is_ignored_aloud(
+    tiny_base_dir: Path, copy_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def add(tensors: Tensors) -> None:
+        tensors["image_newline"] = torch.zeros(64)
+
+    folder = copy_of(tiny_base_dir, add, model_type="llava_next", image_grid_pinpoints=[[56, 112]], use_image_newline_parameter=True)
+    values = json.loads((folder / "config.json").read_text())
+    for key in ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_shape"):
+        del values[key]
+    (folder / "config.json").write_text(json.dumps(values))
+    with caplog.at_level(logging.WARNING, "pllava"):
+        model, processor = pllava.load(folder, num_frames=4, pooling_shape=(4, 2, 2), dtype="float32", device="cpu")
+    assert "image_newline ignored" in caplog.text
+    assert logits(model).equal(logits(cpu(tiny_base_dir)))
+    assert processor.num_visual_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attn_implementation": "flash_attention_2"}, "pip install flash-attn, or use sdpa"),
+        ({"attn_implementation": "flash"}, "one of sdpa, eager, flash_attention_2"),
+        ({"dtype": "int8"}, "one of auto, float32"),
+        ({"pooling_shape": (4, 0, 2)}, "three positive numbers"),
+    ],
+)
+def test_wrong_settings_name_the_remedy(tiny_base_dir: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(PllavaError, match=message):
+        pllava.load(tiny_base_dir, **settings)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(PllavaError, match="no such folder"):
+        pllava.load(tmp_path / "nowhere")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(PllavaError, match=r"no safetensors weights; it holds pytorch_model.bin"):
+        pllava.load(tmp_path)
+
+
+def test_eager_and_sdpa_agree_and_bf16_is_close(tiny_base_dir: Path, tiny_model: Any) -> None:
+    torch.testing.assert_close(logits(cpu(tiny_base_dir, attn_implementation="eager")), logits(tiny_model), atol=2e-5, rtol=0)
+    model, _ = pllava.load(tiny_base_dir, dtype="bf16", device="cpu")
+    assert model.dtype == torch.bfloat16
+    assert (logits(model).float() - logits(tiny_model)).abs().mean() < 0.05
+
+
+def test_a_device_map_gives_the_same_model(tiny_base_dir: Path, tiny_model: Any) -> None:
+    devices = {"model.vision_tower": "cpu", "model.multi_modal_projector": "cpu", "model.language_model": "cpu", "lm_head": "cpu"}
+    assert logits(cpu(tiny_base_dir, device_map=devices)).equal(logits(tiny_model))
+
+
+def test_quantisation_spares_tower_projector_and_head() -> None:
+    config = language_model_only(BitsAndBytesConfig(load_in_8bit=True))
+    assert config.llm_int8_skip_modules == ["lm_head", "multi_modal_projector", "vision_tower"]
+
+
+@pytest.mark.parametrize("model_type", ["llava", "pllava"])  # as published, as we save
+def test_the_auto_classes_know_pllava(model_type: str, tiny_base_dir: Path, tiny_model: Any, tmp_path: Path) -> None:
+    folder = tiny_base_dir
+    if model_type == "pllava":
+        folder = tmp_path
+        tiny_model.save_pretrained(folder)
+        assert load_file(folder / "model.safetensors").keys() == load_file(tiny_base_dir / "model.safetensors").keys()
+        assert type(AutoConfig.from_pretrained(folder)).__name__ == "PllavaConfig"
+    assert json.loads((folder / "config.json").read_text())["model_type"] == model_type
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    assert type(model).__name__ == "PllavaForConditionalGeneration"
+    assert logits(model.eval()).equal(logits(tiny_model))
+
+
+def test_from_pretrained_is_strict_too(tiny_base_dir: Path, copy_of: Any) -> None:
+    folder = copy_of(tiny_base_dir, lambda tensors: tensors.pop("multi_modal_projector.linear_2.bias"))
+    with pytest.raises(PllavaError, match=r"missing_keys: .*linear_2\.bias"):
+        AutoModelForImageTextToText.from_pretrained(folder)
