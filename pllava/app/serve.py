@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from pllava.app import style
 from pllava.app.engine import ChatEngine
@@ -16,12 +17,20 @@ from pllava.app.source import choose, describe_runtime, load_chat
 from pllava.errors import PllavaError
 from pllava.params import Params
 
+if TYPE_CHECKING:
+    import gradio as gr
+
 MAX_FILE_SIZE = "200mb"
 MAX_WAITING = 16  # requests in the queue; the next visitor is told to come back
 UPLOADS = HOME / "uploads"
 
 
-def serve(
+def serve(params: Params, *arguments: Any, **options: Any) -> None:
+    """Load the model and serve the page until interrupted: `open_page`, and wait."""
+    open_page(params, *arguments, **options).block_thread()
+
+
+def open_page(
     params: Params,
     model: str | None = None,
     adapter: str | None = None,
@@ -30,8 +39,8 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     say: Callable[[object], None] = print,
-) -> None:
-    """Load the model and serve the page until interrupted. Raises PllavaError: no such model, port in use."""
+) -> gr.Blocks:
+    """Load the model and serve the page from a thread of this process. Raises PllavaError: no such model, port in use."""
     host, port = host or params.deploy.host, port or params.deploy.port
     require_free_port(host, port, next_step="pllava demo --port PORT takes another one")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -50,7 +59,6 @@ def serve(
         say(f"no sample clips: {error}")
         clips = []
     page = build_demo(engine, source, clips)
-    say(f"http://{host}:{port}")
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port,
@@ -63,4 +71,7 @@ def serve(
         footer_links=["api"],
         theme=style.theme(),
         css=style.CSS,
+        prevent_thread_lock=True,
     )
+    say(f"http://{host}:{port}")
+    return page

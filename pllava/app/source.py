@@ -74,8 +74,12 @@ def choose(params: Params, model: str | None = None, adapter: str | None = None,
 
 def load_chat(source: ModelSource, lora_alpha: float | None = None) -> VideoChat:
     """Load the model and its conversation template. Slow: imports torch, reads the weights."""
+    from transformers.utils import logging
+
     import pllava
 
+    if Path(source.base).is_dir():
+        logging.disable_progress_bar()  # reading a local folder is quick; a download keeps its bar
     if source.adapter and (Path(source.adapter) / "config.yaml").is_file():
         model, processor = pllava.load(
             source.adapter, lora_alpha=lora_alpha, dtype=source.dtype, attn_implementation=source.attn_implementation

@@ -35,9 +35,9 @@ CSS = """
 .lineage dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 8px 0 0; }
 .lineage dt { color: var(--body-text-color-subdued); }
 .lineage dd { margin: 0; font-family: var(--font-mono); font-size: .78rem; overflow-wrap: anywhere; color: var(--body-text-color); }
-#samples { border: none; background: none; box-shadow: none; padding: 0; min-height: 0; }
+#samples { border-width: 0 !important; background: none; box-shadow: none; padding: 0; min-height: 0; }
 #samples .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important; overflow: visible; padding: 0; }
-#samples .grid-container { grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)) !important; gap: 8px; padding: 0 !important; }
+#samples .grid-container { grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)) !important; gap: 8px; padding: 0 !important; }
 #samples .thumbnail-item { aspect-ratio: auto; display: flex; flex-direction: column; height: 100%; border-radius: 8px; }
 #samples .thumbnail-item img { aspect-ratio: 1; height: auto; }
 #samples .caption-label { position: static; max-width: none; width: 100%; padding: 3px 5px; border: none; white-space: normal;
@@ -58,4 +58,9 @@ def theme() -> Any:
     import gradio as gr
 
     base = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", radius_size="md", font=FONTS, font_mono=MONO)
-    return base.set(body_background_fill="*neutral_50", block_background_fill="white", block_label_background_fill="white")
+    return base.set(
+        body_background_fill="*neutral_50",
+        block_background_fill="white",
+        block_label_background_fill="white",
+        body_text_color_subdued="*neutral_500",
+    )

@@ -1,0 +1,114 @@
+"""A champion really serves in the background; a broken one gives way to the one before. Real processes, a tiny random model."""
+
+import json
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from pllava.app import process
+from pllava.app.deploy import deploy, stop_demo
+from pllava.errors import PllavaError
+from pllava.params import Params, load_params
+from pllava.registry import store, versions
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+RECIPE = Path(__file__).parents[2] / "recipes/tiny.yaml"
+
+
+def write_clip(path: Path) -> None:
+    import av
+
+    path.parent.mkdir(parents=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for index in range(12):
+            image = np.full((64, 64, 3), 20 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch, mlflow_template) -> Params:
+    """A project folder with a registry, one held-out clip and a free port."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(RECIPE, "params.yaml")
+    shutil.copytree(mlflow_template, store.MLFLOW_HOME)
+    write_clip(tmp_path / "MVBench/video/moving_direction/0.mp4")
+    (tmp_path / "MVBench/json").mkdir()
+    entry = {"video": "0.mp4", "question": "Which way?", "candidates": ["left", "right"], "answer": "left"}
+    (tmp_path / "MVBench/json/moving_direction.json").write_text(json.dumps([entry]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    values = load_params().model_dump()
+    values["evaluate"]["benchmarks"]["mvbench"]["root"] = "MVBench"
+    values["deploy"] = {"host": "127.0.0.1", "port": port, "timeout_seconds": 600}
+    yield Params.model_validate(values)
+    stop_demo()
+
+
+def crown(params: Params, base: Path, seed: int) -> int:
+    """Make an adapter of random LoRA, register it and move the aliases; return its version."""
+    import pllava
+    from pllava.model.adapter import add_lora, save_adapter
+    from pllava.params import Lora
+
+    model, _ = pllava.load(base, dtype="float32", device="cpu")
+    folder = Path(f"adapters/{seed}").absolute()
+    manifest = save_adapter(add_lora(model, Lora(r=4, alpha=4, dropout=0.0), seed), folder, {"base": str(base), "template": "vicuna"})
+    connection, name = store.client(), params.registry.model_name
+    versions.ensure_model(connection, name)
+    made = connection.create_model_version(name, folder.as_uri(), tags={"adapter_sha256": manifest["adapter_sha256"]})
+    if current := versions.by_alias(connection, name, versions.CHAMPION):
+        connection.set_registered_model_alias(name, versions.PREVIOUS, str(current.version))
+    connection.set_registered_model_alias(name, versions.CHAMPION, str(made.version))
+    return int(made.version)
+
+
+def champion(params: Params) -> int:
+    return int(versions.by_alias(store.client(), params.registry.model_name, versions.CHAMPION).version)
+
+
+def test_deploy_serves_stays_replaces_goes_back_and_stops(params, tiny_base_dir):
+    assert crown(params, tiny_base_dir, 1) == 1
+    first = deploy(params)
+    assert first.version == 1 and first.answer and first.restarted
+    assert psutil.Process(first.pid).connections()[0].laddr.ip == "127.0.0.1"
+
+    started = time.monotonic()
+    again = deploy(params)
+    assert (again.pid, again.restarted, again.answer) == (first.pid, False, first.answer)
+    assert time.monotonic() - started < 3
+
+    assert crown(params, tiny_base_dir, 2) == 2
+    second = deploy(params)
+    assert (second.version, second.restarted) == (2, True) and not psutil.pid_exists(first.pid)
+
+    crown(params, tiny_base_dir, 3)
+    (Path("adapters/3") / "adapter_model.safetensors").write_bytes(b"rotten")
+    with pytest.raises(PllavaError, match="version 3 does not serve") as refused:
+        deploy(params)
+    assert "Version 2 is champion again and serves" in str(refused.value) and champion(params) == 2
+    serving = process.recorded()
+    assert (serving["version"], serving["state"]) == (2, "serving")
+
+    assert stop_demo() == serving["pid"]
+    process.require_free_port(params.deploy.host, params.deploy.port, "")
+
+
+def test_a_port_of_another_process_changes_nothing(params, tiny_base_dir):
+    crown(params, tiny_base_dir, 1)
+    with socket.socket() as taken:
+        taken.bind((params.deploy.host, params.deploy.port))
+        taken.listen()
+        with pytest.raises(PllavaError, match=rf"port {params.deploy.port} .* is in use, held by process \d+ .*pllava deploy"):
+            deploy(params)
+    assert process.recorded() is None and champion(params) == 1
