@@ -19,7 +19,7 @@ export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
 export PREFECT_SERVER_UI_V2_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help run repro test lint up down status clean
+.PHONY: help run repro test lint up down status mlflow prefect clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,13 @@ down: $(INSTALLED) ## stop what runs in the background
 
 status: $(INSTALLED) ## what is out of date
 	@$(BIN)/dvc status
+
+mlflow: $(INSTALLED) ## runs and model versions on http://127.0.0.1:5000, until Ctrl-C
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+		--backend-store-uri sqlite:///$(CURDIR)/.state/mlflow/mlflow.db
+
+prefect: $(INSTALLED) ## flow runs and logs on http://127.0.0.1:4200, until Ctrl-C
+	@PREFECT_SERVER_API_PORT=4200 $(BIN)/prefect server start --host 127.0.0.1 --port 4200
 
 clean: ## remove the environment and caches; data, models and records stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -1,6 +1,5 @@
 """What `make run` prints at its end: the numbers, the champion, a question it answered, and where to look."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pllava.registry.card import MODELS, score_text
 
 def print_summary(root: Path, outcome: list[Any], console: Console | None = None) -> None:
     """`outcome`: what the flow returned, [version, version, Champion, Deployment?]."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     for path in sorted((root / "metrics").glob("*.json")):
         console.print(metrics_table(path.stem, read_json(path)))
     _, _, champion, *served = outcome
@@ -24,13 +23,10 @@ def print_summary(root: Path, outcome: list[Any], console: Console | None = None
         console.print(f"Asked about the held-out clip {escape(_near(deployment.clip, root))}:")
         console.print(f"  {escape(deployment.question)}\n  [bold]-> {escape(deployment.answer)}[/bold]")
         console.print(f"Demo: {deployment.url} (make down stops it)")
-    home = os.environ.get("PREFECT_HOME", "")
-    console.print("Look closer, from this folder:")
-    console.print(
-        f"  MLflow   .venv/bin/mlflow ui --backend-store-uri sqlite:///{_near(str(root / '.state/mlflow/mlflow.db'), Path.cwd())}"
-    )
-    console.print(f"  Prefect  PREFECT_HOME={_near(home, Path.cwd())} .venv/bin/prefect server start")
-    console.print("  Report   outputs/report/report.md", highlight=False)
+    console.print("Look closer:")
+    console.print("  make mlflow    runs, curves and model versions, on http://127.0.0.1:5000")
+    console.print("  make prefect   flow runs and their logs, on http://127.0.0.1:4200")
+    console.print("  outputs/report/report.md")
 
 
 def metrics_table(benchmark: str, metrics: dict[str, Any]) -> Table:
@@ -52,7 +48,7 @@ def metrics_table(benchmark: str, metrics: dict[str, Any]) -> Table:
 
 def print_failure(message: str) -> None:
     """Why the pipeline stopped."""
-    Console(stderr=True).print(Panel(escape(message), title="the pipeline stopped", border_style="red", title_align="left"))
+    Console(stderr=True, emoji=False).print(Panel(escape(message), title="the pipeline stopped", border_style="red", title_align="left"))
 
 
 def _near(path: str, root: Path) -> str:

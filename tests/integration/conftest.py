@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import flows  # noqa: F401  settles Prefect's environment before Prefect reads it
 from pllava.registry import store
 
 
@@ -19,8 +20,6 @@ def mlflow_template(tmp_path_factory):
 @pytest.fixture(scope="session")
 def prefect_server():
     """One Prefect API for the session; starting it costs ten seconds."""
-    import flows  # noqa: F401, I001  settles the environment of Prefect, which is read at its import
-
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=600):
