@@ -54,9 +54,12 @@ class Model(Section):
     base: str = Field(description="image-language model to start from: a folder or a hub id")
     num_frames: int = Field(16, ge=1, description="frames sampled from a clip; more see finer motion, cost grows with them")
     pooling_shape: tuple[int, int, int] = Field(
-        (16, 12, 12), description="(T, H, W) of the visual tokens after adaptive average pooling; temporal pooling hurts (paper, section 3.3)"
+        (16, 12, 12),
+        description="(T, H, W) of the visual tokens after adaptive average pooling; temporal pooling hurts (paper, section 3.3)",
     )
-    template: str = Field("vicuna", description="conversation template of training and chat: a name in pllava/chat/templates or a .yaml file")
+    template: str = Field(
+        "vicuna", description="conversation template of training and chat: a name in pllava/chat/templates or a .yaml file"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
@@ -93,6 +96,10 @@ class Train(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(512, ge=16, description="text tokens; longer conversations are cut")
     sampling: Literal["middle", "rand"] = Field("rand", description="frame taken from each interval")
+    turns: Literal["conversation", "independent"] = Field(
+        "conversation",
+        description="conversation: later turns see earlier ones. independent: the questions of a clip share it without seeing each other",
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     log_every: int = Field(10, ge=1)
     validate_every: int = Field(500, ge=1)
@@ -114,7 +121,9 @@ class Benchmark(Section):
 
 
 class Evaluate(Section):
-    lora_alpha: float | None = Field(None, ge=0, description="LoRA strength at inference; None: as trained. The paper's best: 4 (VCG) to 20 (MVBench) of 32")
+    lora_alpha: float | None = Field(
+        None, ge=0, description="LoRA strength at inference; None: as trained. The paper's best: 4 (VCG) to 20 (MVBench) of 32"
+    )
     batch_size: int = Field(16, ge=1, description="questions generated at once")
     bootstrap_resamples: int = Field(2000, ge=100)
     benchmarks: dict[Literal["mvbench"], Benchmark]

@@ -10,6 +10,7 @@ import argparse
 import math
 import random
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from stills import (
     Still,
     album_questions,
     conversation,
+    echo,
     random_album,
     random_still,
     still_caption,
@@ -43,7 +45,7 @@ def language_config(vocab_size: int) -> LlamaConfig:
         vocab_size=vocab_size,
         hidden_size=192,
         intermediate_size=448,
-        num_hidden_layers=4,
+        num_hidden_layers=5,
         num_attention_heads=6,
         num_key_value_heads=6,
         max_position_embeddings=2048,
@@ -74,33 +76,54 @@ class Gallery:
         self.features = torch.cat(self.found)
 
 
+@dataclass
+class Row:
+    """One picture, album or story with questions that do not see each other: each is what follows the shared prefix in single-turn chat."""
+
+    ids: list[int]
+    labels: list[int]
+    turn: list[int]  # 0: prefix
+    position: list[int]
+
+
 class Writer:
-    """Conversation -> ids and labels, as pllava.data.conversation does, with <image> expanded."""
+    """Prefix and questions -> ids, labels, turns and positions, with <image> expanded."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.ids = lru_cache(maxsize=200_000)(lambda text: tuple(tokenizer(text, add_special_tokens=False).input_ids))
         self.image = tokenizer.convert_tokens_to_ids("<image>")
         self.pad = tokenizer.pad_token_id
 
-    def write(self, turns: list[tuple[str, str]], visual_tokens: int, limit: int) -> tuple[list[int], list[int]]:
-        ids, labels = [1], [IGNORE]
+    def write(self, turns: list[tuple[str, str]], visual_tokens: int, limit: int, told: str = "") -> Row:
+        prefix = [1, *self.ids("USER:"), *[self.image] * visual_tokens, *self.ids(told), *self.ids("\n")]
+        row = Row(list(prefix), [IGNORE] * len(prefix), [0] * len(prefix), list(range(len(prefix))))
         for index, (question, answer) in enumerate(turns):
-            head = [*self.ids("USER:")]
-            if index == 0 and visual_tokens:
-                head += [self.image] * visual_tokens + [*self.ids("\n")]
-            head += [*self.ids(question), 2, *self.ids("ASSISTANT:")]
-            tail = [*self.ids(answer), 2]
-            if len(ids) + len(head) + len(tail) > limit:
+            head, tail = [*self.ids(question), 2, *self.ids("ASSISTANT:")], [*self.ids(answer), 2]
+            size = len(head) + len(tail)
+            if index and len(row.ids) + size > limit:
                 break
-            ids += head + tail
-            labels += [IGNORE] * len(head) + tail
-        return ids, labels
+            row.ids += head + tail
+            row.labels += [IGNORE] * len(head) + tail
+            row.turn += [index + 1] * size
+            row.position += range(len(prefix), len(prefix) + size)
+        return row
 
-    def batch(self, rows: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
-        width = max(len(ids) for ids, _ in rows)
-        ids = torch.tensor([row + [self.pad] * (width - len(row)) for row, _ in rows])
-        labels = torch.tensor([row + [IGNORE] * (width - len(row)) for _, row in rows])
-        return ids, labels
+    def batch(self, rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """ids, labels, positions [B, L] and the mask [B, 1, L, L]: causal, and no turn sees another."""
+        width = max(len(row.ids) for row in rows)
+
+        def padded(values: list[list[int]], fill: int) -> torch.Tensor:
+            return torch.tensor([value + [fill] * (width - len(value)) for value in values])
+
+        turn = padded([row.turn for row in rows], -1)
+        seen = (turn[:, None, :] == 0) | (turn[:, None, :] == turn[:, :, None])
+        mask = (seen & torch.ones(width, width, dtype=torch.bool).tril())[:, None]
+        return (
+            padded([row.ids for row in rows], self.pad),
+            padded([row.labels for row in rows], IGNORE),
+            padded([row.position for row in rows], 0),
+            mask,
+        )
 
 
 class Base(nn.Module):
@@ -109,7 +132,12 @@ class Base(nn.Module):
         text = language_config(vocab_size)
         self.language_model = LlamaForCausalLM._from_config(text, attn_implementation="sdpa")
         self.projector = LlavaMultiModalProjector(
-            LlavaConfig(vision_config=tower_config(), text_config=language_config(vocab_size), vision_feature_layer=-2, vision_feature_select_strategy="default")
+            LlavaConfig(
+                vision_config=tower_config(),
+                text_config=language_config(vocab_size),
+                vision_feature_layer=-2,
+                vision_feature_select_strategy="default",
+            )
         )
         self.image_id = image_id
 
@@ -123,7 +151,9 @@ class Base(nn.Module):
         if not torch.equal(before, after):
             raise SystemExit("the language model sees the future: no causal mask")
 
-    def loss(self, ids: torch.Tensor, labels: torch.Tensor, features: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(
+        self, ids: torch.Tensor, labels: torch.Tensor, position: torch.Tensor, mask: torch.Tensor, features: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """features [N, 36, 128] of all pictures in order, pooled to 3 x 3; returns the loss and whether each answer token is right."""
         embeds = self.language_model.model.embed_tokens(ids)
         if features is not None:
@@ -131,36 +161,37 @@ class Base(nn.Module):
             grid = seen.unflatten(1, (GRID, GRID)).permute(0, 3, 1, 2)
             seen = nn.functional.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)  # [N, 9, D]
             embeds = embeds.masked_scatter((ids == self.image_id)[..., None], seen.reshape(-1, seen.shape[-1]))
-        hidden = self.language_model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, :-1]
+        hidden = self.language_model.model(inputs_embeds=embeds, position_ids=position, attention_mask=mask, use_cache=False)
+        hidden = hidden.last_hidden_state[:, :-1]
         keep = labels[:, 1:] != IGNORE
         logits = self.language_model.lm_head(hidden[keep])
         target = labels[:, 1:][keep]
         return nn.functional.cross_entropy(logits, target), logits.argmax(-1) == target
 
 
-def make_rows(kind: str, count: int, gallery: Gallery, writer: Writer, rng: random.Random, album_pool: list[range], turns: int) -> tuple:
+def make_rows(kind: str, count: int, gallery: Gallery, writer: Writer, rng: random.Random, albums: list[range]) -> tuple:
+    """One batch of a kind: `loss` arguments."""
     rows, picks = [], []
     for _ in range(count):
         if kind == "still":
             index = rng.randrange(len(gallery.stills))
             still = gallery.stills[index]
-            asked = rng.sample(found, min(turns, len(found))) if (found := still_questions(still, rng)) else []
-            said = conversation(asked, rng, 0.3)
-            said.insert(rng.randrange(len(said) + 1), (CAPTION_REQUEST, still_caption(still)))
-            rows.append(writer.write(said, POOLED, 220))
+            found = still_questions(still, rng)
+            said = conversation(rng.sample(found, min(9, len(found))), rng, 0.45)
+            said.insert(0, (CAPTION_REQUEST, still_caption(still)))
+            rows.append(writer.write(said, POOLED, 230))
             picks.append(index)
         elif kind == "album":
-            members = rng.choice(album_pool)
+            members = rng.choice(albums)
             found = album_questions([gallery.stills[i] for i in members], rng)
-            rows.append(writer.write(conversation(rng.sample(found, min(turns, len(found))), rng, 0.3), POOLED * len(members), 280))
+            said = conversation(rng.sample(found, min(9, len(found))), rng, 0.45)
+            rows.append(writer.write(said, POOLED * len(members), 270))
             picks += list(members)
         else:
             told, asked = story(rng)
-            said = conversation(rng.sample(asked, min(4, len(asked))), rng, 0.6)
-            said[0] = (told + "\n" + said[0][0], said[0][1])
-            rows.append(writer.write(said, 0, 160))
-    ids, labels = writer.batch(rows)
-    return ids, labels, gallery.features[picks] if picks else None
+            said = conversation(rng.sample(asked, min(4, len(asked))), rng, 0.6) + conversation([echo(rng) for _ in range(3)], rng, 1.0)
+            rows.append(writer.write(said, 0, 260, told))
+    return *writer.batch(rows), gallery.features[picks] if picks else None
 
 
 def main() -> None:
@@ -168,21 +199,24 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=700)
     options.add_argument("--lr", type=float, default=2e-3)
     options.add_argument("--pool", type=int, default=10000)
-    options.add_argument("--still", type=int, default=20)
-    options.add_argument("--album", type=int, default=8)
+    options.add_argument("--still", type=int, default=18)
+    options.add_argument("--album", type=int, default=6)
     options.add_argument("--story", type=int, default=8)
     options.add_argument("--out", default="language.safetensors")
     options.add_argument("--init", default=None)
+    options.add_argument("--stop", type=int, default=None, help="end early, with the schedule of --steps")
+    options.add_argument("--warm", type=int, default=150)
+    options.add_argument("--seed", type=int, default=2)
     options = options.parse_args()
     torch.manual_seed(0)
-    rng = random.Random(2)
+    rng = random.Random(options.seed)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(HERE / "tokenizer")
     tower = CLIPVisionModel._from_config(tower_config(), attn_implementation="sdpa").eval()
     tower.load_state_dict(load_file(HERE / "build" / "tower.safetensors"))
     start = time.time()
     singles, gallery = Gallery(tower, rng), Gallery(tower, rng)
     singles.grow([random_still(rng) for _ in range(options.pool)])
-    albums = [random_album(rng, rng.choice((2, 4, 6, 8))) for _ in range(options.pool // 8)]
+    albums = [random_album(rng, rng.choice((2, 3, 4, 8))) for _ in range(options.pool // 8)]
     ends = np.cumsum([len(album) for album in albums])
     album_pool = [range(end - len(album), end) for album, end in zip(albums, ends, strict=True)]
     gallery.grow([still for album in albums for still in album])
@@ -202,7 +236,7 @@ def main() -> None:
     ]
 
     def rate(step: int) -> float:
-        warm = min(1.0, (step + 1) / 150)
+        warm = min(1.0, (step + 1) / options.warm)
         left = 1 - step / options.steps
         return warm * min(1.0, left / 0.35) if left < 0.35 else warm  # hold the peak, then to zero over the last 35 %
 
@@ -210,14 +244,13 @@ def main() -> None:
     kinds = {"still": options.still, "album": options.album, "story": options.story}
     running: dict[str, list[float]] = {kind: [0.0, 0.0, 0.0] for kind in kinds}
     start = time.time()
-    for step in range(options.steps):
+    for step in range(options.stop or options.steps):
         base.zero_grad()
         for kind, count in kinds.items():
             if not count:
                 continue
             source = singles if kind == "still" else gallery
-            ids, labels, features = make_rows(kind, count, source, writer, rng, album_pool, 8)
-            loss, right = base.loss(ids, labels, features)
+            loss, right = base.loss(*make_rows(kind, count, source, writer, rng, album_pool))
             (loss * {"still": 1.0, "album": 0.7, "story": 0.5}[kind]).backward()
             record = running[kind]
             record[0] += loss.item()
@@ -234,7 +267,7 @@ def main() -> None:
                 f"step {step + 1} {told} lr {optimizers[0].param_groups[0]['lr']:.1e} {(time.time() - start) / (step + 1):.2f} s/step",
                 flush=True,
             )
-        if step % 250 == 249 or step == options.steps - 1:
+        if step % 250 == 249 or step + 1 == (options.stop or options.steps):
             save_file({name: value.detach().clone() for name, value in base.state_dict().items()}, HERE / "build" / options.out)
     if math.isnan(loss.item()):
         raise SystemExit("loss is not a number")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pllava.data.rendered.clip import random_clip
+from pllava.data.rendered.clip import CHANGES, DIRECTIONS, PHASES, random_clip
 from pllava.data.rendered.questions import Question, caption, questions
 from pllava.data.rendered.scene import COLORS, PLACES, SHAPES, Look, draw, place_center, random_ground, random_names
 
@@ -108,13 +108,6 @@ def album_questions(album: list[Still], rng: random.Random) -> list[Question]:
         options = COUNTS[max(0, min(times - 1, 5)) : max(0, min(times - 1, 5)) + 4]
         found.append(Question("count in album", f"In how many pictures is the {name}?", options, str(times)))
         found.append(Question("exists in album", f"Is the {name} in every picture?", ("yes", "no"), "yes" if times == len(album) else "no"))
-        where = {place for still in album for c, s, place in still.items if f"{c} {s}" == name}
-        if times > 1:
-            found.append(
-                Question(
-                    "same place in album", f"Is the {name} always at the same place?", ("yes", "no"), "yes" if len(where) == 1 else "no"
-                )
-            )
     return found
 
 
@@ -122,6 +115,13 @@ def story(rng: random.Random) -> tuple[str, list[Question]]:
     """Text only: sentences about moving shapes, and questions they answer. Teaches words and multiple choice, not seeing."""
     clip = random_clip(rng)
     return caption(clip), list(questions(clip, rng))
+
+
+def echo(rng: random.Random) -> Question:
+    """Multiple choice whose answer stands in the question: practice in finding an option, without anything to see or to know."""
+    options = rng.choice((NAMES, list(PLACES), list(COLORS), list(COUNTS), list(DIRECTIONS), list(CHANGES), list(PHASES), ["yes", "no"]))
+    chosen = rng.sample(options, min(len(options), rng.choice((2, 3, 4, 4))))
+    return Question("echo", f"Choose {chosen[0]}.", tuple(chosen), chosen[0])
 
 
 def conversation(asked: list[Question], rng: random.Random, choice_share: float = 0.4) -> list[tuple[str, str]]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pllava.data.conversation import IGNORE, expand_placeholders
 from torch import Tensor
 
+from pllava.data.branches import branch_mask, branch_positions
+from pllava.data.conversation import IGNORE, expand_placeholders
 from pllava.data.dataset import TrainSample
 
 
@@ -16,8 +17,8 @@ from pllava.data.dataset import TrainSample
 class Collator:
     """Expands each placeholder to N visual tokens and pads on the right, so that causal attention needs no mask.
 
-    The batch: input_ids, labels, attention_mask [B, L]; vision_features [V, T, P, Dv] or pixel_values_videos [V, T, 3, H, W]
-    (a list when clips differ in frames, as stills do).
+    The batch: input_ids, labels, attention_mask [B, L]; vision_features [V, T, P, Dv] or pixel_values_videos [V, T, 3, H, W] (a list
+    when clips differ in frames, as stills do). With independent turns attention_mask is [B, 1, L, L] and there are position_ids [B, L].
     """
 
     image_token_id: int
@@ -30,12 +31,17 @@ class Collator:
         clips: list[Tensor] = [sample.vision for sample in samples]
         same = len({clip.shape for clip in clips}) == 1
         lengths = torch.tensor([len(ids) for ids, _ in pairs])
-        return {
+        batch = {
             "input_ids": pad([ids for ids, _ in pairs], self.pad_token_id),
             "labels": pad([labels for _, labels in pairs], IGNORE),
             "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
             self.vision_key: torch.stack(clips) if same else clips,
         }
+        if all(sample.turn for sample in samples):
+            visual = [0] * (self.num_visual_tokens - 1)  # the placeholder is in the prefix
+            turn = pad([visual + (sample.turn or []) for sample in samples], -1)
+            batch |= {"attention_mask": branch_mask(turn), "position_ids": branch_positions(turn)}
+        return batch
 
 
 def pad(rows: list[Any], value: int) -> Tensor:

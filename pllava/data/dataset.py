@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pllava.chat.template import PLACEHOLDER
+from pllava.data.branches import encode_branches
 from pllava.data.conversation import IGNORE, encode
 from pllava.data.manifest import ManifestRow
 
@@ -27,6 +29,7 @@ class TrainSample:
     input_ids: list[int]
     labels: list[int]
     vision: Tensor  # [T, P, Dv] tower features, or [T, 3, H, W] pixels
+    turn: list[int] | None = None  # independent turns: which branch each token belongs to (pllava.data.branches)
 
 
 class VisionSource(Protocol):
@@ -54,7 +57,8 @@ class Pixels:
 
 
 class InstructionDataset(Dataset):
-    """Indexed by (row number, epoch). `shuffle_turns`: the questions of a clip come in another order every epoch."""
+    """Indexed by (row number, epoch). `shuffle_turns`: the questions of a clip come in another order every epoch; `independent`: they do
+    not see each other."""
 
     def __init__(
         self,
@@ -65,7 +69,9 @@ class InstructionDataset(Dataset):
         max_length: int,
         seed: int,
         shuffle_turns: bool,
+        independent: bool = False,
     ) -> None:
+        self.independent, self.image_token_id = independent, tokenizer.convert_tokens_to_ids(PLACEHOLDER)
         self.rows, self.vision, self.tokenizer, self.template = rows, vision, PieceCache(tokenizer), template
         self.max_length, self.seed, self.shuffle_turns = max_length, seed, shuffle_turns
 
@@ -75,6 +81,10 @@ class InstructionDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> TrainSample:
         number, epoch = key
         row = self.rows[number]
+        if self.independent:
+            qa = turn_order(row.qa, f"turns:{self.seed}:{epoch}:{row.id}") if self.shuffle_turns else row.qa
+            branches = encode_branches(qa, self.tokenizer, self.template, self.max_length, self.image_token_id)
+            return TrainSample(row.id, branches.input_ids, branches.labels, self.vision.get(row, epoch), branches.turn)
         input_ids, labels = self._text(row, epoch)
         return TrainSample(row.id, input_ids, labels, self.vision.get(row, epoch))
 

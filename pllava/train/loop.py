@@ -90,9 +90,12 @@ class Trainer:
 
         vision: VisionSource = store or Pixels(processor, params.model.num_frames, params.train.sampling, params.seed)
         template = load_template(params.model.template)
+        independent = params.train.turns == "independent"
         self.lengths = {split: [row.num_tokens for row in table] for split, table in rows.items()}
         self.data = {
-            split: InstructionDataset(table, vision, processor.tokenizer, template, params.train.max_length, params.seed, split == "train")
+            split: InstructionDataset(
+                table, vision, processor.tokenizer, template, params.train.max_length, params.seed, split == "train", independent
+            )
             for split, table in rows.items()
         }
         key = "vision_features" if vision.is_features else "pixel_values_videos"
@@ -156,10 +159,14 @@ class Trainer:
         if features is None:
             features = [encode_clip(self.base, clip.to(device), self.params.features.dtype) for clip in batch["pixel_values_videos"]]
             features = torch.stack(features) if len({clip.shape for clip in features}) == 1 else features
-        # Padding is on the right and attention causal: no supervised position sees it, so no mask is needed and sdpa takes its fast path.
+        # Padding is on the right and attention causal: no supervised position sees it, so a conversation needs no mask and sdpa takes its
+        # fast path. Independent turns bring a mask of their own.
+        branches = "position_ids" in batch
         output = self.model(
             input_ids=batch["input_ids"].to(device),
             labels=batch["labels"].to(device),
+            attention_mask=batch["attention_mask"].to(device) if branches else None,
+            position_ids=batch["position_ids"].to(device) if branches else None,
             vision_features=features.to(device) if isinstance(features, Tensor) else [clip.to(device) for clip in features],
             num_items_in_batch=tokens,
             logits_to_keep=1,
