@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -139,7 +140,8 @@ def _progress(remaining: Sequence[int], plan: Sequence[Sequence[Clip]], benchmar
 def _show(found: dict[str, Any], console: Console) -> None:
     """The metrics as a table, in percent."""
     models = list(found["models"])
-    table = Table("task", *models, "chance", "questions", title=f"{found['benchmark']}: accuracy in %, 95 % interval")
+    title = f"{found['benchmark']}: accuracy in %, 95 % interval"
+    table = Table("task", *models, "chance", "n", title=title, title_justify="left", box=SIMPLE_HEAD)  # fits 80 columns
     for task, entry in found["models"][models[0]]["tasks"].items():
         cells = [found["models"][model]["tasks"][task] for model in models]
         table.add_row(task, *map(_cell, cells), f"{100 * entry['chance']:.0f}", str(entry["n"]))

@@ -12,7 +12,7 @@ from pllava.errors import PllavaError
 from pllava.evaluate import metrics, report
 from pllava.evaluate.document import Document
 from pllava.files import write_json
-from pllava.params import load_params
+from pllava.params import Params
 from pllava.registry import tracking
 
 OPTIONS = ["left", "right", "up", "down"]
@@ -21,9 +21,14 @@ OPTIONS = ["left", "right", "up", "down"]
 @pytest.fixture
 def project(tmp_path: Path, benchmark_root: Path, monkeypatch: pytest.MonkeyPatch):
     """A project folder after evaluation: the adapted model knows direction, one frame and the base guess; a clip is unreadable."""
-    settings = load_params(Path(__file__).parents[3] / "params.yaml")
-    benchmark = settings.evaluate.benchmarks["mvbench"].model_copy(update={"root": benchmark_root})
-    params = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"benchmarks": {"mvbench": benchmark}})})
+    params = Params.model_validate(
+        {
+            "data": {"train": [{"name": "none", "annotations": "none.json", "media": "."}]},
+            "model": {"base": "base", "num_frames": 8, "pooling_shape": [8, 3, 3]},
+            "train": {"steps": 1, "batch_size": 1},
+            "evaluate": {"benchmarks": {"mvbench": {"root": benchmark_root, "template": "tiny_mvbench"}}},
+        }
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         tracking, "later_stage", lambda params: nullcontext(tracking.Run(None, None))

@@ -31,14 +31,17 @@ RESULTS, METRICS = Path("outputs/evaluate/mvbench/results.jsonl"), Path("metrics
 def project(tmp_path_factory: pytest.TempPathFactory, benchmark_root: Path) -> Path:
     """A project folder as training leaves it: params.yaml and a random adapter of the recorded tiny model."""
     folder = tmp_path_factory.mktemp("project")
-    values = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text())
     shutil.copytree(REFERENCE / "ckpt" / "tiny56_base", folder / "base")
     shutil.copytree(benchmark_root, folder / "MVBench")
-    values["model"] = {"base": "base", "num_frames": 4, "pooling_shape": [4, 2, 2], "template": "tiny", "dtype": "float32"}
-    values["evaluate"] = {
-        "batch_size": 3,
-        "bootstrap_resamples": 200,
-        "benchmarks": {"mvbench": {"root": "MVBench", "template": "eval_mvbench", "max_new_tokens": 4}},
+    values = {
+        "data": {"train": [{"name": "none", "annotations": "none.json", "media": "."}]},
+        "model": {"base": "base", "num_frames": 4, "pooling_shape": [4, 2, 2], "template": "tiny", "dtype": "float32"},
+        "train": {"steps": 1, "batch_size": 1},
+        "evaluate": {
+            "batch_size": 3,
+            "bootstrap_resamples": 200,
+            "benchmarks": {"mvbench": {"root": "MVBench", "template": "eval_mvbench", "max_new_tokens": 4}},
+        },
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     model, _ = pllava.load(folder / "base", num_frames=4, pooling_shape=(4, 2, 2))
