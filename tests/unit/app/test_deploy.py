@@ -50,7 +50,7 @@ def world(tmp_path, monkeypatch):
         return SimpleNamespace(version=world.champion, tags={"adapter_sha256": f"sha of {world.champion}"}) if world.champion else None
 
     monkeypatch.setattr(deployment, "_start", start)
-    monkeypatch.setattr(deployment, "_serves", lambda url, wanted: world.alive)
+    monkeypatch.setattr(deployment, "_serves", lambda url, wanted: world.alive and world.started[-1] == wanted["version"])
     monkeypatch.setattr(deployment, "champion", champion)
     monkeypatch.setattr(deployment, "first_sample", lambda params: CLIP)
     monkeypatch.setattr(deployment.process, "stop", stop)

@@ -30,6 +30,8 @@ def write_adapter(folder: Path, whole: bool = True) -> Path:
 
 
 def test_in_a_fresh_project_the_base_answers_and_no_registry_is_made():
+    Path(PARAMS.model.base).mkdir(parents=True)
+    (Path(PARAMS.model.base) / "config.json").write_text("{}")
     chosen = source.choose(PARAMS)
     assert (chosen.base, chosen.adapter, chosen.template) == (PARAMS.model.base, None, "tiny")
     assert chosen.pooling_shape == PARAMS.model.pooling_shape and "no champion" in chosen.why
