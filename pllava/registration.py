@@ -7,7 +7,7 @@ when somebody looks for them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence, ValuesView
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -54,7 +54,7 @@ class _Registrations(dict[Any, Any]):
             self._settle()
         return super().__contains__(key)
 
-    def values(self) -> ValuesView[Any]:
+    def values(self) -> Any:
         self._settle()
         return super().values()
 

@@ -166,6 +166,7 @@ def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraC
     """Rank and layers as the tensors show; alpha: the caller's, else what the folder says, else 32 with a notice."""
     if found.layout == "peft":
         config = LoraConfig.from_pretrained(str(found.folder))
+        config.base_model_name_or_path = None  # get_peft_model fills it in
         if lora_alpha is not None:
             config.lora_alpha = lora_alpha
         config.inference_mode = False  # keeps LoRA and projector trainable; dropout is off in eval()

@@ -44,8 +44,7 @@ class PllavaConfig(LlavaConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        side = self.vision_config.image_size // self.vision_config.patch_size
-        self.frame_shape = tuple(self.frame_shape) if self.frame_shape else (side, side)
+        self.frame_shape = self.patch_grid
         self.pooling_shape = tuple(self.pooling_shape)
         if len(self.pooling_shape) != 3 or min(self.pooling_shape) < 1:
             raise PllavaError(f"pooling_shape is {self.pooling_shape}; three positive numbers (T, H, W) are needed, e.g. {POOLING_SHAPE}")
@@ -55,9 +54,17 @@ class PllavaConfig(LlavaConfig):
             raise PllavaError(f"pooling_method is {self.pooling_method!r}; only 'avg' is known, the method of every released model")
 
     @property
+    def patch_grid(self) -> tuple[int, int]:
+        """(H, W) patches of one frame."""
+        side = self.vision_config.image_size // self.vision_config.patch_size  # type: ignore[union-attr]
+        height, width = self.frame_shape or (side, side)
+        return height, width
+
+    @property
     def visual_shape(self) -> tuple[int, int, int]:
         """(T, H, W) of the visual tokens of one video."""
-        return tuple(self.pooling_shape) if self.use_pooling else (self.num_frames, *self.frame_shape)
+        (height, width), (t, h, w) = self.patch_grid, self.pooling_shape
+        return (t, h, w) if self.use_pooling else (self.num_frames, height, width)
 
     @property
     def num_visual_tokens(self) -> int:

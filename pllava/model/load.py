@@ -63,6 +63,7 @@ def load(
     if quantization_config is not None:
         quantization_config = language_model_only(quantization_config)
         device_map = device_map or {"": chosen_device}
+    processor = _processor(found.folder, config)
     model: Any = _plain_model(found, config, chosen_dtype, attn_implementation, device_map, quantization_config)
     if extra is not None:
         model = lora.attach(model, extra, lora_alpha)
@@ -72,7 +73,6 @@ def load(
         raise PllavaError(f"{base}: there is no LoRA to scale or merge; give one: pllava.load(base, adapter=folder)")
     if device_map is None:
         model = model.to(chosen_device)
-    processor = PllavaProcessor.from_pretrained(found.folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
     return model.eval(), processor
 
 
@@ -153,6 +153,13 @@ def expected_tensors(config: PllavaConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         model = PllavaForConditionalGeneration(config)
     return {checkpoint.published_name(key): tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def _processor(folder: Path, config: PllavaConfig) -> PllavaProcessor:
+    needed = [name for name in ("preprocessor_config.json", "tokenizer.json") if not (folder / name).exists()]
+    if needed:
+        raise PllavaError(f"{folder}: no {' and no '.join(needed)}. Copy the processor's files from the base the weights were made from")
+    return PllavaProcessor.from_pretrained(folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -49,7 +49,7 @@ class PllavaProjector(LlavaMultiModalProjector):
         """[V, T, P, Dv] tower features of T <= num_frames frames -> [V, N, D] visual tokens."""
         hidden = self.act(self.linear_1(features))
         hidden = repeat_frames(hidden, config.num_frames, config.frame_repeat)
-        return self.linear_2(pool(hidden, config.frame_shape, config.visual_shape))
+        return self.linear_2(pool(hidden, config.patch_grid, config.visual_shape))
 
 
 class PllavaModel(LlavaModel):
@@ -166,8 +166,9 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
     def __init__(self, config: PreTrainedConfig):
         if not isinstance(config, PllavaConfig):
             config = PllavaConfig.from_llava(config)
-        super().__init__(config)
+        super(LlavaForConditionalGeneration, self).__init__(config)  # Llava's own would build, and drop, a whole LlavaModel first
         self.model = PllavaModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
     @classmethod

@@ -21,6 +21,7 @@ from pllava.errors import PllavaError
 from pllava.model.adapter import set_lora_alpha
 from pllava.model.convert import convert
 from pllava.model.load import language_model_only
+from pllava.model.processing import PllavaProcessor
 
 Tensors = dict[str, Tensor]
 
@@ -88,6 +89,9 @@ def test_the_layouts_are_one_model(tiny_base_dir: Path, lora_dir: Path, tmp_path
     merged = cpu(full, lora_alpha=4, merge=True)
     torch.testing.assert_close(logits(merged), wanted, atol=5e-5, rtol=0)
     merged.save_pretrained(tmp_path / "merged")
+    with pytest.raises(PllavaError, match=r"no preprocessor_config\.json and no tokenizer\.json"):
+        cpu(tmp_path / "merged")
+    PllavaProcessor.from_pretrained(tiny_base_dir).save_pretrained(tmp_path / "merged")
     assert logits(cpu(tmp_path / "merged")).equal(logits(merged))
 
 
