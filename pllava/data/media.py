@@ -1,6 +1,6 @@
-"""Checks of media, one file at a time, in worker processes: `check_media(MediaJob("clip.mp4", ((None, None),)))`.
+"""Checks of media, one file at a time, in worker processes: `check_media(MediaJob("clip.mp4", (WHOLE,)))`.
 
-Each distinct file is hashed, probed, and frames from all over it decoded, once, however many rows name it.
+Each distinct file is hashed, and frames from all over it decoded, once, however many rows name it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pllava.errors import PllavaError
 
+if TYPE_CHECKING:
+    from pllava.video.reader import VideoFrames, VideoInfo
+
 Bound = tuple[float | None, float | None]  # start, end in seconds
+WHOLE: Bound = (None, None)
 
 FRAMES_DECODED = 8  # bit rot shows only where it is decoded; so many frames, spread as training spreads them
 
@@ -51,20 +56,23 @@ def check_media(job: MediaJob) -> MediaReport:
     if not Path(job.path).exists():
         report.problem = ("media missing", f"{job.path} is not there")
         return report
-    try:
-        info = probe(job.path)
-    except PllavaError as error:
-        report.problem = ("media unreadable", str(error))
-        return report
-    report.sha256 = media_sha256(Path(job.path))
-    report.num_frames_total, report.fps, report.duration = info.num_frames_total, info.fps, info.duration
-    for start, end in job.bounds:
+    for bound in job.bounds:
         try:
-            read_video(job.path, FRAMES_DECODED, "middle", start, end)
+            _describe(report, read_video(job.path, FRAMES_DECODED, "middle", *bound))
         except PllavaError as error:
-            code = "media unreadable" if start is None and end is None else "media or time bound"
-            report.bound_problems[start, end] = (code, str(error))
+            report.bound_problems[bound] = ("media unreadable" if bound == WHOLE else "media or time bound", str(error))
+    if len(report.bound_problems) == len(job.bounds):
+        try:
+            _describe(report, probe(job.path))
+        except PllavaError as error:
+            report.problem = ("media unreadable", str(error))
+            return report
+    report.sha256 = media_sha256(Path(job.path))
     return report
+
+
+def _describe(report: MediaReport, info: VideoFrames | VideoInfo) -> None:
+    report.num_frames_total, report.fps, report.duration = info.num_frames_total, info.fps, info.duration
 
 
 def check_all(jobs: list[MediaJob], workers: int) -> Iterator[MediaReport]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pllava.data.instruction import Instruction, Problem, read_corpus
 from pllava.data.manifest import PREPARED, ManifestRow, QuarantinedRow, TestRow, write_rows
-from pllava.data.media import Bound, MediaJob, MediaReport, check_all
+from pllava.data.media import WHOLE, Bound, MediaJob, MediaReport, check_all
 from pllava.data.text import TextChecker
 from pllava.errors import PllavaError
 from pllava.files import atomic_dir, sha256_file, write_json
@@ -84,7 +84,7 @@ def _check_media(params: Params, samples: dict[str, list[Instruction]], benchmar
         for sample in split:
             bounds.setdefault(_path(sample), {})[sample.start, sample.end] = None
     for _, test in benchmarks:
-        bounds.setdefault(test.media.as_posix(), {})[None, None] = None
+        bounds.setdefault(test.media.as_posix(), {})[WHOLE] = None
     jobs = [MediaJob(path, tuple(asked)) for path, asked in bounds.items()]
     checked = check_all(jobs, params.data.workers)
     return {report.path: report for report in track(checked, "Checking media", total=len(jobs))}
@@ -129,7 +129,7 @@ def _test_rows(benchmarks: list[tuple[str, Any]], reports: dict[str, MediaReport
     for name, sample in benchmarks:
         media = reports[sample.media.as_posix()]
         stem, _, number = sample.id.rpartition("/")
-        if reason := media.problem_of((None, None)):
+        if reason := media.problem_of(WHOLE):
             problems.append(Problem(name, f"{stem}.json", int(number), media.path, [reason]))
         else:
             rows.append(TestRow(name, sample.task, int(number), media.path, media.sha256))

@@ -26,10 +26,8 @@ class Journal:
         self.history: list[dict[str, Any]] = []
         console = Console(stderr=True)
         self.lines = active and not console.is_terminal  # a log file gets a line now and then instead of a bar
-        self.bar = Progress(
-            TextColumn("Training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"), TimeElapsedColumn(), TimeRemainingColumn(),
-            console=console, disable=not active or self.lines,
-        )  # fmt: skip
+        columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
+        self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not active or self.lines)
         self.task = self.bar.add_task("", total=steps, status="")
         self.seconds = 0.0  # spent in steps, without validation
         self._counted = 0

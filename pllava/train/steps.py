@@ -29,7 +29,8 @@ class StepSampler:
         parts = self.accumulation * self.processes
         if len(self.lengths) < self.batch_size:
             raise PllavaError(
-                f"{len(self.lengths)} training row(s) do not fill a batch of {self.batch_size}. Lower train.batch_size in params.yaml, or add data"
+                f"{len(self.lengths)} training row(s) do not fill a batch of {self.batch_size}. "
+                "Lower train.batch_size in params.yaml, or add data"
             )
         if self.batch_size % parts:
             raise PllavaError(
