@@ -52,7 +52,7 @@ Template = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="conversation template: a name or a .yaml file  [default: what the model was trained with]"),
 ]
-LoraAlpha = Annotated[float | None, typer.Option(help="LoRA strength; the paper lowers it at inference  [default: as trained]")]
+LoraAlpha = Annotated[float | None, typer.Option(help="LoRA strength; the paper lowers it at inference  [default: evaluate.lora_alpha]")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="the answer is cut there")]
 
 

@@ -39,7 +39,7 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
             watched = engine.watch(path)
         except PllavaError as error:
             return _problem(error, path), [], gr.Dataset(samples=[[q] for q in GENERAL_QUESTIONS])
-        shown = strip(watched.frames, model.config.pooling_shape)
+        shown = strip(watched.frames, engine.chat.processor.pooling_shape)
         clip = next((clip for clip in clips if clip.media.name == Path(path).name), None)
         questions = ([clip.question] if clip else []) + GENERAL_QUESTIONS
         return shown + (_truth(clip) if clip else ""), [], gr.Dataset(samples=[[q] for q in questions])
@@ -60,8 +60,9 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
                 {"role": "assistant", "content": PROBLEM + "Please choose a video first: upload one, or take a held-out clip."},
             ]
             return
+        said = _pairs(history[:-1]) if source.turns == "conversation" else []
         try:
-            for answer in engine.stream(path, _text(history[-1]), _pairs(history[:-1])):
+            for answer in engine.stream(path, _text(history[-1]), said):
                 yield [*history, {"role": "assistant", "content": answer}]
         except PllavaError as error:
             yield [*history, {"role": "assistant", "content": PROBLEM + _without_path(error, path)}]
@@ -111,7 +112,8 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
                     layout="bubble",
                     buttons=["copy"],
                     feedback_options=None,
-                    placeholder="Choose a video, then ask about it.",
+                    placeholder="Choose a video, then ask about it."
+                    + ("" if source.turns == "conversation" else " Each question is answered on its own."),
                     elem_id="chat",
                     allow_tags=False,
                 )

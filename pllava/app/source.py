@@ -36,6 +36,8 @@ class ModelSource:
     adapter_sha256: str | None = None
     num_frames: int | None = None  # None: what the checkpoint says
     pooling_shape: tuple[int, int, int] | None = None
+    lora_alpha: float | None = None  # None: as trained
+    turns: str = "conversation"  # "independent": trained on questions that do not see each other, so it is given no history
     dtype: str = "auto"
     attn_implementation: str = "sdpa"
     lineage: dict[str, str] = field(default_factory=dict)  # what the answer can be walked back to
@@ -67,19 +69,22 @@ def choose(params: Params, model: str | None = None, adapter: str | None = None,
         num_frames=params.model.num_frames if ours else None,
         pooling_shape=params.model.pooling_shape if ours else None,
         dtype=params.model.dtype if ours else "auto",
+        lora_alpha=params.evaluate.lora_alpha if adapter else None,
+        turns=params.train.turns if ours else "conversation",
         attn_implementation=params.model.attn_implementation,
         lineage={"base": base} | ({"adapter": adapter} if adapter else {}),
     )
 
 
 def load_chat(source: ModelSource, lora_alpha: float | None = None) -> VideoChat:
-    """Load the model and its conversation template. Slow: imports torch, reads the weights."""
+    """Load the model and its conversation template. lora_alpha: instead of the source's. Slow: imports torch, reads the weights."""
     from transformers.utils import logging
 
     import pllava
 
     if Path(source.base).is_dir():
         logging.disable_progress_bar()  # reading a local folder is quick; a download keeps its bar
+    lora_alpha = source.lora_alpha if lora_alpha is None else lora_alpha
     if source.adapter and (Path(source.adapter) / "config.yaml").is_file():
         model, processor = pllava.load(
             source.adapter, lora_alpha=lora_alpha, dtype=source.dtype, attn_implementation=source.attn_implementation
@@ -173,7 +178,9 @@ def _adapter(params: Params, folder: Path, template: str | None, why: str, name:
         template=template or config.get("template") or section.get("template") or params.model.template,
         why=why,
         adapter_sha256=manifest.get("adapter_sha256"),
-        dtype=params.model.dtype,
+        lora_alpha=params.evaluate.lora_alpha,
+        turns=config.get("train", {}).get("turns", "conversation"),
+        dtype=section.get("dtype") or params.model.dtype,
         attn_implementation=params.model.attn_implementation,
         lineage={"base": base} | {key: str(manifest[key]) for key in ("adapter_sha256", "base_sha256") if manifest.get(key)},
     )

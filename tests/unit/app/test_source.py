@@ -23,7 +23,7 @@ def empty_project(tmp_path, monkeypatch):
 def write_adapter(folder: Path, whole: bool = True) -> Path:
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text("{}")
-    (folder / "config.yaml").write_text(yaml.safe_dump({"base": "some/base", "template": "yi"}))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"base": "some/base", "template": "yi", "train": {"turns": "independent"}}))
     if whole:
         write_json(folder / "manifest.json", {"files": {}, "adapter_sha256": "ab" * 32, "base_sha256": "cd" * 32})
     return folder
@@ -43,6 +43,7 @@ def test_the_newest_training_comes_before_the_base():
     chosen = source.choose(PARAMS)
     assert chosen.adapter == str(source.TRAINED) and chosen.adapter_sha256 == "ab" * 32
     assert chosen.base == "some/base" and chosen.template == "yi"  # as trained, whatever the params say now
+    assert chosen.turns == "independent"
     assert chosen.lineage["base_sha256"] == "cd" * 32
 
 
@@ -59,6 +60,7 @@ def test_a_given_template_wins():
 def test_published_models_get_their_own_template_and_sizes(hub_id, template):
     chosen = source.choose(PARAMS, hub_id)
     assert chosen.template == template
+    assert chosen.turns == "conversation" and chosen.lora_alpha is None
     assert (chosen.num_frames, chosen.pooling_shape, chosen.dtype) == (None, None, "auto")  # what the checkpoint says
 
 
