@@ -7,6 +7,8 @@ tower itself (`features.enabled`): the numbers are the same to the bit, because 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +56,21 @@ def encode_clip(model: Any, pixels: Tensor, dtype: str) -> Tensor:
     """Pixels [T, 3, H, W] of ONE clip -> [T, P, Dv] in `dtype`. Never more at once: other sizes round otherwise."""
     import torch
 
-    with torch.no_grad():
+    with torch.no_grad(), _one_thread():
         return model.vision_features(pixels).to(getattr(torch, dtype))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One CPU thread: a clip is little work, the decoders need the other cores, and the numbers depend on no setting."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def settings(params: Params) -> dict[str, Any]:
@@ -102,7 +117,6 @@ class FeatureStore:
 
 def _encode_all(params: Params, clips: dict[str, ManifestRow], folder: Path) -> dict[str, Any]:
     """Encode in the order of the keys and write shards; decoding runs in worker processes, the tower here."""
-    import torch
     from rich.progress import track
     from safetensors.torch import save_file
     from torch.utils.data import DataLoader
@@ -110,8 +124,6 @@ def _encode_all(params: Params, clips: dict[str, ManifestRow], folder: Path) -> 
     import pllava
     from pllava.data.dataset import Pixels
 
-    if params.train.threads:
-        torch.set_num_threads(params.train.threads)
     model, processor = pllava.load(
         params.model.base,
         num_frames=params.model.num_frames,
