@@ -55,11 +55,11 @@ def outputs() -> dict[str, str]:
     return {path.relative_to(OUTPUT).as_posix(): sha256_file(path) for path in sorted(OUTPUT.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("accumulation", [2, 4])
-def test_gradient_accumulation_equals_one_big_batch(prepared: Project, accumulation: int) -> None:
+@pytest.mark.parametrize(("accumulation", "turns"), [(2, "conversation"), (4, "conversation"), (2, "independent")])
+def test_gradient_accumulation_equals_one_big_batch(prepared: Project, accumulation: int, turns: str) -> None:
     """Samples have 1 to 4 answers, so micro-batches differ in supervised tokens: a mean of means would be another loss."""
-    whole_loss, whole = gradients(prepared())
-    loss, parts = gradients(prepared(train={"gradient_accumulation": accumulation}))
+    whole_loss, whole = gradients(prepared(train={"turns": turns}))
+    loss, parts = gradients(prepared(train={"turns": turns, "gradient_accumulation": accumulation}))
     assert loss == pytest.approx(whole_loss, rel=1e-5)
     assert parts.keys() == whole.keys()
     for name, gradient in whole.items():
@@ -114,6 +114,15 @@ def test_two_runs_are_equal_bytes_and_so_are_features_off(prepared: Project) -> 
 
     model, _ = pllava.load(OUTPUT / "adapter", device="cpu")
     assert model.config.num_frames == 4
+
+
+def test_random_frames_and_dropout_are_functions_of_the_seed(prepared: Project) -> None:
+    train = {"sampling": "rand", "turns": "independent", "lora": {"r": 4, "alpha": 8, "dropout": 0.2}}
+    found = []
+    for seed in (5, 5, 6):
+        run(prepared(seed=seed, features={"enabled": False}, train=train, data={"workers": 2}))
+        found.append(outputs()["adapter/adapter_model.safetensors"])
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_run_that_stops_leaves_nothing_half_written(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
