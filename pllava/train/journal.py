@@ -53,13 +53,10 @@ class Journal:
         return self._counted * self.batch_size / self.seconds if self.seconds else 0.0
 
     def record(self, step: int, **metrics: float) -> None:
-        """Add numbers to the history at a step; several calls at one step make one record."""
+        """Add what was measured at a step to the history, and show it."""
         if not self.active:
             return
-        if self.history and self.history[-1]["step"] == step:
-            self.history[-1].update(metrics)
-        else:
-            self.history.append({"step": step, **metrics})
+        self.history.append({"step": step, **metrics})
         self.run.log(step, **metrics)
         status = "  ".join(f"{name} {self._latest(name):.4g}" for name in ("loss", "val_loss", "lr") if self._latest(name) is not None)
         if self._counted:
@@ -67,8 +64,8 @@ class Journal:
             status += f"  {self.samples_per_second:.1f} samples/s"
         self.bar.update(self.task, status=status)
         if self.lines:
-            left = (self.steps - step) * self.seconds / self._counted if self._counted else 0.0
-            print(f"step {step}/{self.steps}  {status}  {left:.0f} s left", file=sys.stderr, flush=True)
+            left = f"  {(self.steps - step) * self.seconds / self._counted:.0f} s left" if self._counted else ""
+            print(f"step {step}/{self.steps}  {status}{left}", file=sys.stderr, flush=True)
 
     def _latest(self, name: str) -> Any:
         return next((record[name] for record in reversed(self.history) if name in record), None)

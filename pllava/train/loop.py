@@ -116,7 +116,8 @@ class Trainer:
         )
         micro_batches = iter(self._loader("train", sampler))
         losses: list[Tensor] = []
-        self._validate(journal, 0)
+        if before := self._validate():
+            journal.record(0, **before)
         self.model.train()
         for step in range(1, settings.steps + 1):
             journal.step_begins()
@@ -126,6 +127,7 @@ class Trainer:
             loss, norm = self._step(list(islice(micro_batches, settings.gradient_accumulation)))
             losses.append(loss)
             journal.step_ends(step)
+            metrics: dict[str, float] = {}
             if step % settings.log_every == 0 or step == settings.steps:
                 mean = float(torch.stack(losses).mean())  # reading a number waits for the device: only here
                 if not math.isfinite(mean):
@@ -133,9 +135,11 @@ class Trainer:
                         f"the loss is {mean} at step {step}. Lower train.learning_rate in params.yaml, or use mixed_precision: bf16"
                     )
                 losses.clear()
-                journal.record(step, loss=mean, lr=learning_rate, grad_norm=float(norm))
+                metrics = {"loss": mean, "lr": learning_rate, "grad_norm": float(norm)}
             if step % settings.validate_every == 0 or step == settings.steps:
-                self._validate(journal, step)
+                metrics |= self._validate()
+            if metrics:
+                journal.record(step, **metrics)
 
     def _step(self, micro_batches: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
         """One update. Returns the mean loss over the step's supervised tokens, and the gradient norm before clipping."""
@@ -175,10 +179,10 @@ class Trainer:
         )
         return output.loss
 
-    def _validate(self, journal: Journal, step: int) -> None:
-        """Mean loss over every supervised token of the validation split."""
+    def _validate(self) -> dict[str, float]:
+        """Mean loss over every supervised token of the validation split; nothing without one."""
         if not self.lengths["validation"]:
-            return
+            return {}
         settings, accelerator = self.params.train, self.accelerator
         self.model.eval()
         batches = validation_batches(self.lengths["validation"], settings.batch_size // settings.gradient_accumulation)
@@ -187,8 +191,8 @@ class Trainer:
             for batch in self._loader("validation", batches[accelerator.process_index :: accelerator.num_processes]):
                 total += torch.tensor([self._loss(batch, torch.ones(())).item(), _supervised(batch).item()], dtype=torch.float64)
         loss, tokens = accelerator.reduce(total.to(accelerator.device)).tolist()
-        journal.record(step, val_loss=loss / tokens)
         self.model.train()
+        return {"val_loss": loss / tokens}
 
     def _loader(self, split: str, sampler: Any) -> DataLoader:
         return DataLoader(self.data[split], batch_sampler=sampler, collate_fn=self.collator, num_workers=self.workers)
