@@ -1,6 +1,6 @@
 """One folder that loads anywhere: `pllava export BASE OUT --adapter FOLDER`.
 
-    AutoModelForImageTextToText.from_pretrained(out, trust_remote_code=True)      # no install of this project
+AutoModelForImageTextToText.from_pretrained(out, trust_remote_code=True)      # no install of this project
 """
 
 from __future__ import annotations
