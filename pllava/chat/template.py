@@ -97,9 +97,12 @@ class Template(BaseModel):
                 raise PllavaError(f"{what} holds {marker!r}, which has a meaning of its own in this conversation template. Reword it")
 
     def trim_reply(self, generated: str) -> str:
-        """The answer in what the model wrote after the prompt (special tokens skipped or not)."""
-        reply = generated.strip().removesuffix(self.sep[1].strip()).strip()
-        return reply if self.answer_prompt is None else self.answer_in(self.answer_prompt + reply)
+        """The answer in what the model wrote after the prompt (special tokens skipped or not).
+
+        White space at its beginning counts after an answer prompt, as published: "(" and " A" make "( A".
+        """
+        reply = generated.rstrip().removesuffix(self.sep[1].strip()).rstrip()
+        return reply.strip() if self.answer_prompt is None else self.answer_in(self.answer_prompt + reply)
 
     def reply_in(self, decoded: str) -> str:
         """The assistant's last message in a decoded conversation, without the closing separator."""
@@ -112,7 +115,7 @@ class Template(BaseModel):
         """A reply without the answer prompt it was made to begin with; nothing where the prompt is missing, as published."""
         if self.answer_prompt is None:
             return reply
-        return self.return_prompt + "".join(reply.split(self.answer_prompt.strip())[1:]).strip()
+        return (self.return_prompt + "".join(reply.split(self.answer_prompt.strip())[1:])).strip()
 
 
 def load_template(name: str | Path) -> Template:

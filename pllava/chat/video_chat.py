@@ -68,6 +68,10 @@ class VideoChat:
             output = self.model.generate(**inputs)
         return [self._until_end(row) for row in output[:, length:].tolist()]
 
+    def text(self, prompt_ids: list[int], new_ids: list[int]) -> str:
+        """The answer in generated ids; prompt_ids: the end of their prompt."""
+        return self.template.trim_reply(self.processor.decode_new(prompt_ids, self._until_end(new_ids)))
+
     def _until_end(self, ids: list[int]) -> list[int]:
         ends = self.end_token_ids
         return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]
@@ -169,17 +173,17 @@ class WatchedVideo:
         """The answer in pieces as they are made; joined they are the text that `ask` gives. Leaving the loop stops the model."""
         prompt = self.chat.template.prompt_for(question, history)
         settings = self.chat.settings(max_new_tokens, temperature, top_p)
-        inputs = self._inputs([self._tokenize(prompt)])
-        return _Stream(self.chat, inputs | settings, seed).pieces()
+        row = self._tokenize(prompt)
+        return _Stream(self.chat, self._inputs([row]) | settings, row[len(self.prefix) :], seed).pieces()
 
     def _answer(self, prompts: list[str], max_new_tokens: int, temperature: float, top_p: float, seed: int | None) -> list[Answer]:
         settings = self.chat.settings(max_new_tokens, temperature, top_p)
-        inputs = self._inputs([self._tokenize(prompt) for prompt in prompts])
+        rows = [self._tokenize(prompt) for prompt in prompts]
         with _seeded(seed, self._device):
-            generated = self.chat.generate(**inputs, **settings)
+            generated = self.chat.generate(**self._inputs(rows), **settings)
         return [
-            Answer(self.chat.template.trim_reply(decode(self.chat, ids)), ids, prompt)
-            for ids, prompt in zip(generated, prompts, strict=True)
+            Answer(self.chat.text(row[len(self.prefix) :], ids), ids, prompt)
+            for row, ids, prompt in zip(rows, generated, prompts, strict=True)
         ]
 
     def _tokenize(self, prompt: str) -> list[int]:
@@ -218,10 +222,6 @@ class Conversation:
         return answer
 
 
-def decode(chat: VideoChat, ids: list[int]) -> str:
-    return chat.processor.tokenizer.decode(ids, skip_special_tokens=True)
-
-
 class _Stopped(StoppingCriteria):
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -233,8 +233,8 @@ class _Stopped(StoppingCriteria):
 class _Stream(BaseStreamer):
     """Runs `generate` in a thread; of the text so far, what is new and settled is handed on."""
 
-    def __init__(self, chat: VideoChat, inputs: dict[str, Any], seed: int | None) -> None:
-        self.chat, self.inputs, self.seed = chat, inputs, seed
+    def __init__(self, chat: VideoChat, inputs: dict[str, Any], prompt_ids: list[int], seed: int | None) -> None:
+        self.chat, self.inputs, self.prompt_ids, self.seed = chat, inputs, prompt_ids, seed
         self.queue: queue.Queue[str | BaseException | None] = queue.Queue()
         self.stopped = _Stopped()
         self.ids: list[int] = []
@@ -252,7 +252,7 @@ class _Stream(BaseStreamer):
         self.queue.put(_steady(self._text(self.ids[:settled]), self.chat.template.sep[1].strip()))
 
     def _text(self, ids: list[int]) -> str:
-        return self.chat.template.trim_reply(decode(self.chat, self.chat._until_end(ids)))
+        return self.chat.text(self.prompt_ids, ids)
 
     def end(self) -> None:
         pass

@@ -125,6 +125,14 @@ class PllavaProcessor(ProcessorMixin):
         """Token ids with each placeholder repeated `num_visual_tokens` times."""
         return [i for token in ids for i in ([token] * self.num_visual_tokens if token == self.image_token_id else [token])]
 
+    def decode_new(self, prompt_ids: Sequence[int], new_ids: Sequence[int]) -> str:
+        """The text that generated ids add to a prompt (or its last part). Decoded alone they may lose their first space."""
+        before = self.tokenizer.decode(prompt_ids, skip_special_tokens=True)
+        whole = self.tokenizer.decode([*prompt_ids, *new_ids], skip_special_tokens=True)
+        if whole.startswith(before):
+            return whole[len(before) :]
+        return self.tokenizer.decode(new_ids, skip_special_tokens=True)  # the prompt ended within a character
+
     def pad(self, rows: Sequence[Sequence[int]], padding_side: str = "left") -> BatchFeature:
         length = max(len(row) for row in rows)
         pad_id = self.tokenizer.pad_token_id

@@ -64,6 +64,7 @@ def test_recorded_replies(recorded: dict[str, Any]):
 def test_what_the_model_wrote_becomes_the_answer():
     assert load_template("vicuna").trim_reply(" yes</s>") == "yes"  # not "ye"
     assert load_template("eval_mvbench").trim_reply("B) left</s>") == "(B) left"
+    assert load_template("eval_mvbench").trim_reply(" B) left") == "( B) left"  # as published; it scores as no letter
     assert load_template("tiny_mvbench").trim_reply("B) left") == "(B) left"
     assert load_template("eval_videoqabench").trim_reply(" a man cooks.") == "a man cooks."
 

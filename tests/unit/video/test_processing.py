@@ -62,6 +62,13 @@ def test_the_placeholder_becomes_one_id_a_visual_token(processor: PllavaProcesso
     assert right["input_ids"][1][: mask[1].sum()].tolist() == ids[1][-mask[1].sum() :].tolist()
 
 
+def test_decoding_what_is_new_keeps_its_first_space(processor: PllavaProcessor):
+    ids = processor.tokenizer("Best option:( The man")["input_ids"]
+    prompt = processor.tokenizer("Best option:(")["input_ids"]
+    assert ids[: len(prompt)] == prompt
+    assert processor.decode_new(prompt, ids[len(prompt) :]) == " The man"
+
+
 def test_pixels_of_a_clip_do_not_depend_on_its_batch(processor: PllavaProcessor):
     wide, tall = (np.random.RandomState(0).randint(0, 256, shape, dtype=np.uint8) for shape in ((4, 40, 90, 3), (4, 90, 40, 3)))
     together = processor(videos=[wide, tall])["pixel_values_videos"]
