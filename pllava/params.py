@@ -191,7 +191,7 @@ def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
     """Field names of the section that a location leads to."""
     section: Any = Params
     for part in loc:
-        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        field = section.model_fields.get(str(part)) if isinstance(section, type) and issubclass(section, BaseModel) else None
         annotation = field.annotation if field else section
         section = _section_in(annotation) or section
     return sorted(section.model_fields)
