@@ -12,7 +12,7 @@ from pllava.errors import PllavaError
 from pllava.params import load_params
 
 
-@task
+@task(task_run_name="register")
 def register() -> Any:
     """The trained adapter becomes a version (the same adapter stays the same version)."""
     from pllava import registry
@@ -20,7 +20,7 @@ def register() -> Any:
     return _attempt(lambda: registry.register(load_params()), "version {}")
 
 
-@task
+@task(task_run_name="gate")
 def gate(version: int) -> Any:
     """Compared with the champion; a version that is not known to be as good fails this task."""
     from pllava import registry
@@ -37,7 +37,7 @@ def gate(version: int) -> Any:
     return _attempt(compare, "version {} passed")
 
 
-@task
+@task(task_run_name="promote")
 def promote(version: int) -> Any:
     """The alias `champion` moves to the version that passed."""
     from pllava import registry
@@ -45,7 +45,7 @@ def promote(version: int) -> Any:
     return _attempt(lambda: registry.promote(load_params(), version), "{}")
 
 
-@task
+@task(task_run_name="deploy")
 def deploy() -> Any:
     """The demo serves the champion and has answered a question about a held-out clip."""
     from pllava.app.deploy import deploy

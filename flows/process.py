@@ -5,10 +5,12 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from pllava.train.launch import end_tree
+import psutil
 
+GRACE_SECONDS = 5.0  # between asking to end and ending
 KEPT_LINES = 30
 
 _running: set[subprocess.Popen[bytes]] = set()
@@ -56,5 +58,21 @@ def end_all() -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        end_tree(process.pid)
+    """Ask a process and all below it to end, and end what has not after the grace time.
+
+    Only `process` itself collects its exit code: psutil would take it away, and a killed stage would look like one that succeeded.
+    """
+    if process.poll() is not None:
+        return
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for end in ("terminate", "kill"):
+        for descendant in below:
+            with suppress(psutil.NoSuchProcess):
+                getattr(descendant, end)()
+        getattr(process, end)()  # does nothing when it has ended
+        _, below = psutil.wait_procs(below, timeout=GRACE_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)

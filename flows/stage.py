@@ -15,6 +15,10 @@ from flows.process import stream
 
 UNCHANGED = re.compile(r"Stage '.+' didn't change, skipping")
 RESTORED = re.compile(r"Stage '.+' is cached - skipping run, checking out outputs")
+# Advice of DVC's that a reader of the flow's log has no use for.
+ADVICE = re.compile(
+    r"To track the changes|To enable auto staging|\s*git add |\s*dvc config core.autostage|Use `dvc push`|Data and pipelines are up"
+)
 LAST_LINES = 15
 
 
@@ -30,7 +34,8 @@ def run_stage(stage: str, root: Path, flow_run_id: str = "") -> State[Any]:
             outcome = "unchanged"
         elif RESTORED.search(line):
             outcome = "restored"
-        logger.info(line)
+        if not ADVICE.match(line):
+            logger.info(line)
 
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
     code, last = stream(command, root, environment(flow_run_id), say)

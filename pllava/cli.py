@@ -244,6 +244,40 @@ def version() -> None:
     typer.echo(f"  python {platform.python_version()}, {platform.system()} {platform.machine()}")
 
 
+@app.command()
+def convert(
+    source: Path,
+    target: Path,
+    base: Annotated[str | None, typer.Option(help="base of a published adapter, which doesn't name its own")] = None,
+    lora_alpha: LoraAlpha = None,
+) -> None:
+    """Turn an adapter from the published layout into ours, or back; no bit changes."""
+    from pllava.model.convert import convert
+
+    typer.echo(convert(source, target, base, lora_alpha))
+
+
+@app.command()
+def compose(tower: str, language: str, target: Path) -> None:
+    """Put a base together from a CLIP-like tower and a causal language model."""
+    from pllava.model.compose import compose
+
+    typer.echo(compose(tower, language, target))
+
+
+@app.command()
+def export(
+    base: str,
+    target: Path,
+    adapter: Adapter = None,
+    lora_alpha: LoraAlpha = None,
+) -> None:
+    """Write a folder that loads with trust_remote_code and no install of this project."""
+    from pllava.model.export import export
+
+    typer.echo(export(base, target, adapter=adapter, lora_alpha=lora_alpha))
+
+
 @recipe_app.command("list")
 def recipe_list() -> None:
     """Name each recipe with its model and size."""

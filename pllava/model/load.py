@@ -8,11 +8,13 @@ model, processor = pllava.load("llava-hf/llava-v1.6-vicuna-7b-hf", adapter=folde
 from __future__ import annotations
 
 import copy
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import GenerationConfig
 
 from pllava.errors import PllavaError
@@ -134,6 +136,8 @@ def _plain_model(found: Checkpoint, config: PllavaConfig, dtype: torch.dtype, at
     if config.tie_word_embeddings and "language_model.lm_head.weight" not in tensors:
         del expected["language_model.lm_head.weight"]
     checkpoint.check(expected, tensors, found.folder)
+    if not sys.stderr.isatty():  # a bar in a log file is noise
+        transformers.utils.logging.disable_progress_bar()
     model = PllavaForConditionalGeneration.from_pretrained(
         None,
         config=config,

@@ -51,8 +51,8 @@ def metrics_table(metrics: dict[str, Any]) -> str:
 
 
 def score_text(score: dict[str, Any] | None) -> str:
-    """{"value": 0.9, "low": 0.86, "high": 0.94} -> "90.0 (86.0-94.0)"."""
+    """{"value": 0.9, "low": 0.86, "high": 0.94} -> "90.0 (86-94)"."""
     if not score or not isinstance(score.get("value"), int | float):
         return "-"
-    interval = f" ({100 * score['low']:.1f}-{100 * score['high']:.1f})" if "low" in score and "high" in score else ""
+    interval = f" ({100 * score['low']:.0f}-{100 * score['high']:.0f})" if "low" in score and "high" in score else ""
     return f"{100 * score['value']:.1f}{interval}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 
 from pllava.errors import PllavaError
 
@@ -12,6 +13,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pllava.train", description="Train LoRA and the projector (started by `pllava train`)")
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft asks transformers the old way
     from pllava.params import load_params
     from pllava.train.loop import run
 

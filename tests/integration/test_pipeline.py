@@ -114,7 +114,8 @@ def test_a_cancelled_flow_leaves_no_process_behind(project, run):
     def grandchildren():
         return [p for p in psutil.Process().children(recursive=True) if "time.sleep(600)" in " ".join(p.cmdline()) and p.name() != "sh"]
 
-    thread = threading.Thread(target=run, args=(root,))
+    outcome = []
+    thread = threading.Thread(target=lambda: outcome.extend(run(root)))
     thread.start()
     deadline = time.monotonic() + 60
     while not (found := grandchildren()) and time.monotonic() < deadline:
@@ -124,4 +125,6 @@ def test_a_cancelled_flow_leaves_no_process_behind(project, run):
     thread.join(30)
     assert not thread.is_alive()
     assert not any(p.is_running() for p in found)
+    assert outcome[1]["second"] == "Failed", "a killed stage is not taken for a finished one"
+    assert outcome[1]["third"] == "NotReady"
     assert not (root / "three").exists()
