@@ -251,7 +251,7 @@ def convert(
     base: Annotated[str | None, typer.Option(help="base of a published adapter, which doesn't name its own")] = None,
     lora_alpha: LoraAlpha = None,
 ) -> None:
-    """Turn an adapter from the published layout into ours, or back; no bit changes."""
+    """Turn an adapter from the published layout into ours, or back."""
     from pllava.model.convert import convert
 
     typer.echo(convert(source, target, base, lora_alpha))
@@ -259,7 +259,7 @@ def convert(
 
 @app.command()
 def compose(tower: str, language: str, target: Path) -> None:
-    """Put a base together from a CLIP-like tower and a causal language model."""
+    """Make a base of a CLIP-like tower and a language model."""
     from pllava.model.compose import compose
 
     typer.echo(compose(tower, language, target))
@@ -272,7 +272,7 @@ def export(
     adapter: Adapter = None,
     lora_alpha: LoraAlpha = None,
 ) -> None:
-    """Write a folder that loads with trust_remote_code and no install of this project."""
+    """Write a folder that loads without an install of this project."""
     from pllava.model.export import export
 
     typer.echo(export(base, target, adapter=adapter, lora_alpha=lora_alpha))
