@@ -184,8 +184,8 @@ def make_rows(kind: str, count: int, gallery: Gallery, writer: Writer, rng: rand
         elif kind == "album":
             members = rng.choice(albums)
             found = album_questions([gallery.stills[i] for i in members], rng)
-            said = conversation(rng.sample(found, min(9, len(found))), rng, 0.45)
-            rows.append(writer.write(said, POOLED * len(members), 270))
+            said = conversation(rng.sample(found, min(12, len(found))), rng, 0.4)
+            rows.append(writer.write(said, POOLED * len(members), 320))
             picks += list(members)
         else:
             told, asked = story(rng)
@@ -216,7 +216,7 @@ def main() -> None:
     start = time.time()
     singles, gallery = Gallery(tower, rng), Gallery(tower, rng)
     singles.grow([random_still(rng) for _ in range(options.pool)])
-    albums = [random_album(rng, rng.choice((2, 3, 4, 8))) for _ in range(options.pool // 8)]
+    albums = [random_album(rng, rng.choice((2, 4, 8, 8, 8))) for _ in range(options.pool // 8)]
     ends = np.cumsum([len(album) for album in albums])
     album_pool = [range(end - len(album), end) for album, end in zip(albums, ends, strict=True)]
     gallery.grow([still for album in albums for still in album])
@@ -251,7 +251,7 @@ def main() -> None:
                 continue
             source = singles if kind == "still" else gallery
             loss, right = base.loss(*make_rows(kind, count, source, writer, rng, album_pool))
-            (loss * {"still": 1.0, "album": 0.7, "story": 0.5}[kind]).backward()
+            (loss * {"still": 1.0, "album": 1.0, "story": 0.5}[kind]).backward()
             record = running[kind]
             record[0] += loss.item()
             record[1] += right.float().mean().item()

@@ -80,34 +80,65 @@ def still_questions(still: Still, rng: random.Random) -> list[Question]:
 
 
 def random_album(rng: random.Random, size: int) -> list[Still]:
-    """Pictures of some of the same few objects, each time placed anew; none follows from the one before."""
+    """Pictures of some of the same few objects: each stays where it was, is placed anew, or is not shown. None shows motion."""
     names = random_names(rng, rng.choice((1, 2, 2, 3)))
-    presence = rng.choice((1.0, 1.0, 0.6))
-    pictures = []
-    for _ in range(size):
-        shown = [name for name in names if rng.random() < presence] or [rng.choice(names)]
-        pictures.append(random_still(rng, shown))
+    presence, restless = rng.choice((1.0, 1.0, 0.6, 0.3)), rng.choice((0.0, 0.3, 1.0, 1.0))
+    last = random_still(rng, names)
+    pictures: list[Still] = []
+    for index in range(size):
+        places = {(color, shape): place for color, shape, place in last.items}
+        for name in names:
+            if index and rng.random() < restless:
+                places[name] = rng.choice([place for place in range(9) if place not in places.values()])
+        last = Still(tuple((*name, places[name]) for name in names))
+        shown = tuple(item for item in last.items if rng.random() < presence)
+        pictures.append(Still(shown or (rng.choice(last.items),)))
     return pictures
 
 
 def album_questions(album: list[Still], rng: random.Random) -> list[Question]:
-    """Questions that name a picture by its place in the album, or count over all of them."""
+    """Questions that name a picture by its place in the album, compare two pictures, or count over all of them."""
     found = []
-    for index, still in enumerate(album):
+    places = [{f"{color} {shape}": place for color, shape, place in still.items} for still in album]
+    for index, shown in enumerate(places):
         which = "last" if index == len(album) - 1 and rng.random() < 0.6 else ORDINALS[index]
-        for color, shape, place in still.items:
-            name = f"{color} {shape}"
-            found.append(
-                Question("where in album", f"Where is the {name} in the {which} picture?", some(rng, PLACES[place], PLACES), PLACES[place])
-            )
-        if len(still.items) == 1:
-            found.append(Question("what in album", f"What is in the {which} picture?", some(rng, still.names[0], NAMES), still.names[0]))
-    seen = sorted({name for still in album for name in still.names})
-    for name in seen:
-        times = sum(name in still.names for still in album)
-        options = COUNTS[max(0, min(times - 1, 5)) : max(0, min(times - 1, 5)) + 4]
-        found.append(Question("count in album", f"In how many pictures is the {name}?", options, str(times)))
+        weight = 2 if index in (0, len(album) - 1) else 1  # first and last are asked more
+        for name, place in shown.items():
+            question = f"Where is the {name} in the {which} picture?"
+            found += [Question("where in album", question, some(rng, PLACES[place], PLACES), PLACES[place])] * weight
+        if len(shown) == 1:
+            name = next(iter(shown))
+            found.append(Question("what in album", f"What is in the {which} picture?", some(rng, name, NAMES), name))
+    for name in sorted({name for shown in places for name in shown}):
+        times = sum(name in shown for shown in places)
+        low = max(0, min(times - rng.randint(0, 3), 5))
+        found.append(Question("count in album", f"In how many pictures is the {name}?", COUNTS[low : low + 4], str(times)))
         found.append(Question("exists in album", f"Is the {name} in every picture?", ("yes", "no"), "yes" if times == len(album) else "no"))
+        first, last = places[0].get(name), places[-1].get(name)
+        if first is not None and last is not None:
+            moved = first != last
+            found.append(
+                Question(
+                    "same place",
+                    f"Is the {name} at the same place in the first and the last picture?",
+                    ("yes", "no"),
+                    "no" if moved else "yes",
+                )
+            )
+            ways = [("left", "right")[last % 3 > first % 3]] * (last % 3 != first % 3) + [("up", "down")[last // 3 > first // 3]] * (
+                last // 3 != first // 3
+            )
+            if len(ways) == 1:
+                text = f"Where is the {name} in the last picture compared to the first?"
+                found += [Question("compare", text, ("left", "right", "up", "down"), ways[0])] * 3
+        opens = next(index for index, shown in enumerate(places) if name in shown)
+        if times < len(album):
+            answer = ORDINALS[opens]
+            found.append(
+                Question(
+                    "first seen", f"Which picture is the first with the {name}?", some(rng, answer, ORDINALS[: max(4, len(album))]), answer
+                )
+            )
     return found
 
 
