@@ -80,20 +80,29 @@ def still_questions(still: Still, rng: random.Random) -> list[Question]:
 
 
 def random_album(rng: random.Random, size: int) -> list[Still]:
-    """Pictures of some of the same few objects: each stays where it was, is placed anew, or is not shown. None shows motion."""
-    names = random_names(rng, rng.choice((1, 2, 2, 3)))
-    presence, restless = rng.choice((1.0, 1.0, 0.6, 0.3)), rng.choice((0.0, 0.3, 1.0, 1.0))
-    last = random_still(rng, names)
+    """Pictures of the same few objects. Each object keeps its place or is placed anew from picture to picture, and is in all of them, in
+    some, up to one or from one on. None shows motion: places are drawn, not travelled."""
+    names = random_names(rng, rng.choice((1, 2, 3, 3)))
+    restless = {name: rng.choice((0.0, 0.0, 0.4, 1.0)) for name in names}
+    shown = {name: _presence(rng, size) for name in names}
+    places = dict(zip(names, rng.sample(range(9), len(names)), strict=True))
     pictures: list[Still] = []
     for index in range(size):
-        places = {(color, shape): place for color, shape, place in last.items}
         for name in names:
-            if index and rng.random() < restless:
+            if index and rng.random() < restless[name]:
                 places[name] = rng.choice([place for place in range(9) if place not in places.values()])
-        last = Still(tuple((*name, places[name]) for name in names))
-        shown = tuple(item for item in last.items if rng.random() < presence)
-        pictures.append(Still(shown or (rng.choice(last.items),)))
+        pictures.append(Still(tuple((*name, places[name]) for name in names if shown[name][index])))
     return pictures
+
+
+def _presence(rng: random.Random, size: int) -> list[bool]:
+    kind, cut = rng.choice(("all", "all", "some", "until", "from", "bursts")), rng.randint(1, size - 1)
+    if kind == "some":
+        return [rng.random() < 0.5 for _ in range(size)]
+    if kind == "bursts":  # shown and hidden by turns
+        length, phase = rng.choice((1, 1, 2)), rng.randint(0, 1)
+        return [((index // length) + phase) % 2 == 0 for index in range(size)]
+    return [kind == "all" or (index < cut) == (kind == "until") for index in range(size)]
 
 
 def album_questions(album: list[Still], rng: random.Random) -> list[Question]:
@@ -114,6 +123,10 @@ def album_questions(album: list[Still], rng: random.Random) -> list[Question]:
         low = max(0, min(times - rng.randint(0, 3), 5))
         found.append(Question("count in album", f"In how many pictures is the {name}?", COUNTS[low : low + 4], str(times)))
         found.append(Question("exists in album", f"Is the {name} in every picture?", ("yes", "no"), "yes" if times == len(album) else "no"))
+        runs = sum(name in shown and (index == 0 or name not in places[index - 1]) for index, shown in enumerate(places))
+        found.append(Question("runs", f"How many times does the {name} come into the album?", ("0", "1", "2", "3", "4"), str(min(runs, 4))))
+        where = {shown[name] for shown in places if name in shown}
+        found.append(Question("keeps its place", f"Does the {name} keep its place?", ("yes", "no"), "yes" if len(where) == 1 else "no"))
         first, last = places[0].get(name), places[-1].get(name)
         if first is not None and last is not None:
             moved = first != last
@@ -139,6 +152,20 @@ def album_questions(album: list[Still], rng: random.Random) -> list[Question]:
                     "first seen", f"Which picture is the first with the {name}?", some(rng, answer, ORDINALS[: max(4, len(album))]), answer
                 )
             )
+    names = sorted({name for shown in places for name in shown})
+    keeping = [name for name in names if len({shown[name] for shown in places if name in shown}) == 1]
+    restless = [name for name in names if name not in keeping]
+    found += [Question("how many change place", "How many objects change their place?", COUNTS[:4], str(len(restless)))] * 2
+    if len(restless) == 1:
+        color, shape = restless[0].split()
+        found.append(
+            Question("which changes place", "What color is the object that changes its place?", some(rng, color, list(COLORS)), color)
+        )
+        found.append(Question("which changes place", "What shape is the object that changes its place?", SHAPES, shape))
+    for end, shown in (("first", places[0]), ("last", places[-1])):
+        if len(shown) == 1 and len(names) > 1:
+            name = next(iter(shown))
+            found.append(Question("only one", f"Which object is in the {end} picture?", (name, *(n for n in names if n != name)), name))
     return found
 
 

@@ -77,8 +77,15 @@ def make_params(**changes: Any) -> Params:
         "model": {"base": str(BASE), "num_frames": 4, "pooling_shape": (4, 2, 2), "template": "tiny", "dtype": "float32"},
         "features": {"enabled": True},
         "train": {
-            "steps": 6, "batch_size": 4, "learning_rate": 2e-3, "max_length": 160, "sampling": "middle", "threads": 1,
-            "log_every": 2, "validate_every": 3, "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
+            "steps": 6,
+            "batch_size": 4,
+            "learning_rate": 2e-3,
+            "max_length": 160,
+            "sampling": "middle",
+            "threads": 1,
+            "log_every": 2,
+            "validate_every": 3,
+            "lora": {"r": 4, "alpha": 8, "dropout": 0.0},
         },
         "evaluate": {"benchmarks": {"mvbench": {"root": small / "MVBench", "template": "tiny_mvbench"}}},
     }
