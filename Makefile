@@ -44,7 +44,8 @@ repro: $(INSTALLED) ## the DVC stages alone
 test: $(INSTALLED) ## ruff, unit and integration tests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not browser"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -m "not browser"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/integration -m "not browser"
 
 lint: $(INSTALLED) ## format and check the code, and its types
 	@$(BIN)/ruff format .
