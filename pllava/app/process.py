@@ -41,13 +41,15 @@ def stop() -> int | None:
     """End the recorded process and what it started; return its pid, or None when there was nothing to end."""
     entry = recorded()
     process = _process(entry) if entry else None
-    if process is not None:
+    if entry is not None and process is not None:
         family = [process, *process.children(recursive=True)]
         for how in ("terminate", "kill"):
             for member in family:
                 _signal(member, how)
             if _gone(family):
                 break
+        if "host" in entry:
+            _released(entry["host"], entry["port"])
     RECORD.unlink(missing_ok=True)
     return process.pid if process else None
 
@@ -94,6 +96,17 @@ def _gone(family: list[psutil.Process]) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def _released(host: str, port: int) -> None:
+    """Wait a moment for the port: the main thread of an ended process can be gone before the last one closes its sockets."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            return
+        time.sleep(0.05)
 
 
 def _runs(process: psutil.Process) -> bool:
