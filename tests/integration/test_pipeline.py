@@ -111,18 +111,26 @@ def test_a_cancelled_flow_leaves_no_process_behind(project, run):
 
     root = project(second=f"{sys.executable} -c 'import time; print(1, flush=True); time.sleep(600)' {os.getpid()}")
 
+    def sleeps(process):
+        try:
+            return "time.sleep(600)" in " ".join(process.cmdline()) and process.name() != "sh"
+        except psutil.Error:  # it ended while we looked
+            return False
+
     def grandchildren():
-        return [p for p in psutil.Process().children(recursive=True) if "time.sleep(600)" in " ".join(p.cmdline()) and p.name() != "sh"]
+        return [process for process in psutil.Process().children(recursive=True) if sleeps(process)]
 
     outcome = []
     thread = threading.Thread(target=lambda: outcome.extend(run(root)))
     thread.start()
-    deadline = time.monotonic() + 60
-    while not (found := grandchildren()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert found
-    end_all()
-    thread.join(30)
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := grandchildren()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert found
+    finally:
+        end_all()
+        thread.join(30)
     assert not thread.is_alive()
     assert not any(p.is_running() for p in found)
     assert outcome[1]["second"] == "Failed", "a killed stage is not taken for a finished one"
