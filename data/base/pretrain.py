@@ -1,7 +1,7 @@
 """Pre-train projector and language model on stills, albums and stories: `python pretrain.py` writes build/language.safetensors .
 
 The tower stays frozen. Several questions about one picture in one sequence: far more supervision for the same visual tokens.
-Three kinds of batch take turns inside each step; the loss counts answers only.
+Up to four kinds of batch take turns inside each step; the loss counts answers only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from albums import Album, change_conversation, random_changes
 from muon import Muon
 from safetensors.torch import load_file, save_file
 from stills import (
@@ -169,7 +170,9 @@ class Base(nn.Module):
         return nn.functional.cross_entropy(logits, target), logits.argmax(-1) == target
 
 
-def make_rows(kind: str, count: int, gallery: Gallery, writer: Writer, rng: random.Random, albums: list[range]) -> tuple:
+def make_rows(
+    kind: str, count: int, gallery: Gallery, writer: Writer, rng: random.Random, albums: list[range], changes: list[Album]
+) -> tuple:
     """One batch of a kind: `loss` arguments."""
     rows, picks = [], []
     for _ in range(count):
@@ -187,6 +190,11 @@ def make_rows(kind: str, count: int, gallery: Gallery, writer: Writer, rng: rand
             said = conversation(rng.sample(found, min(12, len(found))), rng, 0.4)
             rows.append(writer.write(said, POOLED * len(members), 320))
             picks += list(members)
+        elif kind == "change":
+            index = rng.randrange(len(changes))
+            size = len(changes[index].pictures)
+            rows.append(writer.write(change_conversation(changes[index], rng, 14), POOLED * size, 340))
+            picks += range(index * size, (index + 1) * size)
         else:
             told, asked = story(rng)
             said = conversation(rng.sample(asked, min(4, len(asked))), rng, 0.6) + conversation([echo(rng) for _ in range(3)], rng, 1.0)
@@ -202,6 +210,8 @@ def main() -> None:
     options.add_argument("--still", type=int, default=18)
     options.add_argument("--album", type=int, default=6)
     options.add_argument("--story", type=int, default=8)
+    options.add_argument("--change", type=int, default=0)
+    options.add_argument("--changes", type=int, default=5000, help="pool of albums in which something differs")
     options.add_argument("--out", default="language.safetensors")
     options.add_argument("--init", default=None)
     options.add_argument("--stop", type=int, default=None, help="end early, with the schedule of --steps")
@@ -220,7 +230,10 @@ def main() -> None:
     ends = np.cumsum([len(album) for album in albums])
     album_pool = [range(end - len(album), end) for album, end in zip(albums, ends, strict=True)]
     gallery.grow([still for album in albums for still in album])
-    print(f"{len(singles.stills) + len(gallery.stills)} pictures in {time.time() - start:.0f} s", flush=True)
+    changes, changed = [random_changes(rng) for _ in range(options.changes if options.change else 0)], Gallery(tower, rng)
+    if changes:
+        changed.grow([picture for album in changes for picture in album.pictures])
+    print(f"{len(singles.stills) + len(gallery.stills) + len(changed.stills)} pictures in {time.time() - start:.0f} s", flush=True)
     writer = Writer(tokenizer)
     base = Base(len(tokenizer), writer.image)
     if options.init:
@@ -241,7 +254,7 @@ def main() -> None:
         return warm * min(1.0, left / 0.35) if left < 0.35 else warm  # hold the peak, then to zero over the last 35 %
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.02, rate(step))) for optimizer in optimizers]
-    kinds = {"still": options.still, "album": options.album, "story": options.story}
+    kinds = {"still": options.still, "album": options.album, "story": options.story, "change": options.change}
     running: dict[str, list[float]] = {kind: [0.0, 0.0, 0.0] for kind in kinds}
     start = time.time()
     for step in range(options.stop or options.steps):
@@ -249,9 +262,9 @@ def main() -> None:
         for kind, count in kinds.items():
             if not count:
                 continue
-            source = singles if kind == "still" else gallery
-            loss, right = base.loss(*make_rows(kind, count, source, writer, rng, album_pool))
-            (loss * {"still": 1.0, "album": 1.0, "story": 0.5}[kind]).backward()
+            source = {"still": singles, "change": changed}.get(kind, gallery)
+            loss, right = base.loss(*make_rows(kind, count, source, writer, rng, album_pool, changes))
+            (loss * {"still": 1.0, "album": 1.0, "story": 0.5, "change": 2.0}[kind]).backward()
             record = running[kind]
             record[0] += loss.item()
             record[1] += right.float().mean().item()
