@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 1 << 20
+UMASK = os.umask(0o022)  # reading it means setting it
+os.umask(UMASK)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -53,9 +56,13 @@ def read_json(path: str | Path) -> Any:
 
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """Give an empty sibling folder that becomes `path` when the block succeeds and is removed when it fails."""
+    """Give an empty sibling folder that becomes `path` when the block succeeds and is removed when it fails.
+
+    What stood at `path` is moved aside first and removed last. Folders left by processes that were killed are removed here.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -65,7 +72,32 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
             for name in files:
                 with Path(root, name).open("rb") as file:
                     os.fsync(file.fileno())
-        shutil.rmtree(path, ignore_errors=True)
+                    os.fchmod(file.fileno(), 0o666 & ~UMASK)  # safetensors writes files that only their owner can read
+        before = path.with_name(f".{path.name}.{os.getpid()}.before.partial")
+        if path.is_dir():
+            path.replace(before)
         temporary.replace(path)
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        pid = left.name.removeprefix(f".{path.name}.").split(".")[0]
+        if not pid.isdigit() or int(pid) == os.getpid() or _alive(int(pid)):
+            continue
+        if left.name.endswith(".before.partial") and not path.exists():
+            left.replace(path)  # killed between the two renames: the old folder is the whole one
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

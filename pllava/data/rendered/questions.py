@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pllava.data.rendered.clip import CHANGES, PHASES, Clip
+from pllava.data.rendered.clip import CHANGES, PHASES, Actor, Clip
 from pllava.data.rendered.scene import COLORS, SHAPES
 
 # MVBench task -> theme of the clips that carry it
@@ -87,12 +87,12 @@ def questions(clip: Clip, rng: random.Random) -> Iterator[Question]:
 
 
 def caption(clip: Clip) -> str:
-    """Dense caption: one sentence an object, in the order of the script's actors."""
+    """Dense caption: one sentence an object, in reading order of their first places (or in the order of their appearance)."""
     if clip.order:
         first, second, third = (clip.actors[index].name for index in clip.order)
         return f"First the {first} appears, then the {second}, then the {third}."
     sentences = []
-    for index, actor in enumerate(clip.actors):
+    for index, actor in sorted(enumerate(clip.actors), key=lambda item: _first_place(item[1])):
         if clip.pushed is not None and index == 0:
             does = f"moves {actor.moves[0]} and pushes the {clip.actors[clip.pushed].name}"
         elif clip.pushed == index:
@@ -111,6 +111,12 @@ def caption(clip: Clip) -> str:
             does = "stays still"
         sentences.append(f"The {actor.name} {does}.")
     return " ".join(sentences)
+
+
+def _first_place(actor: Actor) -> int:
+    """0..8, row by row."""
+    _, x, y = actor.path[0]
+    return int(y * 3) * 3 + int(x * 3)
 
 
 def _with_others(rng: random.Random, answer: str, near: list[str], far: list[str], count: int) -> tuple[str, ...]:

@@ -1,0 +1,61 @@
+"""A folder is there whole or not at all, whatever stopped the process that wrote it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pllava.files import atomic_dir
+
+KILLED = """
+import os, pathlib, sys
+from pllava.files import atomic_dir
+with atomic_dir(sys.argv[1]) as folder:
+    (folder / "half").write_text("x")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def write(path: Path, text: str) -> None:
+    with atomic_dir(path) as folder:
+        (folder / "file").write_text(text)
+
+
+def test_a_failing_block_leaves_what_was_there(tmp_path: Path) -> None:
+    write(tmp_path / "out", "old")
+    with pytest.raises(RuntimeError), atomic_dir(tmp_path / "out") as folder:
+        (folder / "file").write_text("new")
+        raise RuntimeError
+    assert (tmp_path / "out" / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_process_left_is_removed_and_the_old_folder_stays(tmp_path: Path) -> None:
+    write(tmp_path / "out", "old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "out" / "file").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    write(tmp_path / "out", "new")
+    assert (tmp_path / "out" / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_killed_between_the_renames_brings_the_old_folder_back(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    write(tmp_path / f".out.{gone.pid}.before.partial", "old")
+    with pytest.raises(RuntimeError), atomic_dir(tmp_path / "out"):
+        raise RuntimeError
+    assert (tmp_path / "out" / "file").read_text() == "old"
+
+
+def test_files_are_as_readable_as_others(tmp_path: Path) -> None:
+    with atomic_dir(tmp_path / "out") as folder:
+        (folder / "secretive").touch(0o600)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "out" / "secretive").stat().st_mode == (tmp_path / "plain").stat().st_mode
