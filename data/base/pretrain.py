@@ -171,7 +171,14 @@ class Base(nn.Module):
 
 
 def make_rows(
-    kind: str, count: int, gallery: Gallery, writer: Writer, rng: random.Random, albums: list[range], changes: list[Album]
+    kind: str,
+    count: int,
+    gallery: Gallery,
+    writer: Writer,
+    rng: random.Random,
+    albums: list[range],
+    changes: list[tuple[Album, range]],
+    choice: float,
 ) -> tuple:
     """One batch of a kind: `loss` arguments."""
     rows, picks = [], []
@@ -191,10 +198,11 @@ def make_rows(
             rows.append(writer.write(said, POOLED * len(members), 320))
             picks += list(members)
         elif kind == "change":
-            index = rng.randrange(len(changes))
-            size = len(changes[index].pictures)
-            rows.append(writer.write(change_conversation(changes[index], rng, 14), POOLED * size, 340))
-            picks += range(index * size, (index + 1) * size)
+            changing, members = rng.choice(changes)
+            rows.append(
+                writer.write(change_conversation(changing, rng, 16, choice), POOLED * len(members), 320 if len(members) > 4 else 230)
+            )
+            picks += list(members)
         else:
             told, asked = story(rng)
             said = conversation(rng.sample(asked, min(4, len(asked))), rng, 0.6) + conversation([echo(rng) for _ in range(3)], rng, 1.0)
@@ -212,6 +220,8 @@ def main() -> None:
     options.add_argument("--story", type=int, default=8)
     options.add_argument("--change", type=int, default=0)
     options.add_argument("--changes", type=int, default=5000, help="pool of albums in which something differs")
+    options.add_argument("--sizes", default="8", help="pictures in these, as often as written")
+    options.add_argument("--choice", type=float, default=0.5, help="share of multiple choice about them")
     options.add_argument("--out", default="language.safetensors")
     options.add_argument("--init", default=None)
     options.add_argument("--stop", type=int, default=None, help="end early, with the schedule of --steps")
@@ -230,9 +240,15 @@ def main() -> None:
     ends = np.cumsum([len(album) for album in albums])
     album_pool = [range(end - len(album), end) for album, end in zip(albums, ends, strict=True)]
     gallery.grow([still for album in albums for still in album])
-    changes, changed = [random_changes(rng) for _ in range(options.changes if options.change else 0)], Gallery(tower, rng)
+    sizes = [int(size) for size in options.sizes.split(",")]
+    changing, changed = (
+        [random_changes(rng, rng.choice(sizes)) for _ in range(options.changes if options.change else 0)],
+        Gallery(tower, rng),
+    )
+    ends = np.cumsum([len(album.pictures) for album in changing])
+    changes = [(album, range(end - len(album.pictures), end)) for album, end in zip(changing, ends, strict=True)]
     if changes:
-        changed.grow([picture for album in changes for picture in album.pictures])
+        changed.grow([picture for album in changing for picture in album.pictures])
     print(f"{len(singles.stills) + len(gallery.stills) + len(changed.stills)} pictures in {time.time() - start:.0f} s", flush=True)
     writer = Writer(tokenizer)
     base = Base(len(tokenizer), writer.image)
@@ -263,7 +279,7 @@ def main() -> None:
             if not count:
                 continue
             source = {"still": singles, "change": changed}.get(kind, gallery)
-            loss, right = base.loss(*make_rows(kind, count, source, writer, rng, album_pool, changes))
+            loss, right = base.loss(*make_rows(kind, count, source, writer, rng, album_pool, changes, options.choice))
             (loss * {"still": 1.0, "album": 1.0, "story": 0.5, "change": 2.0}[kind]).backward()
             record = running[kind]
             record[0] += loss.item()
