@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from albums import change_questions, random_changes
 from pretrain import CAPTION_REQUEST, POOLED
 from stills import Still, album_questions, random_album, random_still, still_caption, still_questions
 from tower import GRID, RENDER
@@ -41,20 +42,29 @@ def answer(model: object, tokenizer: object, features: torch.Tensor, question: s
     return tokenizer.decode(out[0], skip_special_tokens=True)  # type: ignore[attr-defined]
 
 
-def main(pictures: int = 120) -> None:
+def main(prompts: int = 400) -> None:
     rng = random.Random("held out")
     model, processor = pllava.load(HERE / "tiny-llava", dtype="float32", device="cpu")
     right: dict[str, list[bool]] = defaultdict(list)
-    for index in range(pictures):
-        album = [random_still(rng)] if index % 2 == 0 else random_album(rng, rng.choice((2, 4, 6, 8)))
-        features = visual_tokens(model, processor, album, rng)
-        asked = still_questions(album[0], rng) if len(album) == 1 else album_questions(album, rng)
+    for index in range(prompts):
+        kind = ("still", "album", "changes", "changes")[index % 4]
+        if kind == "still":
+            shown = [random_still(rng)]
+            asked = still_questions(shown[0], rng)
+        elif kind == "album":
+            shown = random_album(rng, rng.choice((2, 4, 6, 8)))
+            asked = album_questions(shown, rng)
+        else:
+            changes = random_changes(rng)
+            shown, asked = list(changes.pictures), change_questions(changes, rng)
+        features = visual_tokens(model, processor, shown, rng)
         for question in rng.sample(asked, min(5, len(asked))):
             right[question.task].append(answer(model, processor.tokenizer, features, question.text) == question.answer)
-            choice, truth = question.shuffled(rng).multiple_choice()
-            right[f"{question.task} (multiple choice)"].append(answer(model, processor.tokenizer, features, choice) == truth)
-        if len(album) == 1:
-            right["caption, whole"].append(answer(model, processor.tokenizer, features, CAPTION_REQUEST) == still_caption(album[0]))
+            if question.options:
+                choice, truth = question.shuffled(rng).multiple_choice()
+                right[f"{question.task} (multiple choice)"].append(answer(model, processor.tokenizer, features, choice) == truth)
+        if kind == "still":
+            right["caption, whole"].append(answer(model, processor.tokenizer, features, CAPTION_REQUEST) == still_caption(shown[0]))
     table = {kind: {"accuracy": round(float(np.mean(hits)), 4), "n": len(hits)} for kind, hits in sorted(right.items())}
     write_json(HERE / "accuracy.json", table)
     for kind, row in table.items():
