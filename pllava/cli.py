@@ -245,6 +245,19 @@ def version() -> None:
 
 
 @app.command()
+def doctor(params: ParamsFile = PARAMS) -> None:
+    """Check what this machine has of what is needed, with reasons.
+
+    Exit code 1 when something needed is missing.
+    """
+    from pllava.doctor import MISSING, describe, examine
+
+    checks = examine(params)
+    typer.echo(describe(checks))
+    raise typer.Exit(1 if any(check.state == MISSING for check in checks) else 0)
+
+
+@app.command()
 def convert(
     source: Path,
     target: Path,

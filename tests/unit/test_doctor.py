@@ -1,0 +1,55 @@
+"""doctor: what it says is what is so, and one broken part hides no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pllava import doctor
+from pllava.doctor import MISSING, OK, Check, describe, examine
+
+ROOT = Path(__file__).parents[2]
+
+
+def states(checks: list[Check]) -> dict[str, str]:
+    return {check.name: check.state for check in checks}
+
+
+def test_a_machine_with_the_lock_installed_lacks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    checks = examine()
+    assert not [check for check in checks if check.state == MISSING]
+    found = states(checks)
+    assert {"torch", "device", "dtype", "attention", "decoder decord", "decoder pyav", "project"} <= found.keys()
+    assert found["decoder decord"] == found["decoder pyav"] == OK
+    assert describe(checks).endswith("everything needed is here")
+
+
+def test_missing_and_wrong_packages_are_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "requires", lambda name: ["not-a-package>=1", "numpy<1", "pytest>=1; extra == 'dev'", "pillow>=1"])
+    checks = examine()
+    found = {check.name: check for check in checks}
+    assert found["not-a-package"].state == found["numpy"].state == MISSING
+    assert "numpy<1 is needed" in found["numpy"].reason
+    assert "pytest" not in found and found["pillow"].state == OK
+    assert describe(checks).endswith("missing: not-a-package, numpy")
+
+
+def test_a_check_that_breaks_is_reported_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: 1 / 0)
+    found = {check.name: check for check in examine()}
+    assert found["disk"].state == MISSING and "ZeroDivisionError" in found["disk"].found
+    assert found["attention"].state == OK and "project" in found
+
+
+def test_bad_params_and_absent_base_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text)
+    assert states(examine())["base"] == MISSING
+    (tmp_path / "params.yaml").write_text(text.replace("num_frames: 8", "num_frame: 8"))
+    broken = next(check for check in examine() if check.name == "project")
+    assert broken.state == MISSING and "num_frames" in broken.found
