@@ -69,7 +69,7 @@ def random_changes(rng: random.Random, size: int = 8) -> Album:
             if not thing.shown[index]:
                 continue
             x, y = place_center(thing.places[index])
-            x, y = x + thing.offset[0] + rng.uniform(-0.03, 0.03), y + thing.offset[1] + rng.uniform(-0.03, 0.03)
+            x, y = x + thing.offset[0] + rng.uniform(-0.02, 0.02), y + thing.offset[1] + rng.uniform(-0.02, 0.02)
             items.append((thing.colors[index], thing.shape, thing.places[index]))
             looks.append(Look(thing.colors[index], thing.shape, x, y, thing.sizes[index]))
         album.pictures.append(Picture(tuple(items), tuple(looks)))
@@ -77,8 +77,8 @@ def random_changes(rng: random.Random, size: int = 8) -> Album:
 
 
 def _thing(rng: random.Random, name: tuple[str, str], place: int, size: int) -> Thing:
-    radius = rng.uniform(0.09, 0.135)
-    offset = (rng.uniform(-0.07, 0.07), rng.uniform(-0.07, 0.07))
+    radius = rng.uniform(0.1, 0.13)
+    offset = (rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.03))
     return Thing(*name, [place] * size, [True] * size, [radius] * size, [name[0]] * size, offset=offset)
 
 
