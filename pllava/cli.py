@@ -258,6 +258,31 @@ def doctor(params: ParamsFile = PARAMS) -> None:
 
 
 @app.command()
+def plan(
+    recipe: Annotated[str | None, typer.Argument(help="a name of `pllava recipe list`  [default: params.yaml]")] = None,
+    device: Annotated[float | None, typer.Option(min=0.01, metavar="GIB", help="memory of one GPU, or of the machine")] = None,
+    text_tokens: Annotated[int | None, typer.Option(min=1, help="question, answer and template  [default: train.max_length]")] = None,
+    new_tokens: Annotated[int, typer.Option(min=1, help="tokens generated")] = 128,
+    questions: Annotated[int, typer.Option(min=1, help="videos answered at once")] = 1,
+    beams: Annotated[int, typer.Option(min=1)] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="GPUs that share a training step")] = 1,
+    bits: Annotated[int | None, typer.Option(help="8 or 4: the language model packed")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Say what a recipe needs: tokens and memory, for inference and training.
+
+    Exit code 1 when inference or training does not fit --device.
+    """
+    from pllava import recipe as recipes
+    from pllava.plan import describe, make_plan
+
+    settings = recipes.load(recipe) if recipe else _params(params)
+    made = make_plan(recipe or str(params), settings, device, text_tokens, new_tokens, questions, beams, processes, bits)
+    typer.echo(describe(made))
+    raise typer.Exit(0 if made.fits(made.inference) and made.fits(made.training) else 1)
+
+
+@app.command()
 def convert(
     source: Path,
     target: Path,

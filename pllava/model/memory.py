@@ -1,0 +1,135 @@
+"""How much memory a model takes, from its config alone: no weights, no device. Counted in tensors that live at the same time.
+
+The terms are those of the code in `modeling` with sdpa attention; tests/unit/model/test_memory.py holds them against measured peaks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pllava.model.configuration import PllavaConfig
+
+GiB = 1 << 30
+FP32 = 4
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of parameters by part."""
+
+    tower: int
+    projector: int
+    language: int  # with embeddings and head
+    language_linear: int  # the matrices quantisation packs
+
+    @property
+    def total(self) -> int:
+        return self.tower + self.projector + self.language
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by what they are for; `total` is the peak."""
+
+    weights: int
+    activations: int
+    kv_cache: int = 0
+    trained: int = 0  # LoRA and projector in fp32: weights, gradients, two moments
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.activations + self.kv_cache + self.trained
+
+
+def parameters(config: PllavaConfig) -> Parameters:
+    """Counted on the meta device, so any size takes no memory."""
+    from pllava.model.load import expected_tensors
+
+    counts = {"tower": 0, "projector": 0, "language": 0, "linear": 0}
+    for name, shape in expected_tensors(config).items():
+        part = "tower" if name.startswith("vision_tower") else "projector" if name.startswith("multi_modal") else "language"
+        counts[part] += math.prod(shape)
+        if part == "language" and "_proj." in name:
+            counts["linear"] += math.prod(shape)
+    return Parameters(counts["tower"], counts["projector"], counts["language"], counts["linear"])
+
+
+def weight_bytes(config: PllavaConfig, dtype: str, bits: int | None = None) -> int:
+    """All weights in `dtype`; with `bits` (8 or 4) the language model's matrices are packed, as `pllava.load` does."""
+    count, each = parameters(config), DTYPE_BYTES[dtype]
+    if bits is None:
+        return count.total * each
+    return (count.total - count.language_linear) * each + count.language_linear * bits // 8
+
+
+def kv_cache_bytes(config: PllavaConfig, tokens: int, sequences: int, dtype: str) -> int:
+    """Keys and values of every layer for `tokens` positions of `sequences` sequences (beams count)."""
+    text = config.text_config
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = text.num_key_value_heads or text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * head * tokens * sequences * DTYPE_BYTES[dtype]
+
+
+def encode_bytes(config: PllavaConfig, videos: int, dtype: str) -> int:
+    """Peak of tower and projector over videos encoded at once: the tower's MLP holds three wide and three narrow tensors."""
+    vision = config.vision_config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    frames = videos * config.num_frames
+    tower = frames * (patches + 1) * 3 * (vision.hidden_size + vision.intermediate_size)
+    projected = frames * patches * (vision.hidden_size + 2 * config.text_config.hidden_size)
+    return max(tower, projected) * DTYPE_BYTES[dtype]
+
+
+def inference(
+    config: PllavaConfig,
+    text_tokens: int,
+    new_tokens: int,
+    batch: int = 1,
+    beams: int = 1,
+    dtype: str = "bfloat16",
+    bits: int | None = None,
+) -> Memory:
+    """Encoding, prefill and generation of `batch` videos with a question each."""
+    text = config.text_config
+    prompt = config.num_visual_tokens + text_tokens
+    cache = kv_cache_bytes(config, prompt + new_tokens, batch * beams, dtype)
+    prefill = batch * prompt * (3 * text.intermediate_size + 4 * text.hidden_size) * DTYPE_BYTES[dtype]
+    encode = encode_bytes(config, batch, dtype)
+    # The cache is empty while the videos are encoded; it fills during prefill.
+    return Memory(weight_bytes(config, dtype, bits), max(prefill, encode - cache), cache)
+
+
+def training(
+    config: PllavaConfig,
+    text_tokens: int,
+    batch: int,
+    rank: int,
+    targets: int = 2,
+    dtype: str = "bfloat16",
+    bits: int | None = None,
+    supervised_tokens: int | None = None,
+) -> Memory:
+    """One process's step on `batch` clips: LoRA of `rank` on `targets` linear layers a block and the projector; tower features given.
+
+    A block keeps for its backward about ten tensors of the hidden size (residuals, norms, queries, keys, values, attention's output;
+    norms in fp32), three of the MLP's, and LoRA's own; the last block's gradients come on top, and the loss's logits.
+    """
+    text, each = config.text_config, DTYPE_BYTES[dtype]
+    tokens = batch * (config.num_visual_tokens + text_tokens)
+    norms = 4 if each < FP32 else 0  # extra copies in fp32, in units of 2 bytes: two norms a block
+    block = (10 + norms) * text.hidden_size + 3 * text.intermediate_size + targets * rank
+    transient = 4 * (text.intermediate_size + text.hidden_size)
+    activations = tokens * (text.num_hidden_layers * block + transient) * each
+    activations += 3 * batch * (supervised_tokens or text_tokens // 2) * text.vocab_size * FP32
+    return Memory(weight_bytes(config, dtype, bits), activations, 0, 4 * FP32 * trainable_parameters(config, rank, targets))
+
+
+def trainable_parameters(config: PllavaConfig, rank: int, targets: int = 2) -> int:
+    """LoRA on `targets` square-ish linear layers of each block, and the projector."""
+    text = config.text_config
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    out = [text.num_attention_heads * head] + [(text.num_key_value_heads or text.num_attention_heads) * head] * (targets - 1)
+    lora = text.num_hidden_layers * sum(rank * (text.hidden_size + width) for width in out)
+    return lora + parameters(config).projector
