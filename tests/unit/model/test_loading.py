@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -173,11 +174,24 @@ def test_a_llava_1_6_base_loads_and_its_tile_separator_is_ignored_aloud(
     for key in ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_shape"):
         del values[key]
     (folder / "config.json").write_text(json.dumps(values))
+    pixels = json.loads((folder / "preprocessor_config.json").read_text())
+    tiles = {
+        "image_processor_type": "LlavaNextImageProcessor",
+        "aspect_ratio_setting": "anyres",
+        "image_grid_pinpoints": [[56, 112]],
+        "do_pad": True,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels | tiles | {"processor_class": "LlavaNextProcessor"}))
+    published = {"processor_class": "LlavaNextProcessor", "image_token": "<image>", "patch_size": 14, "num_additional_image_tokens": 1}
+    (folder / "processor_config.json").write_text(json.dumps(published | {"vision_feature_select_strategy": "default"}))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     with caplog.at_level(logging.WARNING, "pllava"):
         model, processor = pllava.load(folder, num_frames=4, pooling_shape=(4, 2, 2), dtype="float32", device="cpu")
     assert "image_newline ignored" in caplog.text
     assert logits(model).equal(logits(cpu(tiny_base_dir)))
     assert processor.num_visual_tokens == 16
+    frames = np.random.default_rng(0).integers(0, 256, (4, 90, 160, 3), np.uint8)  # one 56 px square a frame, no tiles
+    assert processor.preprocess_video(frames).equal(PllavaProcessor.from_pretrained(tiny_base_dir).preprocess_video(frames))
 
 
 @pytest.mark.parametrize(
