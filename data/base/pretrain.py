@@ -41,12 +41,15 @@ HERE = Path(__file__).parent
 IGNORE, POOLED = -100, 9
 
 
-def language_config(vocab_size: int) -> LlamaConfig:
+LAYERS = 7
+
+
+def language_config(vocab_size: int, layers: int = LAYERS) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=192,
         intermediate_size=448,
-        num_hidden_layers=5,
+        num_hidden_layers=layers,
         num_attention_heads=6,
         num_key_value_heads=6,
         max_position_embeddings=2048,
@@ -128,19 +131,30 @@ class Writer:
 
 
 class Base(nn.Module):
-    def __init__(self, vocab_size: int, image_id: int) -> None:
+    def __init__(self, vocab_size: int, image_id: int, layers: int) -> None:
         super().__init__()
-        text = language_config(vocab_size)
+        text = language_config(vocab_size, layers)
         self.language_model = LlamaForCausalLM._from_config(text, attn_implementation="sdpa")
         self.projector = LlavaMultiModalProjector(
             LlavaConfig(
                 vision_config=tower_config(),
-                text_config=language_config(vocab_size),
+                text_config=language_config(vocab_size, layers),
                 vision_feature_layer=-2,
                 vision_feature_select_strategy="default",
             )
         )
         self.image_id = image_id
+
+    @torch.no_grad()
+    def start_from(self, weights: dict[str, torch.Tensor]) -> None:
+        """Weights of a model of as many layers or fewer; the layers they lack come last and change nothing at first."""
+        missing, unexpected = self.load_state_dict(weights, strict=False)
+        new = {key for key in missing if int(key.split("layers.")[1].split(".")[0]) * 9 >= sum("model.layers." in name for name in weights)}
+        if unexpected or new != set(missing):
+            raise SystemExit(f"these weights are of another model: {unexpected} {sorted(set(missing) - new)}")
+        for key, value in self.named_parameters():
+            if key in new and ("o_proj" in key or "down_proj" in key):
+                value.zero_()
 
     @torch.no_grad()
     def check_causal(self) -> None:
@@ -224,6 +238,7 @@ def main() -> None:
     options.add_argument("--choice", type=float, default=0.5, help="share of multiple choice about them")
     options.add_argument("--out", default="language.safetensors")
     options.add_argument("--init", default=None)
+    options.add_argument("--layers", type=int, default=LAYERS)
     options.add_argument("--stop", type=int, default=None, help="end early, with the schedule of --steps")
     options.add_argument("--warm", type=int, default=150)
     options.add_argument("--seed", type=int, default=2)
@@ -251,9 +266,9 @@ def main() -> None:
         changed.grow([picture for album in changing for picture in album.pictures])
     print(f"{len(singles.stills) + len(gallery.stills) + len(changed.stills)} pictures in {time.time() - start:.0f} s", flush=True)
     writer = Writer(tokenizer)
-    base = Base(len(tokenizer), writer.image)
+    base = Base(len(tokenizer), writer.image, options.layers)
     if options.init:
-        base.load_state_dict(load_file(HERE / "build" / options.init))
+        base.start_from(load_file(HERE / "build" / options.init))
     base.check_causal()
     print(f"{sum(p.numel() for p in base.parameters()) / 1e6:.2f} M parameters", flush=True)
     matrices = [p for name, p in base.named_parameters() if p.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name]
