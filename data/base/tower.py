@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from stills import random_still
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from pllava.data.rendered.scene import COLORS, SHAPES, Look
+from pllava.data.rendered.scene import COLORS, SHAPES, Look, draw, random_ground, random_names
 
 HERE = Path(__file__).parent
 IMAGE, PATCH, RENDER = 48, 8, 128
@@ -58,12 +57,23 @@ def patch_labels(looks: list[Look]) -> np.ndarray:
     return labels
 
 
+def scattered(rng: random.Random) -> list[Look]:
+    """One to five objects of any size anywhere, a little apart."""
+    looks: list[Look] = []
+    for color, shape in random_names(rng, rng.randint(1, 5)):
+        look = Look(color, shape, rng.uniform(0.1, 0.9), rng.uniform(0.1, 0.9), rng.uniform(0.06, 0.18))
+        if all(max(abs(look.x - other.x), abs(look.y - other.y)) > look.radius + other.radius - 0.02 for other in looks):
+            looks.append(look)
+    return looks
+
+
 def batch(rng: random.Random, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    drawn = [random_still(rng).render(rng, RENDER) for _ in range(size)]
-    return pixels(np.stack([image for image, _ in drawn])), torch.from_numpy(np.stack([patch_labels(looks) for _, looks in drawn]))
+    drawn = [scattered(rng) for _ in range(size)]
+    images = np.stack([draw(looks, RENDER, random_ground(rng)) for looks in drawn])
+    return pixels(images), torch.from_numpy(np.stack([patch_labels(looks) for looks in drawn]))
 
 
-def main(steps: int = 700, size: int = 96) -> None:
+def main(steps: int = 2000, size: int = 96) -> None:
     torch.manual_seed(0)
     rng = random.Random(1)
     tower = CLIPVisionModel(tower_config())
