@@ -269,7 +269,7 @@ def plan(
     bits: Annotated[int | None, typer.Option(help="8 or 4: the language model packed")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Say what a recipe needs: tokens and memory, for inference and training.
+    """Say what a recipe needs: visual tokens and memory.
 
     Exit code 1 when inference or training does not fit --device.
     """
