@@ -169,6 +169,9 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
         super(LlavaForConditionalGeneration, self).__init__(config)  # Llava's own would build, and drop, a whole LlavaModel first
         self.model = PllavaModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        embeddings = self.get_input_embeddings()  # not `embed_tokens` in every language model
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
 
     @classmethod
