@@ -21,7 +21,7 @@ from pllava.errors import PllavaError
 from pllava.model import adapter as lora
 from pllava.model import checkpoint
 from pllava.model.checkpoint import Checkpoint, logger
-from pllava.model.configuration import PllavaConfig
+from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
 from pllava.model.modeling import PllavaForConditionalGeneration
 from pllava.model.processing import PllavaProcessor
 
@@ -30,7 +30,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
     "float16": torch.float16, "fp16": torch.float16,
 }  # fmt: skip
-VIDEO_KEYS = ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_repeat")
 HASHED_AT_LOAD = 1 << 30  # bytes; hashing a larger base would take longer than loading it
 
 
@@ -66,6 +65,8 @@ def load(
         quantization_config = language_model_only(quantization_config)
         device_map = device_map or {"": chosen_device}
     processor = _processor(found.folder, config)
+    if config.pad_token_id is None:
+        config.pad_token_id = processor.tokenizer.pad_token_id
     model: Any = _plain_model(found, config, chosen_dtype, attn_implementation, device_map, quantization_config)
     if extra is not None:
         model = lora.attach(model, extra, lora_alpha)
@@ -138,15 +139,20 @@ def _plain_model(found: Checkpoint, config: PllavaConfig, dtype: torch.dtype, at
     checkpoint.check(expected, tensors, found.folder)
     if not sys.stderr.isatty():  # a bar in a log file is noise
         transformers.utils.logging.disable_progress_bar()
-    model = PllavaForConditionalGeneration.from_pretrained(
-        None,
-        config=config,
-        state_dict=tensors,
-        dtype=dtype,
-        attn_implementation=attention,
-        device_map=device_map,
-        quantization_config=quantization,
-    )
+    try:
+        model = PllavaForConditionalGeneration.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            attn_implementation=attention,
+            device_map=device_map,
+            quantization_config=quantization,
+        )
+    except ValueError as error:
+        if "attn_implementation" not in str(error):
+            raise
+        raise PllavaError(f"{found.folder}: no {attention} attention for this language model. Use attn_implementation='eager'") from error
     if (found.folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(found.folder)
     return model

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesCo
 import pllava
 from pllava.errors import PllavaError
 from pllava.model.adapter import set_lora_alpha
+from pllava.model.checkpoint import read_config
 from pllava.model.convert import convert
 from pllava.model.load import language_model_only
 from pllava.model.processing import PllavaProcessor
@@ -108,13 +109,27 @@ def test_a_sharded_base_loads_and_a_lost_shard_is_named(tiny_base_dir: Path, tin
         cpu(tmp_path)
 
 
-def test_conversion_is_lossless_both_ways(tiny_base_dir: Path, lora_dir: Path, tmp_path: Path) -> None:
-    ours = convert(lora_dir, tmp_path / "ours", base=str(tiny_base_dir))
+@pytest.mark.parametrize("name", ["tiny56_lora_r8", "tiny56_lora_r128"])
+def test_conversion_is_lossless_both_ways(name: str, reference: Path, tiny_base_dir: Path, copy_of: Any, tmp_path: Path) -> None:
+    published = copy_of(reference / "ckpt" / name, use_pooling=False)
+    ours = convert(published, tmp_path / "ours", base=str(tiny_base_dir), lora_alpha=4)
     back = convert(ours, tmp_path / "back")
-    before, after = load_file(lora_dir / "model.safetensors"), load_file(back / "model.safetensors")
-    assert before.keys() == after.keys()
-    assert all(after[key].equal(value) and after[key].dtype == value.dtype for key, value in before.items())
-    assert json.loads((back / "config.json").read_text())["num_frames"] == 4
+    assert (back / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (published, back))
+    assert {key: value for key, value in after.items() if before.get(key) != value} == {"lora_alpha": 4}
+    again = convert(back, tmp_path / "again", base=str(tiny_base_dir))
+    for file in ("adapter_model.safetensors", "adapter_config.json", "config.yaml", "manifest.json"):
+        assert (again / file).read_bytes() == (ours / file).read_bytes()
+
+
+def test_transformers_4_finds_the_rotation_base_in_what_is_published(
+    load_tiny: Any, tiny_base_dir: Path, lora_dir: Path, tmp_path: Path
+) -> None:
+    model = load_tiny("tiny56_base", fresh=True)
+    model.config.text_config.rope_parameters = {"rope_theta": 5e6, "rope_type": "default"}  # Yi's, in the spelling of transformers 5
+    model.save_pretrained(tmp_path / "base")
+    back = convert(convert(lora_dir, tmp_path / "ours", base=str(tmp_path / "base")), tmp_path / "back")
+    assert json.loads((back / "config.json").read_text())["text_config"]["rope_theta"] == 5e6
 
 
 def test_alpha_is_the_callers_else_32_with_a_notice(tiny_base_dir: Path, lora_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -163,16 +178,24 @@ def test_a_base_is_not_an_adapter(tiny_base_dir: Path) -> None:
         cpu(tiny_base_dir, lora_alpha=4)
 
 
+LLAVA_1_6 = {  # text_config as published: what is Llama's default is left out
+    "vicuna": {"_name_or_path": "lmsys/vicuna-7b-v1.5", "torch_dtype": "float16", "pad_token_id": 0},
+    "yi": {"_name_or_path": "NousResearch/Nous-Hermes-2-Yi-34B", "torch_dtype": "bfloat16", "rope_theta": 5000000.0, "use_cache": False},
+}
+
+
+@pytest.mark.parametrize("family", LLAVA_1_6)
 def test_a_llava_1_6_base_loads_and_its_tile_separator_is_ignored_aloud(
-    tiny_base_dir: Path, copy_of: Any, caplog: pytest.LogCaptureFixture
+    family: str, tiny_base_dir: Path, copy_of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     def add(tensors: Tensors) -> None:
         tensors["image_newline"] = torch.zeros(64)
 
     folder = copy_of(tiny_base_dir, add, model_type="llava_next", image_grid_pinpoints=[[56, 112]], use_image_newline_parameter=True)
     values = json.loads((folder / "config.json").read_text())
-    for key in ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_shape"):
+    for key in ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_shape", "pad_token_id"):
         del values[key]
+    values["text_config"] |= LLAVA_1_6[family]
     (folder / "config.json").write_text(json.dumps(values))
     pixels = json.loads((folder / "preprocessor_config.json").read_text())
     tiles = {
@@ -188,10 +211,14 @@ def test_a_llava_1_6_base_loads_and_its_tile_separator_is_ignored_aloud(
     with caplog.at_level(logging.WARNING, "pllava"):
         model, processor = pllava.load(folder, num_frames=4, pooling_shape=(4, 2, 2), dtype="float32", device="cpu")
     assert "image_newline ignored" in caplog.text
-    assert logits(model).equal(logits(cpu(tiny_base_dir)))
+    assert logits(model).equal(logits(cpu(tiny_base_dir))) == (family == "vicuna")
+    rotation = model.model.language_model.rotary_emb.inv_freq[1].item()  # heads of 16
+    assert rotation == pytest.approx({"vicuna": 1e4, "yi": 5e6}[family] ** (-2 / 16))
+    assert model.config.pad_token_id == processor.tokenizer.pad_token_id  # these configs name none
     assert processor.num_visual_tokens == 16
     frames = np.random.default_rng(0).integers(0, 256, (4, 90, 160, 3), np.uint8)  # one 56 px square a frame, no tiles
     assert processor.preprocess_video(frames).equal(PllavaProcessor.from_pretrained(tiny_base_dir).preprocess_video(frames))
+    assert pllava.load(folder, dtype="float32", device="cpu")[1].num_visual_tokens == 2304  # unsaid: as in the released models
 
 
 @pytest.mark.parametrize(
@@ -214,6 +241,21 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(PllavaError, match=r"no safetensors weights; it holds pytorch_model.bin"):
         pllava.load(tmp_path)
+
+
+def test_a_hub_id_loads_from_the_hubs_cache(tiny_base_dir: Path, lora_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name, folder in (("base", tiny_base_dir), ("adapter", lora_dir)):
+        repository = tmp_path / f"models--someone--{name}"
+        shutil.copytree(folder, repository / "snapshots" / "0123abcd")
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0123abcd")
+    wanted = logits(cpu(tiny_base_dir, adapter=lora_dir, lora_alpha=4))
+    assert logits(cpu("someone/base", adapter="someone/adapter", lora_alpha=4)).equal(wanted)
+    with pytest.raises(PllavaError, match="someone/other: no folder of this name here, and the hub can't give it"):
+        cpu("someone/other")
+    assert read_config("someone/base")["num_frames"] == 4
 
 
 def test_eager_and_sdpa_agree_and_bf16_is_close(tiny_base_dir: Path, tiny_model: Any) -> None:
