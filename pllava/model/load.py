@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import GenerationConfig
+from transformers.quantizers.auto import AutoQuantizationConfig
 
 from pllava.errors import PllavaError
 from pllava.model import adapter as lora
@@ -203,7 +204,9 @@ def _check_attention(name: str) -> None:
 def language_model_only(quantization_config: Any) -> Any:
     """A copy that leaves tower, projector and head in their dtype: they are small, and every visual token goes through them."""
     config = copy.deepcopy(quantization_config)
+    if isinstance(config, dict):
+        config = AutoQuantizationConfig.from_dict(config)
     field = "llm_int8_skip_modules" if hasattr(config, "llm_int8_skip_modules") else "modules_to_not_convert"
-    skipped = ["vision_tower", "multi_modal_projector", "lm_head"]
+    skipped = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]  # matched from the beginning of a module's name
     setattr(config, field, sorted({*(getattr(config, field, None) or []), *skipped}))
     return config
