@@ -16,6 +16,7 @@ from pllava.errors import PllavaError
 from pllava.files import atomic_dir
 from pllava.model.checkpoint import resolve
 from pllava.model.configuration import NUM_FRAMES, POOLING_SHAPE, PllavaConfig
+from pllava.model.load import choose_dtype
 from pllava.model.modeling import PllavaForConditionalGeneration
 from pllava.model.processing import IMAGE_TOKEN, PllavaProcessor
 
@@ -27,13 +28,14 @@ def compose(
     num_frames: int = NUM_FRAMES,
     pooling_shape: tuple[int, int, int] = POOLING_SHAPE,
     seed: int = 0,
-    dtype: torch.dtype = torch.float32,
+    dtype: str | torch.dtype = "float32",
 ) -> Path:
     """Write a base folder in the published layout, with processor; returns it. Tower and language model keep their weights.
 
     tower, language: folders or hub ids (a CLIP checkpoint may hold its text half too). `<image>` and, where it lacks one, a pad token
     are added to the tokenizer and the embeddings. Raises PllavaError when the parts don't fit this model.
     """
+    dtype = choose_dtype(dtype, torch.device("cpu"))
     vision = _tower(tower, dtype)
     language_folder = resolve(language)
     decoder = AutoModelForCausalLM.from_pretrained(language_folder, dtype=dtype)

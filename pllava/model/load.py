@@ -59,8 +59,8 @@ def load(
     _check_attention(attn_implementation)
     found, extra = _find(base, adapter)
     config = _config(found, extra, {"num_frames": num_frames, "pooling_shape": pooling_shape})
-    chosen_device = _device(device)
-    chosen_dtype = _dtype(dtype, chosen_device)
+    chosen_device = choose_device(device)
+    chosen_dtype = choose_dtype(dtype, chosen_device)
     logger.info("device %s, dtype %s, attention %s", chosen_device, chosen_dtype, attn_implementation)
     if quantization_config is not None:
         quantization_config = language_model_only(quantization_config)
@@ -173,13 +173,13 @@ def _processor(folder: Path, config: PllavaConfig) -> PllavaProcessor:
     return PllavaProcessor.from_pretrained(folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def choose_device(device: str | torch.device) -> torch.device:
     if str(device) != "auto":
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU, where it is exact and fp16 is slower still."""
     if isinstance(dtype, torch.dtype):
         return dtype
