@@ -108,7 +108,9 @@ def _dtype() -> Iterator[Check]:
     chosen = choose_dtype("auto", choose_device("auto"))
     reason = ""
     if chosen == torch.float32:
-        reason = "what `auto` takes here: without matrix units for 16 bits, bfloat16 is slower than float32 on a CPU"
+        reason = (
+            "what `auto` takes on a CPU: exact; bfloat16 is faster only where the processor has 16-bit matrix products (AVX512-BF16, AMX)"
+        )
     elif torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         reason = "this GPU has no bfloat16: train with train.mixed_precision fp16"
     yield Check("dtype", OK, str(chosen).removeprefix("torch."), reason)
