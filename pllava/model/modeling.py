@@ -180,8 +180,9 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         problems = [f"  {kind}: {item}" for kind, items in info.items() if items for item in sorted(items, key=str)]
         if problems:
+            source = kwargs.get("pretrained_model_name_or_path", args[0] if args else None)
             raise PllavaError(
-                f"{kwargs.get('pretrained_model_name_or_path', args[:1])}: the weights don't fit the config\n" + "\n".join(problems)
+                f"{source}: the weights don't fit the config\n" + "\n".join(problems) + "\nFolders that hold LoRA are read by pllava.load"
             )
         return (model, info) if output_loading_info else model
 

@@ -165,7 +165,7 @@ def test_every_wrong_tensor_is_listed_and_nothing_is_loaded(tiny_base_dir: Path,
 
 def test_an_adapter_that_lacks_a_layer_is_refused(tiny_base_dir: Path, lora_dir: Path, copy_of: Any) -> None:
     lost = "language_model.base_model.model.model.layers.1.self_attn.v_proj.lora_B.default.weight"
-    with pytest.raises(PllavaError, match=r"missing: .*layers\.1\.self_attn\.v_proj\.lora_B"):
+    with pytest.raises(PllavaError, match=re.escape(f"1 tensors don't fit the model, nothing was loaded\n  missing: {lost} [32, 8]")):
         cpu(tiny_base_dir, adapter=copy_of(lora_dir, lambda tensors: tensors.pop(lost)))
 
 
