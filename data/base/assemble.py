@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from pretrain import language_config
+from language import language_config
 from safetensors.torch import load_file, save_file
 from tower import IMAGE, MEAN, STD, tower_config
 from transformers import PreTrainedTokenizerFast
@@ -25,6 +25,8 @@ def weights() -> dict[str, torch.Tensor]:
     base = load_file(HERE / "build" / "language.safetensors")
     named = {f"vision_tower.vision_model.{name.removeprefix('vision_model.')}": value for name, value in tower.items()}
     for name, value in base.items():
+        if name.startswith("heads."):  # they taught looking; no part of the model
+            continue
         named[name.replace("projector.", "multi_modal_projector.", 1) if name.startswith("projector.") else name] = value
     return {name: value.to(torch.float16).contiguous() for name, value in sorted(named.items())}
 

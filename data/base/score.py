@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from albums import change_questions, random_changes
-from pretrain import CAPTION_REQUEST, POOLED
-from stills import Still, album_questions, random_album, random_still, still_caption, still_questions
+from marks import CELLS
+from stills import CAPTION_REQUEST, Still, album_questions, random_album, random_still, still_caption, still_questions
 from tower import GRID, RENDER
 
 import pllava
@@ -34,7 +34,7 @@ def visual_tokens(model: object, processor: object, stills: list[Still], rng: ra
 
 @torch.no_grad()
 def answer(model: object, tokenizer: object, features: torch.Tensor, question: str, max_new_tokens: int = 48) -> str:
-    prompt = "USER:" + "<image>" * (POOLED * len(features)) + f"\n{question}</s>ASSISTANT:"
+    prompt = "USER:" + "<image>" * (CELLS * len(features)) + f"\n{question}</s>ASSISTANT:"
     ids = tokenizer(prompt, return_tensors="pt").input_ids  # type: ignore[operator]
     embeds = model.get_input_embeddings()(ids)  # type: ignore[attr-defined]
     embeds = embeds.masked_scatter((ids == model.config.image_token_id)[..., None], features.reshape(-1, features.shape[-1]))  # type: ignore[attr-defined]

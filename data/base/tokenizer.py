@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from albums import change_conversation, random_changes
 from stills import CAPTION_REQUEST, album_questions, conversation, random_album, random_still, still_caption, still_questions, story
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -25,11 +26,12 @@ def corpus(count: int = 20000) -> list[str]:
     rng = random.Random(0)
     lines = [MORE_WORDS] * 20
     for _ in range(count // 3):
-        still, album = random_still(rng), random_album(rng, rng.randint(2, 8))
+        still, album, changing = random_still(rng), random_album(rng, rng.randint(2, 8)), random_changes(rng)
         told, asked = story(rng)
         lines += [CAPTION_REQUEST, still_caption(still), told]
         for turns in (still_questions(still, rng), album_questions(album, rng), asked):
             lines += [text for turn in conversation(turns, rng) for text in turn]
+        lines += [text for turn in change_conversation(changing, rng, 8) for text in turn]
     return lines
 
 
@@ -40,9 +42,9 @@ def build() -> PreTrainedTokenizerFast:
     )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=640, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=768, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    core.train_from_iterator(["USER:ASSISTANT:Question:Answer:Options:"] * 50 + corpus(), trainer)
+    core.train_from_iterator(["USER:ASSISTANT:Question:Answer:Options:"] * 20000 + corpus(), trainer)
     from tokenizers.processors import TemplateProcessing
 
     core.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
