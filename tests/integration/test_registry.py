@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,26 @@ def test_a_failed_training_is_marked_failed(params):
     with pytest.raises(RuntimeError), tracking.training_run(params) as run:
         raise RuntimeError("diverged")
     assert store.client().get_run(run.run_id).info.status == "FAILED"
+
+
+def test_a_training_that_was_stopped_or_killed_does_not_look_as_if_it_went_on(params):
+    with pytest.raises(KeyboardInterrupt), tracking.training_run(params) as stopped:
+        raise KeyboardInterrupt
+    unclosed = tracking.training_run(params)
+    killed = unclosed.__enter__().run_id  # and nothing more: kill -9
+    train(params)
+    assert [store.client().get_run(run_id).info.status for run_id in (stopped.run_id, killed)] == ["KILLED", "KILLED"]
+
+
+def test_runs_have_names_of_their_own_though_training_seeds_every_generator(params):
+    import random
+
+    names = set()
+    for _ in range(2):
+        random.seed(params.seed)
+        names.add(store.client().get_run(train(params)).info.run_name)
+        time.sleep(1)
+    assert len(names) == 2
 
 
 def test_training_goes_on_when_mlflow_is_away(params, monkeypatch, caplog):
