@@ -137,7 +137,12 @@ def base_of(folder: Path) -> str:
 def resolved_config(folder: Path) -> dict[str, Any]:
     """config.yaml of an adapter folder of ours, or {}."""
     path = folder / "config.yaml"
-    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        return yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise PllavaError(f"{path} is not YAML: {error}. Fetch or train the adapter again") from None
 
 
 def _base_of(config: dict[str, Any]) -> str | None:

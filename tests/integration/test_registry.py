@@ -194,3 +194,23 @@ def test_rollback_swaps_back_exactly(params):
     assert str(registry.rollback(params)) == "champion of pllava: version 2 (previous: 1)"
     assert registry.promote(params).version == 2, "promoting the champion changes nothing"
     assert registry.rollback(params).version == 1
+
+
+def test_the_next_run_of_the_pipeline_does_not_undo_a_rollback(params):
+    crown(params, b"first")
+    crown(params, b"second")
+    registry.rollback(params)
+    registry.register(params)  # as `make run` with nothing changed
+    result = registry.gate(params)
+    assert not result.passed and "version 2 was rolled back at" in result.reasons[0]
+    with pytest.raises(PllavaError, match="was rolled back"):
+        registry.promote(params)
+    assert registry.rollback(params).version == 2
+    assert registry.gate(params).passed, "a second rollback takes it all back"
+
+
+def test_the_champion_keeps_the_record_of_its_promotion(params):
+    crown(params, b"first")
+    registry.register(params)
+    assert registry.gate(params).passed
+    assert store.client().get_model_version("pllava", "1").tags["gate.against"] == "none"

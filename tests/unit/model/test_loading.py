@@ -151,6 +151,21 @@ def test_an_adapter_that_lacks_a_layer_is_refused(tiny_base_dir: Path, lora_dir:
         cpu(tiny_base_dir, adapter=copy_of(lora_dir, lambda tensors: tensors.pop(lost)))
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "preprocessor_config.json", "processor_config.json"])
+def test_a_damaged_file_beside_the_weights_is_named(tiny_base_dir: Path, copy_of: Any, name: str) -> None:
+    folder = copy_of(tiny_base_dir)
+    (folder / name).write_text('{"cut off')
+    with pytest.raises(PllavaError, match=re.escape(str(folder))):
+        cpu(folder)
+
+
+def test_a_config_that_contradicts_itself_is_one_sentence(tiny_base_dir: Path, copy_of: Any) -> None:
+    text = json.loads((tiny_base_dir / "config.json").read_text())["text_config"]
+    folder = copy_of(tiny_base_dir, text_config=text | {"num_attention_heads": 7})
+    with pytest.raises(PllavaError, match="not a multiple of the number of attention heads"):
+        cpu(folder)
+
+
 def test_an_adapter_alone_asks_for_its_base(lora_dir: Path) -> None:
     with pytest.raises(PllavaError, match=r"only LoRA and projector in here\. Give the base too"):
         cpu(lora_dir)
