@@ -116,7 +116,7 @@ def is_toy(model: Any) -> bool:
 
 def _default(params: Params) -> tuple[str, str]:
     if (version := champion(params)) is not None:
-        return f"models:/{params.registry.model_name}/{version.version}", "the champion"
+        return f"models:/{params.registry.model_name}/{version.version}", "the default"
     if (TRAINED / "manifest.json").is_file():
         return str(TRAINED), "no champion yet; the newest training"
     return params.model.base, f"no champion, nothing in {TRAINED}; the base, which has seen no video"

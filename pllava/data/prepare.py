@@ -127,7 +127,7 @@ def _rows(samples: list[Instruction], checker: TextChecker, reports: dict[str, M
 def _test_rows(
     params: Params, benchmarks: list[tuple[str, Any]], reports: dict[str, MediaReport], problems: list[Problem]
 ) -> list[TestRow]:
-    roots = {name: benchmark.root for name, benchmark in params.evaluate.benchmarks.items()}
+    roots: dict[str, Path] = {name: benchmark.root for name, benchmark in params.evaluate.benchmarks.items()}
     rows = []
     for name, sample in benchmarks:
         media = reports[sample.media.as_posix()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import warnings
 from typing import Any
 
 from pllava.errors import PllavaError
@@ -15,7 +14,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pllava.train", description="Train LoRA and the projector (started by `pllava train`)")
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft asks transformers the old way
     signal.signal(signal.SIGTERM, _interrupt)
     from pllava.params import load_params
     from pllava.train.loop import run
