@@ -43,8 +43,12 @@ CSS = """
 #samples .caption-label { position: static; max-width: none; width: 100%; padding: 3px 5px; border: none; white-space: normal;
   background: var(--block-background-fill); font-size: .68rem; line-height: 1.25; text-align: center; color: var(--body-text-color); }
 #video button[aria-label="Trim video to selection"], #video button[aria-label="Reset video to initial value"] { display: none; }
+footer .divider:last-child { display: none; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 12px 10px 4px !important; }
+  .gradio-container { padding: 8px 4px !important; }
+  .gradio-container > .main { padding: 8px 10px !important; }
+  #samples .grid-container { grid-template-columns: repeat(4, 1fr) !important; }
+  #samples .caption-label { font-size: .62rem; padding: 3px 1px; }
   .pllava-head h1 { font-size: 1.3rem; }
   .strip { grid-template-columns: repeat(4, 1fr); }
   .lineage dl { grid-template-columns: 1fr; gap: 0; }
