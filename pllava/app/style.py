@@ -8,7 +8,8 @@ FONTS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "N
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
 
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; padding: 20px 20px 8px !important; }
+.gradio-container { max-width: 1240px !important; margin: 0 auto !important; padding: 20px clamp(2px, 2vw, 20px) 8px !important; }
+.gradio-container .main.fillable { padding: 16px clamp(8px, 3vw, 32px) !important; }
 .gradio-container .html-container { padding: 0 !important; }
 .pllava-head { display: flex; align-items: center; gap: 4px 16px; flex-wrap: wrap; }
 .pllava-head h1 { font-size: 1.6rem; font-weight: 700; letter-spacing: -0.02em; margin: 0; color: var(--body-text-color); }
@@ -45,8 +46,6 @@ CSS = """
 #video button[aria-label="Trim video to selection"], #video button[aria-label="Reset video to initial value"] { display: none; }
 footer .divider:last-child { display: none; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 8px 4px !important; }
-  .gradio-container > .main { padding: 8px 10px !important; }
   #samples .grid-container { grid-template-columns: repeat(4, 1fr) !important; }
   #samples .caption-label { font-size: .62rem; padding: 3px 1px; }
   .pllava-head h1 { font-size: 1.3rem; }
