@@ -33,7 +33,8 @@ def gate(version: int) -> Any:
         if not result.passed:
             raise PllavaError(
                 f"version {version} did not pass the gate and stays a candidate; the champion is unchanged:\n{reasons}\n"
-                f"What it can do: outputs/report/report.md. To promote it all the same: pllava promote --version {version} --force --reason TEXT"
+                "What it can do: outputs/report/report.md. "
+                f"To promote it all the same: pllava promote --version {version} --force --reason TEXT"
             )
         return result.version
 
