@@ -4,6 +4,7 @@ Works alone (Prefect starts its API inside the process) and against a server (PR
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,8 @@ def main() -> int:
     """Run the pipeline and print what a person wants to know. Exit code 1 when a step failed."""
     from flows.summary import print_failure, print_summary
 
+    # Prefect passes SIGTERM on once it has crashed the flow; left to the system it would end us before Prefect's own server is stopped.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         state = pipeline(return_state=True)
     except KeyboardInterrupt:

@@ -14,7 +14,8 @@ CSS = """
 .pllava-head { display: flex; align-items: center; gap: 4px 16px; flex-wrap: wrap; }
 .pllava-head h1 { font-size: 1.6rem; font-weight: 700; letter-spacing: -0.02em; margin: 0; color: var(--body-text-color); }
 .pllava-head p { margin: 0; color: var(--body-text-color-subdued); flex: 1 1 20rem; font-size: .95rem; }
-.badge { display: inline-flex; align-items: center; gap: 8px; font-size: .82rem; font-weight: 600; padding: 4px 12px; border-radius: 14px; overflow-wrap: anywhere; min-width: 0;
+.badge { display: inline-flex; align-items: center; gap: 8px; font-size: .82rem; font-weight: 600; padding: 4px 12px; border-radius: 14px;
+  overflow-wrap: anywhere; min-width: 0;
   border: 1px solid var(--border-color-primary); background: var(--block-background-fill); color: var(--body-text-color); }
 .badge::before { content: ""; width: 8px; height: 8px; flex: none; border-radius: 50%; background: #16a34a; }
 .notice { border: 1px solid var(--border-color-primary); border-left: 4px solid var(--color-accent); border-radius: 8px; padding: 10px 14px;

@@ -147,3 +147,31 @@ def test_a_cancelled_flow_leaves_no_process_behind(project, run):
     assert outcome[1]["second"] == "Failed", "a killed stage is not taken for a finished one"
     assert outcome[1]["third"] == "NotReady"
     assert not (root / "three").exists()
+
+
+TERMINATED = """
+import sys, time
+from prefect import flow
+from flows import pipeline
+
+@flow
+def sleeps():
+    print("sleeping", flush=True)
+    time.sleep(600)
+
+pipeline.pipeline = sleeps
+sys.exit(pipeline.main())
+"""
+
+
+def test_a_terminated_flow_takes_its_own_server_along(tmp_path):
+    env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {"PREFECT_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", TERMINATED]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+        assert any(b"sleeping" in line for line in run.stdout)
+        below = psutil.Process(run.pid).children(recursive=True)
+        assert below, "the server of its own"
+        run.terminate()
+        assert run.wait(60) == 143
+    _, left = psutil.wait_procs(below, timeout=10)
+    assert left == []
