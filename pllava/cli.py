@@ -53,6 +53,7 @@ Template = Annotated[
     typer.Option(metavar="NAME", help="conversation template: a name or a .yaml file  [default: what the model was trained with]"),
 ]
 LoraAlpha = Annotated[float | None, typer.Option(help="LoRA strength; the paper lowers it at inference  [default: evaluate.lora_alpha]")]
+StoredAlpha = Annotated[float | None, typer.Option(help="LoRA strength  [default: what the adapter's folder says, else 32]")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="the answer is cut there")]
 
 
@@ -287,7 +288,7 @@ def convert(
     source: Path,
     target: Path,
     base: Annotated[str | None, typer.Option(help="base of a published adapter, which doesn't name its own")] = None,
-    lora_alpha: LoraAlpha = None,
+    lora_alpha: StoredAlpha = None,
 ) -> None:
     """Turn an adapter from the published layout into ours, or back."""
     from pllava.model.convert import convert
@@ -296,11 +297,18 @@ def convert(
 
 
 @app.command()
-def compose(tower: str, language: str, target: Path) -> None:
+def compose(
+    tower: str,
+    language: str,
+    target: Path,
+    num_frames: Annotated[int, typer.Option(min=1, help="frames of a clip")] = 16,
+    pooling_shape: Annotated[tuple[int, int, int], typer.Option(metavar="T H W", help="of the visual tokens")] = (16, 12, 12),
+    dtype: Annotated[str, typer.Option(help="of the weights: float32, bfloat16 or float16")] = "float32",
+) -> None:
     """Make a base of a CLIP-like tower and a language model."""
     from pllava.model.compose import compose
 
-    typer.echo(compose(tower, language, target))
+    typer.echo(compose(tower, language, target, num_frames, pooling_shape, dtype=dtype))
 
 
 @app.command()
@@ -308,12 +316,13 @@ def export(
     base: str,
     target: Path,
     adapter: Adapter = None,
-    lora_alpha: LoraAlpha = None,
+    lora_alpha: StoredAlpha = None,
+    dtype: Annotated[str, typer.Option(help="of the weights: float32, bfloat16 or float16")] = "bfloat16",
 ) -> None:
     """Write a folder that loads without an install of this project."""
     from pllava.model.export import export
 
-    typer.echo(export(base, target, adapter=adapter, lora_alpha=lora_alpha))
+    typer.echo(export(base, target, adapter=adapter, lora_alpha=lora_alpha, dtype=dtype))
 
 
 @recipe_app.command("list")

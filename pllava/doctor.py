@@ -81,9 +81,9 @@ def _packages() -> Iterator[Check]:
 def _device() -> Iterator[Check]:
     import torch
 
-    from pllava.model.load import _device as choose
+    from pllava.model.load import choose_device
 
-    device = str(choose("auto"))
+    device = str(choose_device("auto"))
     if device.startswith("cuda"):
         names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         found = "; ".join(f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in names)
@@ -103,12 +103,14 @@ def _device() -> Iterator[Check]:
 def _dtype() -> Iterator[Check]:
     import torch
 
-    from pllava.model.load import _device, _dtype
+    from pllava.model.load import choose_device, choose_dtype
 
-    chosen = _dtype("auto", _device("auto"))
+    chosen = choose_dtype("auto", choose_device("auto"))
     reason = ""
     if chosen == torch.float32:
-        reason = "what `auto` takes here: without matrix units for 16 bits, bfloat16 is slower than float32 on a CPU"
+        reason = (
+            "what `auto` takes on a CPU: exact; bfloat16 is faster only where the processor has 16-bit matrix products (AVX512-BF16, AMX)"
+        )
     elif torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         reason = "this GPU has no bfloat16: train with train.mixed_precision fp16"
     yield Check("dtype", OK, str(chosen).removeprefix("torch."), reason)

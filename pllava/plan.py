@@ -61,7 +61,7 @@ def make_plan(
     bits: int | None = None,
 ) -> Plan:
     """Plan a recipe. Raises PllavaError when the base's config is not at hand or the video leaves no room for text."""
-    config = base_config(name, params)
+    config = base_config(params)
     context = config.text_config.max_position_embeddings
     if config.num_visual_tokens >= context:
         shape = " x ".join(map(str, config.visual_shape))
@@ -91,17 +91,16 @@ def make_plan(
     )
 
 
-def base_config(name: str, params: Params) -> PllavaConfig:
-    """The base's config: its folder's, else recipes/models/<recipe>.json; with the video settings of the recipe."""
-    from pllava.model.checkpoint import resolve
+def base_config(params: Params) -> PllavaConfig:
+    """The base's config with the video settings of the recipe: its folder's, else that of a shipped recipe on the same base, else the
+    hub's. No weights are fetched."""
+    from pllava import recipe
+    from pllava.model.checkpoint import read_config
 
-    local = Path("recipes/models") / f"{name}.json"
-    if (Path(params.model.base) / "config.json").exists():
-        raw = read_json(Path(params.model.base) / "config.json")
-    elif local.exists():
-        raw = read_json(local)
-    else:
-        raw = read_json(resolve(params.model.base) / "config.json")
+    base = params.model.base
+    shipped = (file for file in sorted((recipe.RECIPES / "models").glob("*.json")) if recipe.load(file.stem).model.base == base)
+    file = None if Path(base).is_dir() else next(shipped, None)
+    raw = read_json(file) if file else read_config(base)
     return PllavaConfig.from_llava(raw, num_frames=params.model.num_frames, pooling_shape=params.model.pooling_shape)
 
 

@@ -64,7 +64,7 @@ def choose(params: Params, model: str | None = None, adapter: str | None = None,
         name=f"{base} with {adapter}" if adapter else base,
         base=base,
         adapter=adapter,
-        template=template or (params.model.template if ours else _published_template(base)),
+        template=template or _template(params, base),
         why=why,
         num_frames=params.model.num_frames if ours else None,
         pooling_shape=params.model.pooling_shape if ours else None,
@@ -178,7 +178,7 @@ def _adapter(params: Params, folder: Path, template: str | None, why: str, name:
         name=name,
         base=base,
         adapter=str(folder),
-        template=template or config.get("template") or section.get("template") or params.model.template,
+        template=template or config.get("template") or section.get("template") or _template(params, base),
         why=why,
         adapter_sha256=manifest.get("adapter_sha256"),
         lora_alpha=params.evaluate.lora_alpha,
@@ -193,6 +193,9 @@ def _may_be_hub_id(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
 
 
-def _published_template(base: str) -> str:
-    """The published 34B stands on Yi and has its role markers; 7B and 13B stand on Vicuna."""
+def _template(params: Params, base: str) -> str:
+    """What a base is talked to with: as the params say where it is theirs; else the published 34B stands on Yi and has its role
+    markers, 7B and 13B stand on Vicuna."""
+    if base == params.model.base:
+        return params.model.template
     return "yi" if "34b" in base.lower() else "vicuna"

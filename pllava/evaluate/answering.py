@@ -129,7 +129,7 @@ class Panel:
 
         features = [seen[len(seen) // 2][None] if contestant.single_frame else seen for _, seen in batch]
         prompts = [self.template.prompt_for(format_question(sample.question, sample.candidates)) for sample, _ in batch]
-        model, tokenizer = contestant.model, self.processor.tokenizer
+        model = contestant.model
         inputs = self.processor.tokenize(prompts, padding_side="left")
         ids = inputs["input_ids"].to(features[0].device)
         with contestant.within() if contestant.within else nullcontext():
@@ -140,8 +140,11 @@ class Panel:
                 max_new_tokens=self.max_new_tokens,
                 do_sample=False,
             )
-        replies = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-        return [self.template.trim_reply(reply) for reply in replies]
+        replies = []
+        for prompt, row in zip(ids.tolist(), output[:, ids.shape[1] :].tolist(), strict=True):
+            after_video = len(prompt) - prompt[::-1].index(self.processor.image_token_id)
+            replies.append(self.template.trim_reply(self.processor.decode_new(prompt[after_video:], row)))
+        return replies
 
     def _row(self, contestant: Contestant, sample: Sample, prediction: str, error: str | None) -> dict[str, Any]:
         expected = sample.letter_answer

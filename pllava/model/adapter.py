@@ -204,10 +204,14 @@ def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraC
 
 def attach(model: Any, found: checkpoint.Checkpoint, lora_alpha: float | None) -> PeftModel:
     """Put an adapter of any layout on a plain model. Strict: raises PllavaError before anything is changed."""
-    tensors = {key if found.layout == "peft" else peft_name(key): value for key, value in found.lora.items()}
     wrapped = _wrap(model, lora_config(found, lora_alpha), autocast_adapter_dtype=False)
     expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
-    checkpoint.check(expected, tensors, found.folder)
+    if found.layout == "peft":
+        checkpoint.check(expected, found.lora, found.folder)
+        tensors = found.lora
+    else:  # what is wrong is listed under the names in the file
+        checkpoint.check({published_adapter_name(key): shape for key, shape in expected.items()}, found.lora, found.folder)
+        tensors = {peft_name(key): value for key, value in found.lora.items()}
     state: dict[str, Tensor] = {key: value[:] for key, value in tensors.items()}
     set_peft_model_state_dict(wrapped, state)
     return wrapped

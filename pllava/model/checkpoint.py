@@ -60,6 +60,23 @@ def resolve(name: str | Path) -> Path:
         raise PllavaError(f"{name}: no folder of this name here, and the hub can't give it: {error}") from None
 
 
+def read_config(name: str | Path) -> dict[str, Any]:
+    """config.json of a folder or a hub id; of a hub id nothing else is fetched. Raises PllavaError when there is none."""
+    path = Path(name).expanduser()
+    if path.is_dir() or str(name).count("/") != 1:
+        path = resolve(name) / "config.json"
+    else:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(str(name), "config.json"))
+        except (OSError, ValueError) as error:
+            raise PllavaError(f"{name}: no folder of this name here, and the hub can't give its config.json: {error}") from None
+    if not path.exists():
+        raise PllavaError(f"{path} is not there: {name} holds no model")
+    return read_json(path)
+
+
 def read(folder: Path) -> Checkpoint:
     """Headers of every tensor in the folder. Raises PllavaError when files are missing, cut off, or not safetensors."""
     slices: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from pllava.errors import PllavaError
 from pllava.files import atomic_dir
 from pllava.model.checkpoint import resolve
 from pllava.model.configuration import NUM_FRAMES, POOLING_SHAPE, PllavaConfig
+from pllava.model.load import choose_dtype
 from pllava.model.modeling import PllavaForConditionalGeneration
 from pllava.model.processing import IMAGE_TOKEN, PllavaProcessor
 
@@ -27,13 +28,14 @@ def compose(
     num_frames: int = NUM_FRAMES,
     pooling_shape: tuple[int, int, int] = POOLING_SHAPE,
     seed: int = 0,
-    dtype: torch.dtype = torch.float32,
+    dtype: str | torch.dtype = "float32",
 ) -> Path:
     """Write a base folder in the published layout, with processor; returns it. Tower and language model keep their weights.
 
     tower, language: folders or hub ids (a CLIP checkpoint may hold its text half too). `<image>` and, where it lacks one, a pad token
     are added to the tokenizer and the embeddings. Raises PllavaError when the parts don't fit this model.
     """
+    dtype = choose_dtype(dtype, torch.device("cpu"))
     vision = _tower(tower, dtype)
     language_folder = resolve(language)
     decoder = AutoModelForCausalLM.from_pretrained(language_folder, dtype=dtype)
@@ -64,6 +66,7 @@ def compose(
     model.model.language_model.load_state_dict(decoder.base_model.state_dict())
     model.lm_head.load_state_dict(decoder.get_output_embeddings().state_dict())
     model.generation_config = decoder.generation_config
+    _check_same(model, decoder, language)
 
     side = vision.config.image_size
     images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
@@ -71,6 +74,23 @@ def compose(
         model.save_pretrained(partial)
         PllavaProcessor(images, tokenizer, num_frames, pooling_shape).save_pretrained(partial)
     return Path(out)
+
+
+@torch.no_grad()
+def _check_same(model: PllavaForConditionalGeneration, decoder: Any, language: str) -> None:
+    """Raises PllavaError unless text alone gets the decoder's own logits: some scale or cap them after the output layer."""
+    ids = torch.arange(1, 9)[None]
+    theirs = decoder.eval()(input_ids=ids).logits.float()
+    try:
+        ours = model.eval()(input_ids=ids).logits.float()
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise PllavaError(f"{language}: a {type(decoder).__name__} can't be called as Llava calls its language model: {error}") from None
+    difference = (ours - theirs).abs().max()
+    if difference > 0.02 * theirs.abs().max():  # 16-bit weights round differently in another order
+        raise PllavaError(
+            f"{language}: inside Llava the logits of a {type(decoder).__name__} differ by {difference:.2g}: it does more than multiply "
+            "by its output layer (scaling, soft capping). Choose a language model of the Llama, Mistral or Qwen kind"
+        )
 
 
 def _tower(name: str, dtype: torch.dtype) -> Any:

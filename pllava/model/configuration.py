@@ -17,6 +17,9 @@ from pllava.errors import PllavaError
 NUM_FRAMES = 16
 POOLING_SHAPE = (16, 12, 12)
 
+# what of a config is about video: an adapter's values win over its base's
+VIDEO_KEYS = ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_repeat")
+
 # settings of LLaVA 1.6's image tiling; PLLaVA feeds whole frames instead
 LLAVA_NEXT_ONLY = ("image_grid_pinpoints", "use_image_newline_parameter", "vision_aspect_ratio")
 
@@ -31,6 +34,7 @@ class PllavaConfig(LlavaConfig):
     use_pooling: False keeps every patch of every frame (the paper's "direct" baseline).
     frame_repeat: how a short video is stretched to num_frames; "published": each frame int(n / t) + 1 times, cut at n;
         "even": spread over the whole length.
+    pad_token_id: what a placeholder without a video is embedded as; LLaVA 1.6 folders lack it, and `pllava.load` takes the tokenizer's.
     """
 
     model_type = "pllava"
@@ -41,6 +45,7 @@ class PllavaConfig(LlavaConfig):
     pooling_method: str = "avg"
     use_pooling: bool = True
     frame_repeat: Literal["published", "even"] = "published"
+    pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

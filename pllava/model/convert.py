@@ -16,7 +16,7 @@ from pllava.errors import PllavaError
 from pllava.files import atomic_dir, atomic_write_text, read_json, write_json
 from pllava.model import adapter, checkpoint
 from pllava.model.checkpoint import Checkpoint
-from pllava.model.configuration import PllavaConfig
+from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
 
 
 def convert(source: str | Path, target: str | Path, base: str | None = None, lora_alpha: float | None = None) -> Path:
@@ -41,7 +41,7 @@ def _to_ours(found: Checkpoint, target: Path, base: str | None, lora_alpha: floa
     peft_config = adapter.lora_config(found, lora_alpha)
     peft_config.base_model_name_or_path = base
     peft_config.inference_mode = True
-    settings = {key: value for key, value in found.config.items() if key in ("num_frames", "pooling_shape")}
+    settings = {key: value for key, value in found.config.items() if key in VIDEO_KEYS}
     config = {"base": base, "model": {"base": base, **settings}, "lora_alpha": peft_config.lora_alpha}
     with atomic_dir(target) as partial:
         tensors = {adapter.peft_name(key): value[:] for key, value in found.lora.items()}
@@ -54,12 +54,20 @@ def _to_ours(found: Checkpoint, target: Path, base: str | None, lora_alpha: floa
 
 def _to_published(found: Checkpoint, target: Path, base: str | None, lora_alpha: float | None) -> None:
     """model.safetensors and the config.json of the base with our video settings; alpha goes there too, where loading finds it."""
-    base_folder = checkpoint.resolve(base or adapter.base_of(found.folder))
+    raw = checkpoint.read_config(base or adapter.base_of(found.folder))
     settings: dict[str, Any] = adapter.resolved_config(found.folder).get("model") or {}
-    settings = {key: settings.get(key) for key in ("num_frames", "pooling_shape")}
-    config = PllavaConfig.from_llava(read_json(base_folder / "config.json"), **settings).to_dict()
+    config = PllavaConfig.from_llava(raw, **{key: settings.get(key) for key in VIDEO_KEYS})
     alpha = lora_alpha if lora_alpha is not None else read_json(found.folder / "adapter_config.json")["lora_alpha"]
+    # The base's own spelling of everything else: the published code doesn't read what transformers 5 makes of it.
+    video = {key: getattr(config, key) for key in (*VIDEO_KEYS, "frame_shape") if key != "frame_repeat" or key in settings}
+    published = {"model_type": "llava", "text_config": _with_rope_theta(raw["text_config"]), "lora_alpha": alpha}
     with atomic_dir(target) as partial:
         tensors = {adapter.published_adapter_name(key): value[:] for key, value in found.lora.items()}
         save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-        write_json(partial / "config.json", config | {"model_type": "llava", "lora_alpha": alpha})
+        write_json(partial / "config.json", raw | video | published)
+
+
+def _with_rope_theta(text_config: dict[str, Any]) -> dict[str, Any]:
+    """The rotation base at the top level too, where transformers 4 looks; without it Yi's 5e6 would silently be 1e4."""
+    theta = (text_config.get("rope_parameters") or {}).get("rope_theta")
+    return text_config if theta is None else {"rope_theta": theta} | text_config

@@ -17,12 +17,13 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig
+from transformers.quantizers.auto import AutoQuantizationConfig
 
 from pllava.errors import PllavaError
 from pllava.model import adapter as lora
 from pllava.model import checkpoint
 from pllava.model.checkpoint import Checkpoint, logger
-from pllava.model.configuration import PllavaConfig
+from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
 from pllava.model.modeling import PllavaForConditionalGeneration
 from pllava.model.processing import PllavaProcessor
 
@@ -31,7 +32,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
     "float16": torch.float16, "fp16": torch.float16,
 }  # fmt: skip
-VIDEO_KEYS = ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_repeat")
 HASHED_AT_LOAD = 1 << 30  # bytes; hashing a larger base would take longer than loading it
 
 
@@ -60,13 +60,15 @@ def load(
     _check_attention(attn_implementation)
     found, extra = _find(base, adapter)
     config = _config(found, extra, {"num_frames": num_frames, "pooling_shape": pooling_shape})
-    chosen_device = _device(device)
-    chosen_dtype = _dtype(dtype, chosen_device)
+    chosen_device = choose_device(device)
+    chosen_dtype = choose_dtype(dtype, chosen_device)
     logger.info("device %s, dtype %s, attention %s", chosen_device, chosen_dtype, attn_implementation)
     if quantization_config is not None:
         quantization_config = language_model_only(quantization_config)
         device_map = device_map or {"": chosen_device}
     processor = _processor(found.folder, config)
+    if config.pad_token_id is None:
+        config.pad_token_id = processor.tokenizer.pad_token_id
     model: Any = _plain_model(found, config, chosen_dtype, attn_implementation, device_map, quantization_config)
     if extra is not None:
         model = lora.attach(model, extra, lora_alpha)
@@ -142,15 +144,20 @@ def _plain_model(found: Checkpoint, config: PllavaConfig, dtype: torch.dtype, at
     checkpoint.check(expected, tensors, found.folder)
     if not sys.stderr.isatty():  # a bar in a log file is noise
         transformers.utils.logging.disable_progress_bar()
-    model = PllavaForConditionalGeneration.from_pretrained(
-        None,
-        config=config,
-        state_dict=tensors,
-        dtype=dtype,
-        attn_implementation=attention,
-        device_map=device_map,
-        quantization_config=quantization,
-    )
+    try:
+        model = PllavaForConditionalGeneration.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            attn_implementation=attention,
+            device_map=device_map,
+            quantization_config=quantization,
+        )
+    except ValueError as error:
+        if "attn_implementation" not in str(error):
+            raise
+        raise PllavaError(f"{found.folder}: no {attention} attention for this language model. Use attn_implementation='eager'") from error
     if (found.folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(found.folder)
     return model
@@ -175,13 +182,13 @@ def _processor(folder: Path, config: PllavaConfig) -> PllavaProcessor:
         raise PllavaError(f"{folder}: the processor's files do not load: {error}. Fetch the folder again") from error
 
 
-def _device(device: str | torch.device) -> torch.device:
+def choose_device(device: str | torch.device) -> torch.device:
     if str(device) != "auto":
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU, where it is exact and fp16 is slower still."""
     if isinstance(dtype, torch.dtype):
         return dtype
@@ -206,7 +213,9 @@ def _check_attention(name: str) -> None:
 def language_model_only(quantization_config: Any) -> Any:
     """A copy that leaves tower, projector and head in their dtype: they are small, and every visual token goes through them."""
     config = copy.deepcopy(quantization_config)
+    if isinstance(config, dict):
+        config = AutoQuantizationConfig.from_dict(config)
     field = "llm_int8_skip_modules" if hasattr(config, "llm_int8_skip_modules") else "modules_to_not_convert"
-    skipped = ["vision_tower", "multi_modal_projector", "lm_head"]
+    skipped = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]  # matched from the beginning of a module's name
     setattr(config, field, sorted({*(getattr(config, field, None) or []), *skipped}))
     return config

@@ -114,14 +114,17 @@ def training(
     """One process's step on `batch` clips: LoRA of `rank` on `targets` linear layers a block and the projector; tower features given.
 
     A block keeps for its backward about ten tensors of the hidden size (residuals, norms, queries, keys, values, attention's output;
-    norms in fp32), three of the MLP's, and LoRA's own; the last block's gradients come on top, and the loss's logits.
+    norms in fp32), three of the MLP's, and LoRA's own; the projector two for every patch. The last block's gradients come on top, and
+    the loss's logits.
     """
     text, each = config.text_config, DTYPE_BYTES[dtype]
     tokens = batch * (config.num_visual_tokens + text_tokens)
     norms = 4 if each < FP32 else 0  # extra copies in fp32, in units of 2 bytes: two norms a block
     block = (10 + norms) * text.hidden_size + 3 * text.intermediate_size + targets * rank
     transient = 4 * (text.intermediate_size + text.hidden_size)
-    activations = tokens * (text.num_hidden_layers * block + transient) * each
+    vision = config.vision_config
+    patches = batch * config.num_frames * (vision.image_size // vision.patch_size) ** 2
+    activations = (tokens * (text.num_hidden_layers * block + transient) + patches * 2 * text.hidden_size) * each
     activations += 3 * batch * (supervised_tokens or text_tokens // 2) * text.vocab_size * FP32
     return Memory(weight_bytes(config, dtype, bits), activations, 0, 4 * FP32 * trainable_parameters(config, rank, targets))
 

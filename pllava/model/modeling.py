@@ -169,6 +169,9 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
         super(LlavaForConditionalGeneration, self).__init__(config)  # Llava's own would build, and drop, a whole LlavaModel first
         self.model = PllavaModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        embeddings = self.get_input_embeddings()  # not `embed_tokens` in every language model
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
 
     @classmethod
@@ -177,8 +180,9 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         problems = [f"  {kind}: {item}" for kind, items in info.items() if items for item in sorted(items, key=str)]
         if problems:
+            source = kwargs.get("pretrained_model_name_or_path", args[0] if args else None)
             raise PllavaError(
-                f"{kwargs.get('pretrained_model_name_or_path', args[:1])}: the weights don't fit the config\n" + "\n".join(problems)
+                f"{source}: the weights don't fit the config\n" + "\n".join(problems) + "\nFolders that hold LoRA are read by pllava.load"
             )
         return (model, info) if output_loading_info else model
 

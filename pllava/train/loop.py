@@ -205,6 +205,7 @@ class Trainer:
             "model": params.model.model_dump(mode="json"),
             "train": params.train.model_dump(mode="json"),
             "template": params.model.template,
+            "template_sha256": load_template(params.model.template).sha256,
             "seed": params.seed,
             "lora_alpha": params.train.lora.alpha,
         }

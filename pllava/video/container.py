@@ -104,7 +104,12 @@ class DecordSource:
         self.times = spans[:, 0] - spans[0, 0]
         self.duration = float(spans[-1, 1] - spans[0, 0])
         limits.check_header(path, header.width, header.height, count, self.duration)
-        self.height, self.width = self._decode([0]).shape[1:3]  # after rotation, which the header does not apply
+        try:
+            first = self._video[0].shape
+        except self._errors as error:
+            raise CannotDecode(_first_line(error)) from error
+        self.height, self.width = first[:2]  # after rotation, which the header does not apply
+        self._padded = first[-1] != 3
         if {self.width, self.height} != {header.width, header.height}:
             raise CannotDecode(f"frames of {self.width}x{self.height}, the header says {header.width}x{header.height}")
 
@@ -126,10 +131,13 @@ class DecordSource:
 
     def _decode(self, indices: list[int]) -> np.ndarray:
         try:
-            frames = self._video.get_batch(indices).asnumpy()
+            if not self._padded:
+                frames = self._video.get_batch(indices).asnumpy()
+            else:
+                frames = np.stack([_without_padding(self._video[index].asnumpy()) for index in indices])
         except self._errors as error:
             raise CannotDecode(_first_line(error)) from error
-        if frames.ndim != 4 or frames.shape[-1] != 3:  # some odd widths come out with 4 channels
+        if frames.ndim != 4 or frames.shape[-1] != 3:
             raise CannotDecode(f"frames of shape {frames.shape}")
         return frames
 
@@ -178,6 +186,16 @@ class PyavSource:
                 yield from container.decode(stream)
         except (av.FFmpegError, ValueError) as error:
             raise PllavaError(f"{self.path}: damaged ({_reason(error)}). {MEND}") from error
+
+
+def _without_padding(frame: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] of a frame [H, W, C] of decord's.
+
+    FFmpeg pads rows for the processor's vector width; where the padded row is a whole multiple of the width (96 pixels: 384 bytes for 288),
+    decord takes it for C > 3 channels, and its batch read fails. The bytes of the row are in place.
+    """
+    height, width = frame.shape[:2]
+    return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
 
 
 def _upright(frame: Any) -> np.ndarray:

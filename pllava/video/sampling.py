@@ -62,7 +62,8 @@ def train_indices(
     sample "middle": middle of each interval. "rand": a random frame of each interval, never its last one.
     "fpsX": X frames a second whatever `num_frames` says, at most `max_num_frames` if that is positive (may be none for a short clip).
     fix_start: this many frames after the start of each interval ("middle" only).
-    rng: source of "rand". A clip with fewer than `num_frames` frames is padded with its last sampled frame.
+    rng: source of "rand"; None: Python's own generator, as published.
+    A clip with fewer than `num_frames` frames is padded with its last sampled frame.
     """
     _check(num_frames, num_frames_total)
     if sample.startswith("fps"):
@@ -72,9 +73,9 @@ def train_indices(
     edges = np.linspace(0, num_frames_total, min(num_frames, num_frames_total) + 1).astype(int).tolist()
     intervals = [(low, high - 1) for low, high in pairwise(edges)]  # both ends inclusive
     if sample == "rand":
-        rng = rng or random.Random()
+        choose = rng.choice if rng else random.choice
         # An interval of one frame has no frame before its last: it gives that one.
-        indices = [rng.choice(range(low, high)) if high > low else low for low, high in intervals]
+        indices = [choose(range(low, high)) if high > low else low for low, high in intervals]
     elif fix_start is not None:
         indices = [low + fix_start for low, _ in intervals]
     else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from pllava import doctor
+from pllava import cli, doctor
 from pllava.doctor import MISSING, OK, Check, describe, examine
 
 ROOT = Path(__file__).parents[2]
@@ -53,3 +54,16 @@ def test_bad_params_and_absent_base_are_found(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "params.yaml").write_text(text.replace("num_frames: 8", "num_frame: 8"))
     broken = next(check for check in examine() if check.name == "project")
     assert broken.state == MISSING and "num_frames" in broken.found
+
+
+@pytest.mark.parametrize(("needed", "code"), [(["pillow>=1"], 0), (["not-a-package"], 1)])
+def test_the_exit_code_says_whether_something_needed_is_missing(
+    needed: list[str], code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "requires", lambda name: needed)
+    result = CliRunner().invoke(cli.app, ["doctor"])
+    assert result.exit_code == code
+    assert ("missing: not-a-package" in result.output) == bool(code)
+    for line in ("python", "device", "dtype", "attention", "decoder decord", "decoder pyav"):
+        assert f" {line} " in result.output

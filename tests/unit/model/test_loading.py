@@ -16,10 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 import pllava
 from pllava.errors import PllavaError
 from pllava.model.adapter import set_lora_alpha
+from pllava.model.checkpoint import read_config
 from pllava.model.convert import convert
 from pllava.model.load import language_model_only
 from pllava.model.processing import PllavaProcessor
@@ -108,13 +112,27 @@ def test_a_sharded_base_loads_and_a_lost_shard_is_named(tiny_base_dir: Path, tin
         cpu(tmp_path)
 
 
-def test_conversion_is_lossless_both_ways(tiny_base_dir: Path, lora_dir: Path, tmp_path: Path) -> None:
-    ours = convert(lora_dir, tmp_path / "ours", base=str(tiny_base_dir))
+@pytest.mark.parametrize("name", ["tiny56_lora_r8", "tiny56_lora_r128"])
+def test_conversion_is_lossless_both_ways(name: str, reference: Path, tiny_base_dir: Path, copy_of: Any, tmp_path: Path) -> None:
+    published = copy_of(reference / "ckpt" / name, use_pooling=False)
+    ours = convert(published, tmp_path / "ours", base=str(tiny_base_dir), lora_alpha=4)
     back = convert(ours, tmp_path / "back")
-    before, after = load_file(lora_dir / "model.safetensors"), load_file(back / "model.safetensors")
-    assert before.keys() == after.keys()
-    assert all(after[key].equal(value) and after[key].dtype == value.dtype for key, value in before.items())
-    assert json.loads((back / "config.json").read_text())["num_frames"] == 4
+    assert (back / "model.safetensors").read_bytes() == (published / "model.safetensors").read_bytes()
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (published, back))
+    assert {key: value for key, value in after.items() if before.get(key) != value} == {"lora_alpha": 4}
+    again = convert(back, tmp_path / "again", base=str(tiny_base_dir))
+    for file in ("adapter_model.safetensors", "adapter_config.json", "config.yaml", "manifest.json"):
+        assert (again / file).read_bytes() == (ours / file).read_bytes()
+
+
+def test_transformers_4_finds_the_rotation_base_in_what_is_published(
+    load_tiny: Any, tiny_base_dir: Path, lora_dir: Path, tmp_path: Path
+) -> None:
+    model = load_tiny("tiny56_base", fresh=True)
+    model.config.text_config.rope_parameters = {"rope_theta": 5e6, "rope_type": "default"}  # Yi's, in the spelling of transformers 5
+    model.save_pretrained(tmp_path / "base")
+    back = convert(convert(lora_dir, tmp_path / "ours", base=str(tmp_path / "base")), tmp_path / "back")
+    assert json.loads((back / "config.json").read_text())["text_config"]["rope_theta"] == 5e6
 
 
 def test_alpha_is_the_callers_else_32_with_a_notice(tiny_base_dir: Path, lora_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -147,7 +165,7 @@ def test_every_wrong_tensor_is_listed_and_nothing_is_loaded(tiny_base_dir: Path,
 
 def test_an_adapter_that_lacks_a_layer_is_refused(tiny_base_dir: Path, lora_dir: Path, copy_of: Any) -> None:
     lost = "language_model.base_model.model.model.layers.1.self_attn.v_proj.lora_B.default.weight"
-    with pytest.raises(PllavaError, match=r"missing: .*layers\.1\.self_attn\.v_proj\.lora_B"):
+    with pytest.raises(PllavaError, match=re.escape(f"1 tensor doesn't fit the model, nothing was loaded\n  missing: {lost} [32, 8]")):
         cpu(tiny_base_dir, adapter=copy_of(lora_dir, lambda tensors: tensors.pop(lost)))
 
 
@@ -178,16 +196,24 @@ def test_a_base_is_not_an_adapter(tiny_base_dir: Path) -> None:
         cpu(tiny_base_dir, lora_alpha=4)
 
 
+LLAVA_1_6 = {  # text_config as published: what is Llama's default is left out
+    "vicuna": {"_name_or_path": "lmsys/vicuna-7b-v1.5", "torch_dtype": "float16", "pad_token_id": 0},
+    "yi": {"_name_or_path": "NousResearch/Nous-Hermes-2-Yi-34B", "torch_dtype": "bfloat16", "rope_theta": 5000000.0, "use_cache": False},
+}
+
+
+@pytest.mark.parametrize("family", LLAVA_1_6)
 def test_a_llava_1_6_base_loads_and_its_tile_separator_is_ignored_aloud(
-    tiny_base_dir: Path, copy_of: Any, caplog: pytest.LogCaptureFixture
+    family: str, tiny_base_dir: Path, copy_of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     def add(tensors: Tensors) -> None:
         tensors["image_newline"] = torch.zeros(64)
 
     folder = copy_of(tiny_base_dir, add, model_type="llava_next", image_grid_pinpoints=[[56, 112]], use_image_newline_parameter=True)
     values = json.loads((folder / "config.json").read_text())
-    for key in ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_shape"):
+    for key in ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_shape", "pad_token_id"):
         del values[key]
+    values["text_config"] |= LLAVA_1_6[family]
     (folder / "config.json").write_text(json.dumps(values))
     pixels = json.loads((folder / "preprocessor_config.json").read_text())
     tiles = {
@@ -203,10 +229,14 @@ def test_a_llava_1_6_base_loads_and_its_tile_separator_is_ignored_aloud(
     with caplog.at_level(logging.WARNING, "pllava"):
         model, processor = pllava.load(folder, num_frames=4, pooling_shape=(4, 2, 2), dtype="float32", device="cpu")
     assert "image_newline ignored" in caplog.text
-    assert logits(model).equal(logits(cpu(tiny_base_dir)))
+    assert logits(model).equal(logits(cpu(tiny_base_dir))) == (family == "vicuna")
+    rotation = model.model.language_model.rotary_emb.inv_freq[1].item()  # heads of 16
+    assert rotation == pytest.approx({"vicuna": 1e4, "yi": 5e6}[family] ** (-2 / 16))
+    assert model.config.pad_token_id == processor.tokenizer.pad_token_id  # these configs name none
     assert processor.num_visual_tokens == 16
     frames = np.random.default_rng(0).integers(0, 256, (4, 90, 160, 3), np.uint8)  # one 56 px square a frame, no tiles
     assert processor.preprocess_video(frames).equal(PllavaProcessor.from_pretrained(tiny_base_dir).preprocess_video(frames))
+    assert pllava.load(folder, dtype="float32", device="cpu")[1].num_visual_tokens == 2304  # unsaid: as in the released models
 
 
 @pytest.mark.parametrize(
@@ -231,6 +261,21 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         pllava.load(tmp_path)
 
 
+def test_a_hub_id_loads_from_the_hubs_cache(tiny_base_dir: Path, lora_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name, folder in (("base", tiny_base_dir), ("adapter", lora_dir)):
+        repository = tmp_path / f"models--someone--{name}"
+        shutil.copytree(folder, repository / "snapshots" / "0123abcd")
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0123abcd")
+    wanted = logits(cpu(tiny_base_dir, adapter=lora_dir, lora_alpha=4))
+    assert logits(cpu("someone/base", adapter="someone/adapter", lora_alpha=4)).equal(wanted)
+    with pytest.raises(PllavaError, match="someone/other: no folder of this name here, and the hub can't give it"):
+        cpu("someone/other")
+    assert read_config("someone/base")["num_frames"] == 4
+
+
 def test_eager_and_sdpa_agree_and_bf16_is_close(tiny_base_dir: Path, tiny_model: Any) -> None:
     torch.testing.assert_close(logits(cpu(tiny_base_dir, attn_implementation="eager")), logits(tiny_model), atol=2e-5, rtol=0)
     model, _ = pllava.load(tiny_base_dir, dtype="bf16", device="cpu")
@@ -243,9 +288,42 @@ def test_a_device_map_gives_the_same_model(tiny_base_dir: Path, tiny_model: Any)
     assert logits(cpu(tiny_base_dir, device_map=devices)).equal(logits(tiny_model))
 
 
-def test_quantisation_spares_tower_projector_and_head() -> None:
-    config = language_model_only(BitsAndBytesConfig(load_in_8bit=True))
-    assert config.llm_int8_skip_modules == ["lm_head", "multi_modal_projector", "vision_tower"]
+@register_quantization_config("whole-numbers")
+class WholeNumbersConfig(QuantizationConfigMixin):
+    """Stands for 8-bit packing, whose packages need a GPU: weights become whole hundredths."""
+
+    def __init__(self, modules_to_not_convert: list[str] | None = None, **_: Any) -> None:
+        self.quant_method, self.modules_to_not_convert = "whole-numbers", modules_to_not_convert
+
+
+@register_quantizer("whole-numbers")
+class WholeNumbers(HfQuantizer):
+    requires_calibration = False
+    is_trainable = False
+
+    def is_serializable(self) -> bool:
+        return False
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear) and should_convert_module(name, self.quantization_config.modules_to_not_convert):
+                module.weight.data = (module.weight.data * 100).round() / 100
+
+
+@pytest.mark.parametrize("config", [WholeNumbersConfig(), {"quant_method": "whole-numbers"}], ids=["config", "dict"])
+def test_quantisation_packs_the_language_model_alone(config: Any, tiny_base_dir: Path, tiny_model: Any) -> None:
+    packed = dict(cpu(tiny_base_dir, quantization_config=config).named_modules())
+    linear = {name: module for name, module in tiny_model.named_modules() if isinstance(module, torch.nn.Linear)}
+    changed = {name for name, module in linear.items() if not module.weight.equal(packed[name].weight)}
+    assert changed == {name for name in linear if name.startswith("model.language_model.")}
+
+
+@pytest.mark.parametrize("bits", [{"load_in_8bit": True}, {"load_in_4bit": True}])
+def test_bitsandbytes_spares_tower_projector_and_head_beside_what_the_user_spares(bits: dict[str, bool], tiny_model: Any) -> None:
+    config = language_model_only(BitsAndBytesConfig(llm_int8_skip_modules=["model.language_model.layers.0"], **bits))
+    names = [name for name, module in tiny_model.named_modules() if isinstance(module, torch.nn.Linear)]
+    converted = {name for name in names if should_convert_module(name, config.llm_int8_skip_modules)}
+    assert converted == {name for name in names if re.match(r"model\.language_model\.layers\.[12]\.", name)}
 
 
 @pytest.mark.parametrize("model_type", ["llava", "pllava"])  # as published, as we save

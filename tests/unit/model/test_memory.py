@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
+from typer.testing import CliRunner
 
-from pllava import recipe
+from pllava import cli, recipe
 from pllava.errors import PllavaError
 from pllava.model import memory
 from pllava.model.adapter import add_lora
@@ -49,7 +50,9 @@ CASES = {
     "tiny, 32 clips": (config(192, 448, 5, 6, 6, 128, 48, 8, [8, 3, 3]), 32),
     "tiny, 4 clips": (config(192, 448, 5, 6, 6, 128, 48, 8, [8, 3, 3]), 4),
     "mid": (config(256, 688, 6, 8, 8, 192, 336, 14, [16, 12, 12]), 1),
+    "mid, grouped queries, few tokens": (config(256, 688, 6, 8, 2, 192, 224, 14, [16, 4, 4]), 3),
 }
+IN_16_BITS = ("mid", "mid, grouped queries, few tokens")  # autocast, as training with mixed precision
 
 
 def peak_bytes(work: Any) -> int:
@@ -64,26 +67,27 @@ def peak_bytes(work: Any) -> int:
     return highest
 
 
-@pytest.fixture(params=CASES, scope="module")
-def case(request: pytest.FixtureRequest) -> tuple[PllavaConfig, int, Any, dict[str, torch.Tensor]]:
-    chosen, clips = CASES[request.param]
+@pytest.fixture(params=[*((name, "float32") for name in CASES), *((name, "bfloat16") for name in IN_16_BITS)], scope="module", ids=" ".join)
+def case(request: pytest.FixtureRequest) -> tuple[PllavaConfig, int, str, Any, dict[str, torch.Tensor]]:
+    name, dtype = request.param
+    chosen, clips = CASES[name]
     torch.manual_seed(0)
-    model = PllavaForConditionalGeneration(chosen).eval()
+    model = PllavaForConditionalGeneration(chosen).eval().to(getattr(torch, dtype))
     ids = torch.full((clips, chosen.num_visual_tokens + TEXT), 10)
     ids[:, 1 : 1 + chosen.num_visual_tokens] = chosen.image_token_index
     labels = torch.full_like(ids, -100)
     labels[:, -ANSWER:] = 10
     side = chosen.vision_config.image_size
-    return chosen, clips, model, {"ids": ids, "labels": labels, "videos": torch.randn(clips, chosen.num_frames, 3, side, side)}
+    return chosen, clips, dtype, model, {"ids": ids, "labels": labels, "videos": torch.randn(clips, chosen.num_frames, 3, side, side)}
 
 
 def test_weights_are_counted_to_the_byte(case: Any) -> None:
-    chosen, _, model, _ = case
-    assert memory.weight_bytes(chosen, "float32") == sum(p.numel() * p.element_size() for p in model.parameters())
+    chosen, _, dtype, model, _ = case
+    assert memory.weight_bytes(chosen, dtype) == sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def test_inference_peak(case: Any) -> None:
-    chosen, clips, model, batch = case
+    chosen, clips, dtype, model, batch = case
 
     def work() -> None:
         ids = batch["ids"]
@@ -91,12 +95,12 @@ def test_inference_peak(case: Any) -> None:
             input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values_videos=batch["videos"], max_new_tokens=4, do_sample=False
         )
 
-    planned = memory.inference(chosen, TEXT, 4, clips, dtype="float32")
+    planned = memory.inference(chosen, TEXT, 4, clips, dtype=dtype)
     assert planned.activations + planned.kv_cache == pytest.approx(peak_bytes(work), rel=TOLERANCE)
 
 
 def test_training_peak(case: Any) -> None:
-    chosen, clips, model, batch = case
+    chosen, clips, dtype, model, batch = case
     with torch.no_grad():
         features = torch.stack([model.vision_features(video) for video in batch["videos"]])
     peft = add_lora(model, Lora(r=RANK), 0)
@@ -106,11 +110,12 @@ def test_training_peak(case: Any) -> None:
     assert memory.trainable_parameters(chosen, RANK) == trainable
 
     def work() -> None:
-        output = peft(input_ids=batch["ids"], labels=batch["labels"], vision_features=features, logits_to_keep=1, use_cache=False)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            output = peft(input_ids=batch["ids"], labels=batch["labels"], vision_features=features, logits_to_keep=1, use_cache=False)
         output.loss.backward()
         optimizer.step()
 
-    planned = memory.training(chosen, TEXT, clips, RANK, dtype="float32", supervised_tokens=ANSWER)
+    planned = memory.training(chosen, TEXT, clips, RANK, dtype=dtype, supervised_tokens=ANSWER)
     measured = peak_bytes(work) + 4 * trainable  # the LoRA weights were there before
     peft.unload()
     assert planned.activations + planned.trained == pytest.approx(measured, rel=TOLERANCE)
@@ -141,6 +146,30 @@ def test_more_of_anything_needs_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert beams.inference.total > one.inference.total
     assert few.clips < one.clips and few.training.total < one.training.total
     assert "does not fit" in describe(one) and "fits" in describe(make_plan("pllava-7b", params, 10_000))
+
+
+@pytest.mark.parametrize(("gib", "code"), [("24", 1), ("10000", 0)])
+def test_the_plans_exit_code_says_whether_it_fits(gib: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(cli.app, ["plan", "pllava-7b", "--device", gib])
+    assert result.exit_code == code
+    for line in (
+        "visual tokens",
+        "text budget",
+        "weights",
+        "KV cache",
+        "activations",
+        "LoRA, projector, AdamW",
+        "inference on",
+        "training on",
+    ):
+        assert line in result.output
+
+
+def test_params_on_a_published_base_are_planned_without_fetching_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("pllava.model.checkpoint.resolve", lambda name: pytest.fail(f"{name} would be fetched"))
+    assert make_plan("params.yaml", recipe.load("pllava-34b")).parameters / 1e9 == pytest.approx(34.75, abs=0.01)
 
 
 def test_a_video_that_leaves_no_room_for_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

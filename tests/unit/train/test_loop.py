@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import pllava
+from pllava.chat import load_template
 from pllava.data.conversation import IGNORE
 from pllava.errors import PllavaError
 from pllava.files import sha256_file
-from pllava.model.adapter import verify_adapter
+from pllava.model.adapter import resolved_config, verify_adapter
 from pllava.params import Params
 from pllava.train.loop import OUTPUT, Trainer, be_deterministic, run
 from pllava.train.steps import StepSampler
@@ -101,6 +102,7 @@ def test_two_runs_are_equal_bytes_and_so_are_features_off(prepared: Project) -> 
     assert outputs() == first
     assert set(first) >= {"history.jsonl", "adapter/manifest.json", "adapter/adapter_model.safetensors", "adapter/config.yaml"}
     verify_adapter(OUTPUT / "adapter")
+    assert resolved_config(OUTPUT / "adapter")["template_sha256"] == load_template(params.model.template).sha256
 
     history = [json.loads(line) for line in (OUTPUT / "history.jsonl").read_text().splitlines()]
     assert [record["step"] for record in history] == [0, 2, 3, 4, 6]

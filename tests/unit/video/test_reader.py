@@ -42,6 +42,14 @@ def test_odd_widths_give_three_channels(make_clip: MakeClip, width: int, height:
     assert np.abs(video.frames.mean((1, 2, 3)) - np.arange(24) * 10).max() < 6
 
 
+@pytest.mark.parametrize("width", [16, 24, 32, 48, 96])
+def test_padded_rows_of_narrow_clips_are_cut_by_decord_too(make_clip: MakeClip, width: int):
+    path = make_clip(width=width, height=54)
+    by_decord, by_pyav = (read_video(path, 24, "middle", reader=reader) for reader in ("decord", "pyav"))
+    assert by_decord.reader == "decord"
+    np.testing.assert_array_equal(by_decord.frames, by_pyav.frames)
+
+
 @pytest.mark.parametrize("reader", ["decord", "pyav"])
 def test_variable_frame_rate_goes_by_timestamps(make_clip: MakeClip, reader: str):
     shown = [40 * i for i in range(12)] + [1440 + 1000 * i for i in range(12)]  # milliseconds
