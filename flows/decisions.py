@@ -31,7 +31,11 @@ def gate(version: int) -> Any:
         verdict = "passed" if result.passed else "not passed"
         create_markdown_artifact(f"{result.table}\n\n**{verdict}**\n\n{reasons}\n", key="gate", description=f"Version {version}: {verdict}")
         if not result.passed:
-            raise PllavaError(f"version {version} did not pass the gate and stays a candidate; the champion is unchanged:\n{reasons}")
+            raise PllavaError(
+                f"version {version} did not pass the gate and stays a candidate; the champion is unchanged:\n{reasons}\n"
+                "What it can do: outputs/report/report.md. "
+                f"To promote it all the same: pllava promote --version {version} --force --reason TEXT"
+            )
         return result.version
 
     return _attempt(compare, "version {} passed")

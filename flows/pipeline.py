@@ -4,6 +4,7 @@ Works alone (Prefect starts its API inside the process) and against a server (PR
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,11 @@ def pipeline(deploy: bool = True) -> Any:
     """
     os.chdir(ROOT)  # the library finds params.yaml and its outputs from here
     try:
-        if failure := run_stages(ROOT):
+        failure, last = run_stages(ROOT)
+        if failure:
             return Failed(message=failure)
         publish_metrics(ROOT)
-        version = decisions.register.submit()
+        version = decisions.register.submit(wait_for=last)
         passed = decisions.gate.submit(version)
         champion = decisions.promote.submit(passed)
         steps = [version, passed, champion]
@@ -48,17 +50,21 @@ def pipeline(deploy: bool = True) -> Any:
         raise
 
 
-def run_stages(root: Path) -> str | None:
-    """Run each stage of root/dvc.yaml after those it needs. The message of the first failure, None when all is up to date.
+def run_stages(root: Path) -> tuple[str | None, list[PrefectFuture[Any]]]:
+    """Run each stage of root/dvc.yaml after those it needs.
+
+    Gives the message of the first failure (None when all is up to date), and the futures of the stages that no other one needs.
 
     Call it in a flow. After a failure the stages that need the failed one are not run; the others are.
     """
     run_id = str(flow_run.get_id() or "")
     futures: dict[str, PrefectFuture[Any]] = {}
-    for stage in read_dag(root):
+    stages = read_dag(root)
+    for stage in stages:
         task = run_stage.with_options(description=stage.description)
         futures[stage.name] = task.submit(stage.name, root, run_id, wait_for=[futures[name] for name in stage.needs])
-    return first_failure(list(futures.values()))
+    needed = {name for stage in stages for name in stage.needs}
+    return first_failure(list(futures.values())), [future for name, future in futures.items() if name not in needed]
 
 
 def first_failure(futures: list[PrefectFuture[Any]]) -> str | None:
@@ -78,6 +84,8 @@ def main() -> int:
     """Run the pipeline and print what a person wants to know. Exit code 1 when a step failed."""
     from flows.summary import print_failure, print_summary
 
+    # Prefect passes SIGTERM on once it has crashed the flow; left to the system it would end us before Prefect's own server is stopped.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         state = pipeline(return_state=True)
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -20,8 +21,9 @@ def print_summary(root: Path, outcome: list[Any], console: Console | None = None
     _, _, champion, *served = outcome
     console.print(f"[bold]{escape(str(champion))}[/bold]")
     for deployment in served:
-        console.print(f"Asked about the held-out clip {escape(_near(deployment.clip, root))}:")
-        console.print(f"  {escape(deployment.question)}\n  [bold]-> {escape(deployment.answer)}[/bold]")
+        console.print("Asked about a held-out clip:")
+        console.print(f"  {escape(_near(deployment.clip, root))}", soft_wrap=True)  # a path that can be copied
+        console.print(f"  {escape(deployment.question)}\n  [bold]-> {escape(deployment.answer)}[/bold]", soft_wrap=True)
         console.print(f"Demo: {deployment.url} (make down stops it)")
     console.print("Look closer:")
     console.print("  make mlflow    runs, curves and model versions, on http://127.0.0.1:5000")
@@ -32,7 +34,10 @@ def print_summary(root: Path, outcome: list[Any], console: Console | None = None
 def metrics_table(benchmark: str, metrics: dict[str, Any]) -> Table:
     """Tasks x models, percent with 95 % intervals."""
     models = metrics["models"]
-    table = Table(title=f"{benchmark}: percent right (95 % interval)", title_justify="left")
+    title = f"{benchmark}: percent right (95 % interval)"
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False
+    )  # fits 80 columns, whatever the numbers
     columns = [(key, title) for key, title in MODELS if key in models]
     table.add_column("task")
     for _, title in columns:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pllava.errors import PllavaError
+
 CHUNK = 1 << 20
 UMASK = os.umask(0o022)  # reading it means setting it
 os.umask(UMASK)
@@ -51,7 +53,11 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    return json.loads(Path(path).read_text())
+    """Raises PllavaError for a file that is there but is no JSON; FileNotFoundError where there is none."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise PllavaError(f"{path} is not JSON: {error}. Fetch or write it again") from None
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class Evaluate(Section):
     )
     batch_size: int = Field(16, ge=1, description="questions generated at once")
     bootstrap_resamples: int = Field(2000, ge=100)
-    benchmarks: dict[Literal["mvbench"], Benchmark]
+    benchmarks: dict[Literal["mvbench"], Benchmark] = Field(min_length=1)
 
 
 class Registry(Section):
@@ -183,6 +183,8 @@ def _explain(raw: dict[str, Any], item: Any) -> str:
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{where}: unknown key; {hint}"
+    if item["type"] == "value_error":  # one of our own, which says what was found
+        return f"{where}: {item['ctx']['error']}"
     found = "" if item["type"] == "missing" else f", found {item['input']!r}"
     return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}{found}"
 

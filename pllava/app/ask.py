@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pllava.app.source import choose, describe_runtime, load_chat
+from pllava.errors import PllavaError
 from pllava.params import Params
 
 
@@ -20,12 +21,18 @@ def ask(
     lora_alpha: float | None = None,
     say: Callable[[object], None] = print,
 ) -> str:
-    """The answer. `say` is told which model, device and video reader were used. Raises PllavaError for an unreadable clip or model."""
+    """The answer. `say` is told which model, device and video reader were used. Raises PllavaError for an unreadable clip or model,
+    and for a question that is empty or holds a marker of the template."""
+    from pllava.chat.template import load_template
     from pllava.video.reader import probe
 
-    probe(video)  # an unreadable clip is found before the weights are read
+    # What the user can mend is found before the weights are read.
+    if not question.strip():
+        raise PllavaError('the question is empty; for example: pllava ask clip.mp4 "What happens?"')
+    probe(video)
     source = choose(params, model, adapter, template)
-    say(f"model: {source.name} ({source.why})")
+    load_template(source.template).check(question)
+    say(f"model: {source.name}, {source.why}")
     chat = load_chat(source, lora_alpha)
     watched = chat.watch(video)
     frames = watched.frames

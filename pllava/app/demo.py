@@ -72,8 +72,10 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
             raise gr.Error("a video file is needed", print_exception=False)
         if not question or not question.strip():
             raise gr.Error("a question is needed", print_exception=False)
+        if len(question) > MAX_QUESTION:
+            raise gr.Error(f"the question has {len(question)} characters, {MAX_QUESTION} are allowed", print_exception=False)
         try:
-            return engine.ask(video, question.strip()[:MAX_QUESTION])
+            return engine.ask(video, question.strip())
         except PllavaError as error:
             raise gr.Error(_without_path(error, video), print_exception=False) from None
 
@@ -159,8 +161,8 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
 
 
 TOY_NOTICE = (
-    '<div class="notice">This is the tiny model of the default pipeline. It was trained in minutes, on rendered clips of moving shapes '
-    "only, so it knows nothing about real videos. The real one: "
+    '<div class="notice">This is the tiny model of the default pipeline. All it has ever seen are rendered pictures and clips of colored '
+    "shapes, and questions about them, so it knows nothing about real videos. The real one: "
     "<code>pllava demo --model ermu2001/pllava-7b</code> (a GPU with 24 GB), or train it: <code>pllava recipe use pllava-7b</code>.</div>"
 )
 

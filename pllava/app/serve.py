@@ -50,7 +50,7 @@ def open_page(
     from pllava.app.demo import build_demo
 
     source = choose(params, model, adapter, template)
-    say(f"model: {source.name} ({source.why})")
+    say(f"model: {source.name}, {source.why}")
     engine = ChatEngine(load_chat(source, lora_alpha))
     say(f"runs on {describe_runtime(engine.chat.model)}; template {source.template}")
     try:

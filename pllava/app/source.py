@@ -116,7 +116,7 @@ def is_toy(model: Any) -> bool:
 
 def _default(params: Params) -> tuple[str, str]:
     if (version := champion(params)) is not None:
-        return f"models:/{params.registry.model_name}/{version.version}", "the champion"
+        return f"models:/{params.registry.model_name}/{version.version}", "the default"
     if (TRAINED / "manifest.json").is_file():
         return str(TRAINED), "no champion yet; the newest training"
     return params.model.base, f"no champion, nothing in {TRAINED}; the base, which has seen no video"
@@ -165,7 +165,10 @@ def _adapter(params: Params, folder: Path, template: str | None, why: str, name:
     config: dict[str, Any] = {}
     manifest: dict[str, Any] = {}
     if (folder / "config.yaml").is_file():
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        try:
+            config = yaml.safe_load((folder / "config.yaml").read_text()) or {}
+        except yaml.YAMLError as error:
+            raise PllavaError(f"{folder}/config.yaml is not YAML: {error}. Fetch or train the adapter again") from None
         if not (folder / "manifest.json").is_file():
             raise PllavaError(f"{folder} has no manifest.json: it was not written to the end. Train again: pllava train")
         manifest = read_json(folder / "manifest.json")

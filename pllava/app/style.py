@@ -8,14 +8,16 @@ FONTS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "N
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
 
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; padding: 20px 20px 8px !important; }
+.gradio-container { max-width: 1240px !important; margin: 0 auto !important; padding: 20px clamp(2px, 2vw, 20px) 8px !important; }
+.gradio-container .main.fillable { padding: 16px clamp(8px, 3vw, 32px) !important; }
 .gradio-container .html-container { padding: 0 !important; }
 .pllava-head { display: flex; align-items: center; gap: 4px 16px; flex-wrap: wrap; }
 .pllava-head h1 { font-size: 1.6rem; font-weight: 700; letter-spacing: -0.02em; margin: 0; color: var(--body-text-color); }
 .pllava-head p { margin: 0; color: var(--body-text-color-subdued); flex: 1 1 20rem; font-size: .95rem; }
-.badge { display: inline-flex; align-items: center; gap: 8px; font-size: .82rem; font-weight: 600; padding: 4px 12px; border-radius: 999px;
+.badge { display: inline-flex; align-items: center; gap: 8px; font-size: .82rem; font-weight: 600; padding: 4px 12px; border-radius: 14px;
+  overflow-wrap: anywhere; min-width: 0;
   border: 1px solid var(--border-color-primary); background: var(--block-background-fill); color: var(--body-text-color); }
-.badge::before { content: ""; width: 8px; height: 8px; border-radius: 50%; background: #16a34a; }
+.badge::before { content: ""; width: 8px; height: 8px; flex: none; border-radius: 50%; background: #16a34a; }
 .notice { border: 1px solid var(--border-color-primary); border-left: 4px solid var(--color-accent); border-radius: 8px; padding: 10px 14px;
   background: var(--block-background-fill); color: var(--body-text-color); font-size: .9rem; line-height: 1.5; }
 .notice code { font-size: .85em; overflow-wrap: anywhere; }
@@ -43,8 +45,10 @@ CSS = """
 #samples .caption-label { position: static; max-width: none; width: 100%; padding: 3px 5px; border: none; white-space: normal;
   background: var(--block-background-fill); font-size: .68rem; line-height: 1.25; text-align: center; color: var(--body-text-color); }
 #video button[aria-label="Trim video to selection"], #video button[aria-label="Reset video to initial value"] { display: none; }
+footer .divider:last-child { display: none; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 12px 10px 4px !important; }
+  #samples .grid-container { grid-template-columns: repeat(4, 1fr) !important; }
+  #samples .caption-label { font-size: .62rem; padding: 3px 1px; }
   .pllava-head h1 { font-size: 1.3rem; }
   .strip { grid-template-columns: repeat(4, 1fr); }
   .lineage dl { grid-template-columns: 1fr; gap: 0; }

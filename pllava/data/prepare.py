@@ -40,7 +40,7 @@ def prepare(params: Params) -> Path:
     checker = TextChecker(params.model.base, params.model.template, params.train.max_length)
     reports = _check_media(params, samples, benchmarks)
     rows = {split: _rows(samples[split], checker, reports, problems[split]) for split in samples}
-    tests = _test_rows(benchmarks, reports, problems["test"])
+    tests = _test_rows(params, benchmarks, reports, problems["test"])
     usable: dict[str, list[Any]] = {**rows, "test": tests}
     for split, table in usable.items():
         _stop_if_bad(split, problems[split], len(table), params.data.max_bad_fraction)
@@ -124,13 +124,19 @@ def _rows(samples: list[Instruction], checker: TextChecker, reports: dict[str, M
     return rows
 
 
-def _test_rows(benchmarks: list[tuple[str, Any]], reports: dict[str, MediaReport], problems: list[Problem]) -> list[TestRow]:
+def _test_rows(
+    params: Params, benchmarks: list[tuple[str, Any]], reports: dict[str, MediaReport], problems: list[Problem]
+) -> list[TestRow]:
+    roots: dict[str, Path] = {name: benchmark.root for name, benchmark in params.evaluate.benchmarks.items()}
     rows = []
     for name, sample in benchmarks:
         media = reports[sample.media.as_posix()]
         stem, _, number = sample.id.rpartition("/")
-        if reason := media.problem_of(WHOLE):
-            problems.append(Problem(name, f"{stem}.json", int(number), media.path, [reason]))
+        reasons = [reason] if (reason := media.problem_of(WHOLE)) else []
+        if sample.answer not in sample.candidates:
+            reasons.append(("answer is no option", f"the answer {sample.answer!r} is none of the options, so no reply can be right"))
+        if reasons:
+            problems.append(Problem(name, f"{roots[name]}/json/{stem}.json", int(number), media.path, reasons))
         else:
             rows.append(TestRow(name, sample.task, int(number), media.path, media.sha256))
     return rows

@@ -51,7 +51,7 @@ def load_tokenizer(base: str) -> Any:
 
     try:
         return PreTrainedTokenizerFast.from_pretrained(base)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # OSError, ValueError, and what the tokenizer's Rust raises
         raise PllavaError(
             f"model.base = {base!r} has no tokenizer that loads: {error}. Give a folder or a hub id that has tokenizer.json"
         ) from None

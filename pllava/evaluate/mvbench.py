@@ -142,6 +142,8 @@ def _sample(file: Path, index: int, entry: Any, media_root: Path, bounded: bool)
         raise PllavaError(f"{where}: no {', '.join(missing)}. Each entry needs video, question, candidates and answer")
     if not isinstance(entry["candidates"], list) or not 2 <= len(entry["candidates"]) <= len(LETTERS):
         raise PllavaError(f"{where}: candidates must be a list of 2 to {len(LETTERS)} options, found {entry['candidates']!r}")
+    if not isinstance(entry["video"], str) or not entry["video"]:
+        raise PllavaError(f"{where}: video is {entry['video']!r}, the name of a file in {media_root} is needed")
     if not str(entry["answer"]).strip():
         raise PllavaError(f"{where}: the answer is empty. It must be the text of one of the candidates")
     return Sample(

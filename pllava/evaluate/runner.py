@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ METRICS = Path("metrics")
 JOURNALS = Path(".state/evaluate")  # outside the stage's outputs, which DVC deletes before it runs the stage
 MODELS = ("base", "single_frame", "adapted")
 SECONDS_BETWEEN_LINES = 10  # of progress, where there is no terminal
+WIDTH = 100  # characters, where there is no terminal: the table of results in one piece
 
 
 def evaluate(params: Params, benchmark: str = "mvbench") -> Path:
@@ -46,7 +48,7 @@ def evaluate(params: Params, benchmark: str = "mvbench") -> Path:
     from pllava.chat.template import load_template
     from pllava.evaluate.answering import FRAME_RULE, units
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
     settings = params.evaluate.benchmarks[benchmark]  # type: ignore[index]
     if not (ADAPTER / "manifest.json").is_file():
         raise PllavaError(f"{ADAPTER}/manifest.json is not there: no adapter is trained yet. Run: pllava train")
@@ -141,7 +143,7 @@ def _show(found: dict[str, Any], console: Console) -> None:
     """The metrics as a table, in percent."""
     models = list(found["models"])
     title = f"{found['benchmark']}: accuracy in %, 95 % interval"
-    table = Table("task", *models, "chance", "n", title=title, title_justify="left", box=SIMPLE_HEAD)  # fits 80 columns
+    table = Table("task", *models, "chance", "n", title=title, title_justify="left", box=SIMPLE_HEAD)
     for task, entry in found["models"][models[0]]["tasks"].items():
         cells = [found["models"][model]["tasks"][task] for model in models]
         table.add_row(task, *map(_cell, cells), f"{100 * entry['chance']:.0f}", str(entry["n"]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,13 +50,19 @@ def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            wrapped = get_peft_model(model, config)
+            wrapped = _wrap(model, config)
         except ValueError as error:
             raise PllavaError(f"train.lora.target_modules {list(lora.target_modules)} are not in the language model: {error}") from None
     for parameter in wrapped.parameters():
         if parameter.requires_grad:  # AdamW at 2e-5 loses its updates in 16 bits
             parameter.data = parameter.data.float()
     return wrapped
+
+
+def _wrap(model: Any, config: LoraConfig, **options: Any) -> PeftModel:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers the old way
+        return get_peft_model(model, config, **options)  # type: ignore[return-value]
 
 
 def set_lora_alpha(model: Any, alpha: float) -> None:
@@ -137,7 +144,12 @@ def base_of(folder: Path) -> str:
 def resolved_config(folder: Path) -> dict[str, Any]:
     """config.yaml of an adapter folder of ours, or {}."""
     path = folder / "config.yaml"
-    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        return yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise PllavaError(f"{path} is not YAML: {error}. Fetch or train the adapter again") from None
 
 
 def _base_of(config: dict[str, Any]) -> str | None:
@@ -192,7 +204,7 @@ def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraC
 
 def attach(model: Any, found: checkpoint.Checkpoint, lora_alpha: float | None) -> PeftModel:
     """Put an adapter of any layout on a plain model. Strict: raises PllavaError before anything is changed."""
-    wrapped = get_peft_model(model, lora_config(found, lora_alpha), autocast_adapter_dtype=False)
+    wrapped = _wrap(model, lora_config(found, lora_alpha), autocast_adapter_dtype=False)
     expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
     if found.layout == "peft":
         checkpoint.check(expected, found.lora, found.folder)

@@ -159,8 +159,9 @@ def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], fol
         if name in shapes and shapes[name] != tuple(shape)
     ]
     if lines:
+        what = "1 tensor doesn't" if len(lines) == 1 else f"{len(lines)} tensors don't"
         raise PllavaError(
-            f"{folder}: {len(lines)} tensors don't fit the model, nothing was loaded\n"
+            f"{folder}: {what} fit the model, nothing was loaded\n"
             + "\n".join(lines)
             + "\nCheck that base and adapter belong together and that the folder is whole (pllava.load(base, adapter=...))"
         )

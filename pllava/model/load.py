@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig
 from transformers.quantizers.auto import AutoQuantizationConfig
 
@@ -129,7 +130,10 @@ def _config(found: Checkpoint, extra: Checkpoint | None, asked: dict[str, Any]) 
     if extra is not None:
         theirs = extra.config or lora.resolved_config(extra.folder).get("model") or {}
     settings = {key: theirs[key] for key in VIDEO_KEYS if key in theirs} | {key: value for key, value in asked.items() if value is not None}
-    return PllavaConfig.from_llava(found.config, **settings)
+    try:
+        return PllavaConfig.from_llava(found.config, **settings)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise PllavaError(f"{found.folder}/config.json describes no model: {error.__cause__ or error}. Fetch the folder again") from error
 
 
 def _plain_model(found: Checkpoint, config: PllavaConfig, dtype: torch.dtype, attention: str, device_map: Any, quantization: Any) -> Any:
@@ -170,7 +174,12 @@ def _processor(folder: Path, config: PllavaConfig) -> PllavaProcessor:
     needed = [name for name in ("preprocessor_config.json", "tokenizer.json") if not (folder / name).exists()]
     if needed:
         raise PllavaError(f"{folder}: no {' and no '.join(needed)}. Copy the processor's files from the base the weights were made from")
-    return PllavaProcessor.from_pretrained(folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
+    try:
+        return PllavaProcessor.from_pretrained(folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
+    except PllavaError:
+        raise
+    except Exception as error:  # OSError, ValueError, and what the tokenizer's Rust raises
+        raise PllavaError(f"{folder}: the processor's files do not load: {error}. Fetch the folder again") from error
 
 
 def choose_device(device: str | torch.device) -> torch.device:

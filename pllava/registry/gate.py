@@ -2,8 +2,9 @@
 
 Two versions are compared only on the same test set, asked with the same template. Rules, for each benchmark of the params:
 1. the version's numbers were measured on its own adapter, and none is missing or not a number;
-2. a first champion needs an average of at least gate.min_average;
-3. later ones need the champion's average less gate.margin.
+2. it was not rolled back: only a person brings it back (`pllava rollback` again, or `pllava promote --force`);
+3. a first champion needs an average of at least gate.min_average;
+4. later ones need the champion's average less gate.margin.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pllava.params import Params
 from pllava.registry.store import client
-from pllava.registry.versions import CHAMPION, by_alias, pick
+from pllava.registry.versions import CHAMPION, ROLLED_BACK, by_alias, pick
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -35,12 +36,17 @@ class GateResult:
 
 
 def gate(params: Params, version: int | None = None) -> GateResult:
-    """Compare a version (None: the candidate) with the champion and record the outcome on the version."""
+    """Compare a version (None: the candidate) with the champion and record the outcome on the version.
+
+    The champion itself passes and keeps what is recorded from the day it was promoted.
+    """
     connection = client()
     name = params.registry.model_name
     candidate = pick(connection, name, version)
     champion = by_alias(connection, name, CHAMPION)
     result = judge(params, candidate, champion)
+    if result.champion == result.version and result.passed:
+        return result
     outcome = {
         "gate": "passed" if result.passed else "failed",
         "gate.against": str(result.champion or "none"),
@@ -57,6 +63,12 @@ def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None
     failures: list[str] = []
     grounds: list[str] = []
     rows: list[str] = []
+    if current != number and (when := candidate.tags.get(ROLLED_BACK)):
+        failures.append(
+            f"version {number} was rolled back at {when}. To have it again: pllava rollback, or pllava promote --version {number} --force"
+        )
+    if not params.evaluate.benchmarks:
+        failures.append("evaluate.benchmarks names no benchmark, so nothing is known. Name one in params.yaml")
     for benchmark in params.evaluate.benchmarks:
         mine, theirs = _metrics(candidate, benchmark), _metrics(champion, benchmark) if champion else None
         problems = _unusable(f"version {number}", mine, candidate.tags.get("adapter_sha256"))
@@ -97,8 +109,8 @@ def _unusable(who: str, metrics: dict[str, Any], adapter_sha256: str | None) -> 
         problems.append(f"{who} has no tasks of the adapted model")
     for task, score in {"average": adapted.get("average"), **adapted.get("tasks", {})}.items():
         value = (score or {}).get("value")
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            problems.append(f"{who}: {task} is {value}, a number is needed")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or not 0 <= value <= 1:
+            problems.append(f"{who}: {task} is {value}, a number from 0 to 1 is needed")
     return problems
 
 
@@ -106,7 +118,8 @@ def _not_comparable(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Why two sets of numbers cannot be put side by side."""
     ours, others = mine.get("provenance", {}), theirs.get("provenance", {})
     problems = [
-        f"{key} differs: {_short(ours.get(key))} here, {_short(others.get(key))} for the champion; measure both on one test set"
+        f"{key} differs: {_short(ours.get(key))} here, {_short(others.get(key))} for the champion; they are only "
+        "compared on one test set. To decide yourself: pllava promote --force --reason TEXT"
         for key in SAME
         if ours.get(key) != others.get(key)
     ]

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from pllava.errors import PllavaError
 from pllava.params import Params
 from pllava.registry.store import MLFLOW_HOME, client, project_root
-from pllava.registry.versions import CHAMPION, PREVIOUS, by_alias, pick
+from pllava.registry.versions import CHAMPION, PREVIOUS, ROLLED_BACK, by_alias, pick
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def promote(params: Params, version: int | None = None, force: bool = False, rea
         current = by_alias(connection, name, CHAMPION)
         if current is not None and current.version == chosen.version:
             return _state(connection, name)
-        tags = {"promoted_at": datetime.now(UTC).isoformat(timespec="seconds"), "promoted_by": getpass.getuser()}
+        tags = {"promoted_at": _now(), "promoted_by": getpass.getuser()}
         refusal = _refusal(chosen.tags, str(current.version) if current else "none")
         if refusal and not force:
             raise PllavaError(f"version {chosen.version} of {name} is not promoted: {refusal}")
@@ -60,11 +61,15 @@ def promote(params: Params, version: int | None = None, force: bool = False, rea
         if current is not None:
             connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
         connection.set_registered_model_alias(name, CHAMPION, str(chosen.version))
+        _forgive(connection, name, chosen)
         return _state(connection, name)
 
 
 def rollback(params: Params) -> Champion:
-    """Swap champion and previous; a second rollback swaps them back. Raises PllavaError when there is no previous one."""
+    """Swap champion and previous; a second rollback swaps them back. Raises PllavaError when there is no previous one.
+
+    The version that gives way is marked, so that the next run of the pipeline does not promote it again.
+    """
     name = params.registry.model_name
     with _alone():
         connection = client()
@@ -72,8 +77,10 @@ def rollback(params: Params) -> Champion:
         if current is None or before is None or current.version == before.version:
             now = f"version {current.version}" if current else "nothing"
             raise PllavaError(f"{name} has no previous champion to go back to; the champion is {now}")
+        connection.set_model_version_tag(name, str(current.version), ROLLED_BACK, _now())
         connection.set_registered_model_alias(name, CHAMPION, str(before.version))
         connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
+        _forgive(connection, name, before)
         return _state(connection, name)
 
 
@@ -86,6 +93,16 @@ def _refusal(tags: dict[str, str], champion: str) -> str | None:
     if tags.get("gate.against") != champion:
         return f"it passed the gate against champion {tags.get('gate.against')}, but the champion is {champion} now. Run: pllava gate"
     return None
+
+
+def _forgive(connection: MlflowClient, name: str, version: ModelVersion) -> None:
+    """A champion is not one that had to give way."""
+    if ROLLED_BACK in version.tags:
+        connection.delete_model_version_tag(name, str(version.version), ROLLED_BACK)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _state(connection: MlflowClient, name: str) -> Champion:

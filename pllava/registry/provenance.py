@@ -56,23 +56,50 @@ def code_tags(root: Path) -> dict[str, str]:
 
 
 def dataset_digests(root: Path, params: Params) -> dict[str, tuple[str, str]]:
-    """{name: (path, digest)} of what training read, with the hash that dvc.lock records; without one, of our own manifest."""
+    """{name: (path, digest)} of what training read, as DVC hashes it; outside DVC, a hash of the folder's index files."""
     locked = _locked_hashes(root)
+    paths = {"prepared": "data/prepared", "media": str(params.rendered.root), "base": params.model.base}
+    if not params.rendered.enabled:
+        del paths["media"]
+        paths |= {f"media.{corpus.name}": str(corpus.media) for corpus in params.data.train}
     found: dict[str, tuple[str, str]] = {}
-    for name, path in (("prepared", "data/prepared"), ("media", str(params.rendered.root)), ("base", params.model.base)):
-        if digest := locked.get(path) or _folder_digest(root / path):
+    for name, path in paths.items():
+        if digest := locked.get(path) or _added_hash(root, path) or _folder_digest(root / path):
             found[name] = (path, digest[:DIGEST_LENGTH])
     return found
 
 
 def _locked_hashes(root: Path) -> dict[str, str]:
-    """{path: md5} of every output and dependency in dvc.lock."""
-    lock = root / "dvc.lock"
-    if not lock.is_file():
+    """{path: md5} of what the stages of dvc.yaml made and read.
+
+    While a stage runs, dvc.lock still says what the stages after it read last time. So what a stage made counts before what another one
+    read, and an earlier reader before a later one.
+    """
+    if not (root / "dvc.lock").is_file():
         return {}
-    stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {})
-    entries = [entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind, [])]
-    return {entry["path"]: entry["md5"] for entry in entries if "md5" in entry}
+    locked: dict[str, Any] = (yaml.safe_load((root / "dvc.lock").read_text()) or {}).get("stages", {})
+    order = list((yaml.safe_load((root / "dvc.yaml").read_text()) or {}).get("stages", {})) if (root / "dvc.yaml").is_file() else []
+    place = {name: index for index, name in enumerate(order)}  # dvc.lock has them in the order they first ran
+    stages = sorted(locked.items(), key=lambda item: place.get(item[0].split("@")[0], len(order)))
+    hashes: dict[str, str] = {}
+    for kind in ("outs", "deps"):
+        for _, stage in stages:
+            for entry in stage.get(kind, []):
+                if "md5" in entry:
+                    hashes.setdefault(entry["path"], entry["md5"])
+    return hashes
+
+
+def _added_hash(root: Path, path: str) -> str | None:
+    """The hash of a folder that `dvc add` tracks, or of the nearest folder above it that is tracked: in its .dvc file."""
+    place = root / path
+    for folder in (place, *place.parents):
+        file = folder.with_name(f"{folder.name}.dvc")
+        if folder.name and file.is_file():
+            return (yaml.safe_load(file.read_text()) or {}).get("outs", [{}])[0].get("md5")
+        if folder == root:
+            break
+    return None
 
 
 def _folder_digest(folder: Path) -> str | None:

@@ -30,7 +30,9 @@ def locate(uri: str) -> tuple[int, Path]:
     connection = client()
     version = by_alias(connection, name, alias) if alias else pick(connection, name, int(match["version"]))
     if version is None:
-        raise PllavaError(f"{uri} leads nowhere: no version of {name} has the alias {alias!r}. Run: pllava register && pllava promote")
+        raise PllavaError(
+            f"{uri} leads nowhere: no version of {name} has the alias {alias!r}. Run: pllava register && pllava gate && pllava promote"
+        )
     number = int(version.version)
     source = version.source or ""
     place = urlparse(source)

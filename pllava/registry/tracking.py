@@ -11,7 +11,8 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,14 +98,14 @@ class Run:
 def training_run(params: Params) -> Iterator[Run]:
     """A new run with everything known before the first step; the block logs curves with `run.log(step, loss=...)`.
 
-    When the block ends the adapter folder it wrote is named in the run; when it raises, the run is marked failed.
+    When the block ends the adapter folder it wrote is named in the run; when it raises, the run is marked failed, or killed.
     """
     root = project_root()
     run = _open_new(root, params)
     try:
         yield run
-    except BaseException:
-        _finish(run, "FAILED")
+    except BaseException as error:
+        _finish(run, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     digest = adapter_digest(root)
     if run.active and digest:
@@ -156,6 +157,7 @@ def adapter_run(connection: MlflowClient, params: Params) -> MlflowRun:
 def _open_new(root: Path, params: Params) -> Run:
     try:
         connection = client()
+        _close_abandoned(connection, root)
         run = Run(connection, _create(connection, root, params))
     except PllavaError as error:
         _say_away(error)
@@ -164,11 +166,25 @@ def _open_new(root: Path, params: Params) -> Run:
     return run
 
 
+def _close_abandoned(connection: MlflowClient, root: Path) -> None:
+    """The run of a training that was killed before it could say so: it would look as if it were still going on."""
+    from mlflow.exceptions import MlflowException
+
+    if not (root / RUN_FILE).is_file():
+        return
+    with suppress(MlflowException):  # of another store
+        last = connection.get_run(read_json(root / RUN_FILE)["run_id"])
+        if last.info.status == "RUNNING":
+            connection.set_terminated(last.info.run_id, "KILLED")
+
+
 def _create(connection: MlflowClient, root: Path, params: Params) -> str:
     """A run that holds all settings, the code, the packages and the data it starts from."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-    run = connection.create_run(experiment_id(connection, params.registry.experiment), tags=provenance.code_tags(root))
+    # Not a name of MLflow's making: those are drawn from the generator that training has seeded, so all would be the same.
+    name = f"{Path(params.model.base).name}, {datetime.now():%Y-%m-%d %H:%M:%S}"
+    run = connection.create_run(experiment_id(connection, params.registry.experiment), tags=provenance.code_tags(root), run_name=name)
     run_id = run.info.run_id
     settings = [Param(key, value) for key, value in provenance.flatten(params.model_dump(mode="json")).items()]
     for start in range(0, len(settings), 100):  # MLflow's limit a call

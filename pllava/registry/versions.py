@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 PREVIOUS = "previous"
 CANDIDATE = "candidate"
+ROLLED_BACK = "rolled_back_at"  # tag of a version that had to give way: the gate does not let it through again
 
 
 def ensure_model(connection: MlflowClient, name: str) -> None:

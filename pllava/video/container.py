@@ -54,8 +54,10 @@ def read_header(path: Path, limits: Limits) -> Header:
             stream = container.streams.video[0]
             seconds = float(container.duration or 0) / av.time_base
             header = Header(stream.width, stream.height, stream.frames, seconds)
+            if container.format.name.startswith("mov"):  # mp4 and its kin say where each frame is
+                _check_places(path, [entry.pos + entry.size for entry in stream.index_entries], size)
     except (av.FFmpegError, ValueError) as error:
-        raise PllavaError(f"{path}: not a readable video ({error}). {MEND}") from error
+        raise PllavaError(f"{path}: not a readable video ({_reason(error)}). {MEND}") from error
     if header.width < 1 or header.height < 1:
         raise PllavaError(f"{path}: the video stream has no size: damaged or cut off. {MEND}")
     limits.check_header(path, header.width, header.height, header.num_frames, header.seconds)
@@ -183,7 +185,7 @@ class PyavSource:
                 stream.codec_context.options = {"err_detect": "explode"}
                 yield from container.decode(stream)
         except (av.FFmpegError, ValueError) as error:
-            raise PllavaError(f"{self.path}: damaged ({error}). {MEND}") from error
+            raise PllavaError(f"{self.path}: damaged ({_reason(error)}). {MEND}") from error
 
 
 def _without_padding(frame: np.ndarray) -> np.ndarray:
@@ -202,10 +204,21 @@ def _upright(frame: Any) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
+def _check_places(path: Path, ends: list[int], size: int) -> None:
+    """ends: where each frame of the index ends, in bytes."""
+    if lost := sum(end > size for end in ends):
+        raise PllavaError(f"{path}: cut off: {lost} of the {len(ends)} frames of its index lie past the end of the file. Fetch it again")
+
+
 def _check_whole(path: Path, header: Header, count: int) -> None:
-    """A file cut off between two frames decodes without an error: only its own index tells."""
+    """A file cut off between two frames decodes without an error: only the number of frames in its header tells."""
     if count < 0.9 * header.num_frames:
         raise PllavaError(f"{path}: cut off: its index names {header.num_frames} frames, {count} are there. Fetch it again")
+
+
+def _reason(error: Exception) -> str:
+    """Without FFmpeg's error number and the path, which stands before."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _first_line(error: Exception) -> str:

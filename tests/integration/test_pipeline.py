@@ -50,24 +50,35 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(prefect_server):
-    """Run the stages of a project in a flow; (message of the first failure, {stage: state name})."""
-    from prefect import flow
+    """Run the stages of a project in a flow, and a task after the last; (message of the first failure, {task: state name})."""
+    from prefect import flow, task
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
     from flows.pipeline import run_stages
 
+    @task(task_run_name="after")
+    def after():
+        """Stands for register."""
+
     @flow(name="stages")
     def stages(root: Path):
         from prefect.runtime import flow_run
 
-        return run_stages(root), flow_run.get_id()
+        failure, last = run_stages(root)
+        after.submit(wait_for=last).wait()
+        return failure, flow_run.get_id()
 
     def start(root: Path):
         failure, run_id = stages(root)
         with get_client(sync_client=True) as client:
             runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
-        return failure, {task_run.name: task_run.state_name for task_run in runs}
+        names = {task_run.id: task_run.name for task_run in runs}
+        (last,) = [task_run for task_run in runs if task_run.name == "after"]
+        assert {names[given.id] for inputs in last.task_inputs.values() for given in inputs} == {"third"}, (
+            "drawn after the last stage alone"
+        )
+        return failure, {task_run.name: task_run.state_name for task_run in runs if task_run is not last}
 
     return start
 
@@ -136,3 +147,31 @@ def test_a_cancelled_flow_leaves_no_process_behind(project, run):
     assert outcome[1]["second"] == "Failed", "a killed stage is not taken for a finished one"
     assert outcome[1]["third"] == "NotReady"
     assert not (root / "three").exists()
+
+
+TERMINATED = """
+import sys, time
+from prefect import flow
+from flows import pipeline
+
+@flow
+def sleeps():
+    print("sleeping", flush=True)
+    time.sleep(600)
+
+pipeline.pipeline = sleeps
+sys.exit(pipeline.main())
+"""
+
+
+def test_a_terminated_flow_takes_its_own_server_along(tmp_path):
+    env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {"PREFECT_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", TERMINATED]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+        assert any(b"sleeping" in line for line in run.stdout)
+        below = psutil.Process(run.pid).children(recursive=True)
+        assert below, "the server of its own"
+        run.terminate()
+        assert run.wait(60) == 143
+    _, left = psutil.wait_procs(below, timeout=10)
+    assert left == []

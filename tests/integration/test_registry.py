@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,26 @@ def test_a_failed_training_is_marked_failed(params):
     with pytest.raises(RuntimeError), tracking.training_run(params) as run:
         raise RuntimeError("diverged")
     assert store.client().get_run(run.run_id).info.status == "FAILED"
+
+
+def test_a_training_that_was_stopped_or_killed_does_not_look_as_if_it_went_on(params):
+    with pytest.raises(KeyboardInterrupt), tracking.training_run(params) as stopped:
+        raise KeyboardInterrupt
+    unclosed = tracking.training_run(params)
+    killed = unclosed.__enter__().run_id  # and nothing more: kill -9
+    train(params)
+    assert [store.client().get_run(run_id).info.status for run_id in (stopped.run_id, killed)] == ["KILLED", "KILLED"]
+
+
+def test_runs_have_names_of_their_own_though_training_seeds_every_generator(params):
+    import random
+
+    names = set()
+    for _ in range(2):
+        random.seed(params.seed)
+        names.add(store.client().get_run(train(params)).info.run_name)
+        time.sleep(1)
+    assert len(names) == 2
 
 
 def test_training_goes_on_when_mlflow_is_away(params, monkeypatch, caplog):
@@ -173,3 +194,23 @@ def test_rollback_swaps_back_exactly(params):
     assert str(registry.rollback(params)) == "champion of pllava: version 2 (previous: 1)"
     assert registry.promote(params).version == 2, "promoting the champion changes nothing"
     assert registry.rollback(params).version == 1
+
+
+def test_the_next_run_of_the_pipeline_does_not_undo_a_rollback(params):
+    crown(params, b"first")
+    crown(params, b"second")
+    registry.rollback(params)
+    registry.register(params)  # as `make run` with nothing changed
+    result = registry.gate(params)
+    assert not result.passed and "version 2 was rolled back at" in result.reasons[0]
+    with pytest.raises(PllavaError, match="was rolled back"):
+        registry.promote(params)
+    assert registry.rollback(params).version == 2
+    assert registry.gate(params).passed, "a second rollback takes it all back"
+
+
+def test_the_champion_keeps_the_record_of_its_promotion(params):
+    crown(params, b"first")
+    registry.register(params)
+    assert registry.gate(params).passed
+    assert store.client().get_model_version("pllava", "1").tags["gate.against"] == "none"

@@ -107,6 +107,15 @@ def test_an_unreadable_video_is_found_before_any_model_is_loaded(monkeypatch, tm
     assert captured.out == "" and "clip.mp4" in captured.err and "model:" not in captured.err
 
 
+@pytest.mark.parametrize(("question", "why"), [("", "the question is empty"), ("a</s>b", "holds '</s>'")])
+def test_a_question_that_cannot_be_asked_is_found_before_any_model_is_loaded(monkeypatch, reference, capsys, question, why):
+    monkeypatch.chdir(PROJECT)
+    clip, base = reference / "video/clip_short.mp4", reference / "ckpt/tiny56_base"
+    assert run_main(monkeypatch, "ask", str(clip), question, "--model", str(base)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and why in captured.err and "model:" not in captured.err
+
+
 def test_what_is_started_from_here_phones_nobody(monkeypatch):
     for name in cli.QUIET:
         monkeypatch.delenv(name, raising=False)

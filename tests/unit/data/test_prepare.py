@@ -112,6 +112,15 @@ def test_the_share_of_bad_rows_is_of_one_split(project: Project) -> None:
     prepare(project(data={"max_bad_fraction": 0.4}))
 
 
+def test_a_test_question_nobody_can_answer_stops_the_gate(project: Project) -> None:
+    path = SMALL / "MVBench/json/moving_direction.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([rows[0], rows[1] | {"answer": "Up."}]))
+    with pytest.raises(PllavaError, match=r"MVBench/json/moving_direction\.json row 1 .*'Up\.' is none of the options"):
+        prepare(project())
+    assert not PREPARED.exists()
+
+
 @pytest.mark.parametrize("other", ["videos/validation/20.mp4", "MVBench/video/moving_direction/40.mp4"])
 def test_a_clip_in_two_splits_is_an_error_whatever_its_name(project: Project, other: str) -> None:
     shutil.copy(SMALL / other, SMALL / "videos/train/7.mp4")

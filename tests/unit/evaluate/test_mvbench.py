@@ -62,6 +62,12 @@ def test_what_is_wrong_is_named(tmp_path: Path):
     write(tmp_path, "moving_count", "moving_count", [{key: ENTRY[key] for key in ("video", "candidates")}])
     with pytest.raises(PllavaError, match=r"moving_count.json\[0\]: no question, answer"):
         load_samples(tmp_path)
+    write(tmp_path, "moving_count", "moving_count", [ENTRY | {"video": 3}])
+    with pytest.raises(PllavaError, match=r"moving_count.json\[0\]: video is 3"):
+        load_samples(tmp_path)
+    (tmp_path / "json/moving_count.json").write_text("[{")
+    with pytest.raises(PllavaError, match=r"moving_count\.json is not JSON"):
+        load_samples(tmp_path)
 
 
 def test_recorded_scores():

@@ -165,8 +165,23 @@ def test_every_wrong_tensor_is_listed_and_nothing_is_loaded(tiny_base_dir: Path,
 
 def test_an_adapter_that_lacks_a_layer_is_refused(tiny_base_dir: Path, lora_dir: Path, copy_of: Any) -> None:
     lost = "language_model.base_model.model.model.layers.1.self_attn.v_proj.lora_B.default.weight"
-    with pytest.raises(PllavaError, match=re.escape(f"1 tensors don't fit the model, nothing was loaded\n  missing: {lost} [32, 8]")):
+    with pytest.raises(PllavaError, match=re.escape(f"1 tensor doesn't fit the model, nothing was loaded\n  missing: {lost} [32, 8]")):
         cpu(tiny_base_dir, adapter=copy_of(lora_dir, lambda tensors: tensors.pop(lost)))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "preprocessor_config.json", "processor_config.json"])
+def test_a_damaged_file_beside_the_weights_is_named(tiny_base_dir: Path, copy_of: Any, name: str) -> None:
+    folder = copy_of(tiny_base_dir)
+    (folder / name).write_text('{"cut off')
+    with pytest.raises(PllavaError, match=re.escape(str(folder))):
+        cpu(folder)
+
+
+def test_a_config_that_contradicts_itself_is_one_sentence(tiny_base_dir: Path, copy_of: Any) -> None:
+    text = json.loads((tiny_base_dir / "config.json").read_text())["text_config"]
+    folder = copy_of(tiny_base_dir, text_config=text | {"num_attention_heads": 7})
+    with pytest.raises(PllavaError, match="not a multiple of the number of attention heads"):
+        cpu(folder)
 
 
 def test_an_adapter_alone_asks_for_its_base(lora_dir: Path) -> None:

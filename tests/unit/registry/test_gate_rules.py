@@ -62,6 +62,8 @@ def test_the_champion_itself_passes(params):
     [
         (None, "has no recorded metrics"),
         (metrics(math.nan), "average is nan"),
+        (metrics(math.inf), "average is inf"),
+        (metrics(90.0), "average is 90.0, a number from 0 to 1"),
         (metrics(None), "average is None"),
         (metrics(tasks={"Moving Direction": 0.9, "Moving Count": math.nan}), "Moving Count is nan"),
         (metrics(0.99, tasks={"Moving Direction": 0.99}), "in one of the two only: Moving Count"),
@@ -82,3 +84,9 @@ def test_a_champion_without_numbers_cannot_be_beaten(params):
     result = judge(params, version(2, metrics(0.99)), version(1, None))
     assert not result.passed
     assert "champion 1 has no recorded metrics" in result.reasons[0]
+
+
+def test_without_a_benchmark_nothing_is_known(params):
+    none = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"benchmarks": {}})})
+    assert not judge(none, version(2, metrics(0.99)), CHAMPION).passed
+    assert not judge(none, version(1, metrics(0.99)), None).passed

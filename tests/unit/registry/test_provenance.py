@@ -52,3 +52,27 @@ def test_without_dvc_the_digest_is_computed_from_the_manifest(tmp_path):
     manifest.write_bytes(b"two")
     assert len(first) == 36
     assert dataset_digests(tmp_path, params)["prepared"][1] != first
+
+
+STAGES = "stages: {prepare: {cmd: x}, train: {cmd: x}, evaluate: {foreach: [mvbench], do: {cmd: x}}}"
+
+
+def test_while_training_runs_the_digest_is_of_the_data_it_reads(tmp_path):
+    """dvc.lock is renewed stage by stage: what evaluation read last time is not what training reads now."""
+    params = load_params("recipes/tiny.yaml")
+    (tmp_path / "dvc.yaml").write_text(STAGES)
+    (tmp_path / "dvc.lock").write_text(
+        "stages: {"
+        "evaluate@mvbench: {deps: [{path: data/prepared, md5: old.dir}, {path: data/base/tiny-llava, md5: old.dir}]}, "
+        "prepare: {deps: [{path: data/base/tiny-llava, md5: new.dir}], outs: [{path: data/prepared, md5: new.dir}]}}"
+    )
+    assert {name: digest for name, (_, digest) in dataset_digests(tmp_path, params).items()} == {"prepared": "new.dir", "base": "new.dir"}
+
+
+def test_data_of_ones_own_has_the_hash_that_dvc_add_recorded(tmp_path):
+    params = load_params("recipes/pllava-7b.yaml")
+    (tmp_path / "data/raw/videochat2-it").mkdir(parents=True)
+    (tmp_path / "data/raw/videochat2-it.dvc").write_text("outs: [{path: videochat2-it, hash: md5, md5: 89abcdef.dir}]")
+    found = dataset_digests(tmp_path, params)
+    assert found["media.caption_textvr"] == ("data/raw/videochat2-it/media/textvr", "89abcdef.dir")
+    assert len(found) == len(params.data.train)

@@ -91,6 +91,7 @@ def broken(tmp_path: Path, make_clip: MakeClip) -> dict[str, tuple[Path, str]]:
         "empty": (b"", "empty"),
         "text": (b"hello, I am a text file", "not a readable video"),
         "cut": (whole[: len(whole) // 2], "cut off"),
+        "last-frame-cut": (whole[:-1], "cut off: 1 of the 60 frames"),
         "no-index": (end_index[: len(end_index) // 2], "not a readable video"),
         "bit-rot": (bytes(rotten), "damaged"),
         # a playlist would make the decoder open other files
@@ -111,7 +112,7 @@ def test_broken_files_are_refused_with_their_name_and_reason(tmp_path: Path, mak
     for path, message in broken(tmp_path, make_clip).values():
         with pytest.raises(PllavaError, match=message) as caught:
             read_video(path, 8)
-        assert str(path) in str(caught.value)
+        assert str(path) in str(caught.value) and "Errno" not in str(caught.value)
 
 
 def test_audio_only(tmp_path: Path):

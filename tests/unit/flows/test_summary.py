@@ -1,0 +1,35 @@
+"""What `make run` prints can be read, and copied, on a terminal of 80 columns."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.summary import metrics_table, print_summary
+from pllava.app.deploy import Deployment
+from pllava.files import write_json
+
+SCORE = {"value": 1.0, "low": 1.0, "high": 1.0, "n": 50, "chance": 1 / 3}
+TASKS = ("Action Localization", "Moving Attribute", "Object Interaction")
+METRICS = {"models": {name: {"average": SCORE, "tasks": dict.fromkeys(TASKS, SCORE)} for name in ("base", "single_frame", "adapted")}}
+
+
+def printed(show) -> list[str]:
+    console = Console(file=io.StringIO(), width=80)
+    show(console)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_task_is_one_line():
+    lines = printed(lambda console: console.print(metrics_table("mvbench", METRICS)))
+    for task in TASKS:
+        (line,) = [line for line in lines if task in line]
+        assert line.count("100.0 (100-100)") == 3 and line.rstrip().endswith("33")
+
+
+def test_the_path_of_the_clip_is_in_one_piece(tmp_path):
+    write_json(tmp_path / "metrics/mvbench.json", METRICS)
+    clip = "data/raw/rendered/MVBench/video/action_localization/action_localization_0000.mp4"
+    served = Deployment("http://127.0.0.1:1", "pllava", 1, 2, str(tmp_path / clip), "Which way?", "left", True)
+    lines = printed(lambda console: print_summary(Path(tmp_path), [1, 1, "champion of pllava: version 1", served], console))
+    assert f"  {clip}" in lines and "  Which way?" in lines and "  -> left" in lines

@@ -1,0 +1,47 @@
+"""A params file is right as a whole, or every problem in it is named at once, with its place and the way out."""
+
+from pathlib import Path
+
+import pytest
+
+from pllava.errors import PllavaError
+from pllava.params import load_params
+
+RECIPE = (Path(__file__).parents[2] / "recipes/tiny.yaml").read_text()
+
+
+def problems(tmp_path, *changes):
+    text = RECIPE
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(PllavaError) as refused:
+        load_params(tmp_path / "params.yaml")
+    return str(refused.value)
+
+
+def test_every_problem_is_named_at_once_with_the_nearest_key(tmp_path):
+    said = problems(tmp_path, ("learning_rate:", "lerning_rate:"), ("\ngate:", "\ngates:"), ("port: 7860", "port: 99999"))
+    assert "3 problem(s)" in said
+    assert "train.lerning_rate: unknown key; did you mean 'learning_rate'?" in said
+    assert "gates: unknown key; did you mean 'gate'?" in said
+    assert "deploy.port: input should be less than or equal to 65535, found 99999" in said
+
+
+def test_settings_that_contradict_each_other_are_said_in_one_sentence(tmp_path):
+    said = problems(tmp_path, ("pooling_shape: [8,", "pooling_shape: [9,"))
+    assert said.splitlines()[1:] == ["  model: pooling_shape[0] = 9 is more than num_frames = 8"]
+
+
+def test_without_a_benchmark_there_is_nothing_to_judge_by(tmp_path):
+    start = RECIPE.index("  benchmarks:")
+    said = problems(tmp_path, (RECIPE[start : RECIPE.index("\nregistry:")], "  benchmarks: {}\n"))
+    assert "evaluate.benchmarks" in said
+
+
+@pytest.mark.parametrize(("text", "why"), [("", "holds NoneType"), ("a: [1", "not valid YAML"), ("- 1", "holds list")])
+def test_a_file_that_is_no_mapping_names_the_next_command(tmp_path, text, why):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(PllavaError, match=why):
+        load_params(tmp_path / "params.yaml")
