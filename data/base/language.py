@@ -1,7 +1,7 @@
 """The base while it learns: Llama and projector on the frozen tower's features, with heads that read marks off its visual tokens.
 
-    losses, right = base.answers(batch, features, marks)      what questions teach
-    loss, right = base.look(opening, features, marks)         what every visual token teaches (marks.py); the heads are dropped afterwards
+losses, right = base.answers(batch, features, marks)      what questions teach
+loss, right = base.look(opening, features, marks)         what every visual token teaches (marks.py); the heads are dropped afterwards
 """
 
 from __future__ import annotations

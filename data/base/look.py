@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gallery import load_tower, tower_features
 from language import Base
-from marks import CELLS, IGNORE, LONGEST, MARKS, marks, random_mix
+from marks import LONGEST, marks, random_mix
 from muon import optimizers
 from prompts import Writer
 from safetensors.torch import save_file

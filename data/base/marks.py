@@ -8,6 +8,7 @@ are drawn one by one: an object keeps its place, is placed anew or strays a litt
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 from albums import Album, Picture, Thing
@@ -131,7 +132,7 @@ def marks(album: Album) -> np.ndarray:
             history.append((index, look))
             if cells.count(cell) > 1:
                 continue
-            (first, opening), runs = history[0], 1 + sum(b - a > 1 for (a, _), (b, _) in zip(history, history[1:], strict=False))
+            (first, opening), runs = history[0], 1 + sum(b - a > 1 for (a, _), (b, _) in pairwise(history))
             before = history[-2][1] if len(history) > 1 and history[-2][0] == index - 1 else None
             values = {
                 "color": list(COLORS).index(look.color),

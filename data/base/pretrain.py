@@ -127,12 +127,13 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=3000)
     options.add_argument("--lr", type=float, default=2e-3)
     options.add_argument("--pool", type=int, default=8000, help="of each kind")
-    options.add_argument("--still", type=int, default=12)
+    options.add_argument("--still", type=int, default=8)
     options.add_argument("--album", type=int, default=8)
     options.add_argument("--change", type=int, default=16)
-    options.add_argument("--story", type=int, default=6)
+    options.add_argument("--story", type=int, default=8)
     options.add_argument("--init", default="look.safetensors")
     options.add_argument("--out", default="language.safetensors")
+    options.add_argument("--stop", type=int, default=None, help="end early, with the schedule of --steps")
     options.add_argument("--seed", type=int, default=2)
     options = options.parse_args()
     torch.manual_seed(0)
@@ -149,14 +150,15 @@ def main() -> None:
     }
     print(f"pictures in {time.time() - start:.0f} s", flush=True)
     base = Base(len(tokenizer), writer.image)
-    looked = load_file(HERE / "build" / options.init)  # of the vocabulary it has seen two ids: bos and the first role
-    base.load_state_dict(looked | {name: value for name, value in base.state_dict().items() if name not in looked or value.shape != looked[name].shape})
+    fresh, looked = base.state_dict(), load_file(HERE / "build" / options.init)
+    base.load_state_dict(fresh | {name: value for name, value in looked.items() if value.shape == fresh[name].shape})
     base.check_causal()
     print(f"{sum(p.numel() for p in base.parameters()) / 1e6:.2f} M parameters", flush=True)
     steppers, rate = optimizers(base, options.lr, options.steps, warm=100)
     running: dict[str, list[float]] = defaultdict(list)
     start = time.time()
-    for step in range(options.steps):
+    last = options.stop or options.steps
+    for step in range(last):
         base.zero_grad()
         for kind, pool in pools.items():
             if not counts[kind]:
@@ -170,13 +172,13 @@ def main() -> None:
                 running[f"{kind} {name} %"].append(100 * hits.float().mean().item())
         nn.utils.clip_grad_norm_(base.parameters(), 1.0)
         rate(steppers, step)
-        if step % 25 == 24 or step + 1 == options.steps:
+        if step % 25 == 24 or step + 1 == last:
             told = "  ".join(f"{name} {np.mean(values):.3f}" for name, values in running.items())
             print(f"step {step + 1} {told} {(time.time() - start) / (step + 1):.2f} s/step", flush=True)
             if math.isnan(running["still"][-1]):
                 raise SystemExit("loss is not a number")
             running.clear()
-        if step % 250 == 249 or step + 1 == options.steps:
+        if step % 250 == 249 or step + 1 == last:
             save_file({name: value.detach().clone() for name, value in base.state_dict().items()}, HERE / "build" / options.out)
 
 
