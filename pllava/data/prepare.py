@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ from pllava.data.manifest import PREPARED, ManifestRow, ManifestWriter, Quaranti
 from pllava.data.media import WHOLE
 from pllava.data.media_checks import MediaChecks
 from pllava.data.mixing import copies_of
+from pllava.data.progress import Progress
 from pllava.data.text import TextChecker
 from pllava.errors import PllavaError
 from pllava.files import atomic_dir, sha256_file, write_json
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 STATE = Path(".state/prepare")  # outside DVC's outputs: those are deleted before a stage runs
 SPLITS: dict[str, type] = {"train": ManifestRow, "validation": ManifestRow, "test": TestRow}
-PROGRESS_SECONDS = 10.0
 
 
 def prepare(params: Params) -> Path:
@@ -54,7 +53,7 @@ def prepare(params: Params) -> Path:
         writers = {name: ManifestWriter(folder / f"{name}.parquet", row) for name, row in {**SPLITS, "quarantined": QuarantinedRow}.items()}
         for writer in writers.values():
             stack.callback(writer.close)
-        progress = _Progress()
+        progress = Progress()
         report: dict[str, Any] = {}
         for split in ("train", "validation"):
             report[split] = {"corpora": {}}
@@ -86,7 +85,7 @@ def _names_differ(split: str, names: list[str]) -> None:
 
 
 def _corpus(
-    corpus: Corpus, split: str, checks: Checks, assembly: Assembly, writers: dict[str, ManifestWriter], progress: _Progress
+    corpus: Corpus, split: str, checks: Checks, assembly: Assembly, writers: dict[str, ManifestWriter], progress: Progress
 ) -> tuple[Counts, dict[str, Any]]:
     """Stream one corpus into its manifest; counts, and what the report says about it."""
     size = size_of(corpus)
@@ -190,15 +189,3 @@ def _no_clip_in_two_splits(assembly: Assembly) -> None:
             + "\n".join(lines)
             + "\nTake them out of one of the two, then: pllava prepare"
         )
-
-
-class _Progress:
-    """A line every few seconds, in a terminal and in a flow's log alike."""
-
-    def __init__(self) -> None:
-        self.began = self.said = time.monotonic()
-
-    def say(self, what: str, rows: int, size: int, decoded: int) -> None:
-        if time.monotonic() - self.said >= PROGRESS_SECONDS:
-            self.said = time.monotonic()
-            print(f"{what}: {rows:,} of {size:,} row(s), {decoded:,} file(s) decoded, {self.said - self.began:.0f} s", file=sys.stderr)
