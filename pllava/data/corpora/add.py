@@ -1,4 +1,4 @@
-"""`pllava data add` and `remove`: a corpus is checked, tracked by DVC and in params.yaml, or nothing has changed.
+"""`pllava data add`: a corpus is checked, tracked by DVC and in params.yaml, or nothing has changed.
 
     add("kitchen", annotations="kitchen.json", media="/videos/kitchen")
 
@@ -10,21 +10,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from pllava.data.corpora.check import CHECKED, REPORTS, CorpusReport, check_corpus
-from pllava.data.corpora.entries import with_corpus, with_dependencies, without_corpus, without_dependencies
-from pllava.data.corpora.tracking import bring, is_url, track, tracked_by, untrack
-from pllava.data.corpora.undo import Undo
+from pllava.data.corpora.entries import with_corpus, with_dependencies
+from pllava.data.corpora.project import DVC_FILE, in_words, read_dvc_yaml, rewrite, splits_of, validated
+from pllava.data.corpora.tracking import bring, is_url, track, tracked_by
+from pllava.data.corpora.undo import Undo, recover
 from pllava.errors import PllavaError
-from pllava.files import atomic_write_text
 from pllava.params import PARAMS_FILE, Corpus, Params, load_params
 
 RAW = Path("data/raw")
-DVC_FILE = Path("dvc.yaml")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LINES = (".jsonl", ".ndjson")
 
@@ -50,11 +47,13 @@ def add(
     """Check a corpus, track it and add it to data.<split>. Raises PllavaError, and then everything is as it was (the report of a failed
     check is under .state/data)."""
     params_file = Path(params_file)
+    recover()
+    params, dvc_text = load_params(params_file), read_dvc_yaml()
+    _is_new(name, split, params)
+    mixture = _mixture(name, kind, weight, max_rows)
+    for source, folder in ((annotations, False), (media, True)):
+        _is_there(source, folder)
     with Undo() as undo:
-        params = load_params(params_file)
-        _is_new(name, split, params)
-        mixture = _mixture(name, kind, weight, max_rows)
-        dvc_text = _dvc_yaml()
         undo.keep(RAW / name)
         files = {
             "annotations": _settle(name, f"{split}{_suffix(annotations)}", annotations, undo, folder=False),
@@ -69,61 +68,15 @@ def add(
         for file in (report_file := REPORTS / f"{name}-{split}.md", report_file.with_suffix(".json"), DVC_FILE, params_file):
             undo.keep(file)
         report.write(REPORTS)
-        _rewrite(DVC_FILE, with_dependencies(dvc_text, [corpus.annotations.as_posix(), corpus.media.as_posix()]))
-        _rewrite(params_file, _valid(with_corpus(params_file.read_text(), split, corpus), params_file))
+        rewrite(DVC_FILE, with_dependencies(dvc_text, [corpus.annotations.as_posix(), corpus.media.as_posix()]))
+        rewrite(params_file, validated(with_corpus(params_file.read_text(), split, corpus), params_file))
     return Added(corpus, report, report_file, tracked)
-
-
-def remove(name: str, split: str | None = None, delete: bool = False, params_file: str | Path = PARAMS_FILE) -> list[str]:
-    """Take a corpus out of params.yaml and out of DVC; what was done, a line each. The files stay unless `delete`."""
-    params_file = Path(params_file)
-    with Undo() as undo:
-        found = find(load_params(params_file), name, split)
-        undo.keep(params_file)
-        undo.keep(DVC_FILE)
-        text, done = params_file.read_text(), []
-        for where, _ in found:
-            text = without_corpus(text, where, name)
-            done.append(f"{params_file}: {name} is no longer in data.{where}")
-        left = _valid(text, params_file)
-        used = {path for corpora in _splits(load_text(left)).values() for corpus in corpora for path in (corpus.annotations, corpus.media)}
-        gone = [path for _, corpus in found for path in (corpus.annotations, corpus.media)]
-        free = list(dict.fromkeys(path for path in gone if path not in used))
-        _rewrite(DVC_FILE, without_dependencies(_dvc_yaml(), [path.as_posix() for path in free]))
-        for where, _ in found:
-            for file in (REPORTS / f"{name}-{where}.md", REPORTS / f"{name}-{where}.json"):
-                undo.keep(file)
-                file.unlink(missing_ok=True)
-        _rewrite(params_file, left)
-        for path in free:
-            if (dvc_file := Path(f"{path}.dvc")).exists():
-                undo.keep(dvc_file)
-                undo.keep(path.parent / ".gitignore")
-                untrack(path, delete)
-                done.append(f"{path}: no longer tracked by DVC, {'deleted' if delete else 'the files stay'}")
-    return done
-
-
-def find(params: Params, name: str, split: str | None = None) -> list[tuple[str, Corpus]]:
-    """(split, corpus) of every split that has the name. Raises PllavaError that lists the names there are."""
-    splits = {split: _splits(params)[split]} if split else _splits(params)
-    found = [(where, corpus) for where, corpora in splits.items() for corpus in corpora if corpus.name == name]
-    if not found:
-        known = sorted({corpus.name for corpora in splits.values() for corpus in corpora})
-        raise PllavaError(
-            f"no corpus {name!r} in {' or '.join(f'data.{where}' for where in splits)}; there is: {', '.join(known) or 'none'}"
-        )
-    return found
-
-
-def _splits(params: Params) -> dict[str, list[Corpus]]:
-    return {"train": params.data.train, "validation": params.data.validation}
 
 
 def _is_new(name: str, split: str, params: Params) -> None:
     if not NAME.fullmatch(name):
         raise PllavaError(f"{name!r} cannot name a corpus: letters, digits, '_', '-' and '.' are needed, beginning with a letter or digit")
-    if name in (corpus.name for corpus in _splits(params)[split]):
+    if name in (corpus.name for corpus in splits_of(params)[split]):
         raise PllavaError(f"data.{split} has a corpus {name!r} already. Take another name, or: pllava data remove {name} --split {split}")
 
 
@@ -132,35 +85,26 @@ def _mixture(name: str, kind: str, weight: float, max_rows: int | None) -> Corpu
     try:
         return Corpus.model_validate({"name": name, "kind": kind, "annotations": ".", "media": ".", "weight": weight, "max_rows": max_rows})
     except ValidationError as error:
-        raise PllavaError(f"corpus {name!r}: {_in_words(error)}") from None
+        raise PllavaError(f"corpus {name!r}: {in_words(error)}") from None
 
 
-def _dvc_yaml() -> str:
-    if not DVC_FILE.exists():
-        raise PllavaError(f"{DVC_FILE} is not in {Path.cwd()}. Run inside the project folder, where the stages are")
-    return DVC_FILE.read_text()
-
-
-def _in_words(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}, found {item['input']!r}" for item in error.errors())
+def _is_there(source: str, folder: bool) -> None:
+    option, needed = ("media", "folder") if folder else ("annotations", "file")
+    if is_url(source):
+        if folder and source.lower().startswith(("http://", "https://")):
+            raise PllavaError(
+                f"{source}: HTTP has no folders. Give a bucket (s3://, gs://, azure://, ssh://), or unpack the download and give its folder"
+            )
+    elif not Path(source).exists():
+        raise PllavaError(f"{source} is not there; --{option} needs a {needed} or a URL")
+    elif folder != Path(source).is_dir():
+        raise PllavaError(f"{source} is a {'file' if folder else 'folder'}, --{option} needs a {needed} or a URL")
 
 
 def _settle(name: str, file: str, source: str, undo: Undo, folder: bool) -> Path:
     """The path in the project; brought there if it is not there yet."""
-    if not is_url(source):
-        path = Path(source)
-        if not path.exists():
-            raise PllavaError(
-                f"{path} is not there; --{'media' if folder else 'annotations'} needs a {'folder' if folder else 'file'} or a URL"
-            )
-        if folder != path.is_dir():
-            raise PllavaError(f"{path} is a {'file' if folder else 'folder'}, a {'folder' if folder else 'file'} is needed")
-        if path.resolve().is_relative_to(Path.cwd()):
-            return path.resolve().relative_to(Path.cwd())
-    elif folder and source.lower().startswith(("http://", "https://")):
-        raise PllavaError(
-            f"{source}: HTTP has no folders. Give a bucket (s3://, gs://, azure://, ssh://), or unpack the download and give its folder"
-        )
+    if not is_url(source) and (path := Path(source).resolve()).is_relative_to(Path.cwd()):
+        return path.relative_to(Path.cwd())
     target = RAW / name / file
     if target.exists():
         raise PllavaError(f"{target} is there already. To use it: --{'media' if folder else 'annotations'} {target}; else move it away")
@@ -196,22 +140,3 @@ def _tracked(path: Path, undo: Undo) -> str:
     undo.keep(path.parent / ".gitignore")
     track(path)
     return f"{path}.dvc"
-
-
-def _valid(text: str, path: Path) -> str:
-    """The text, if it is still a params file."""
-    try:
-        load_text(text)
-    except ValidationError as error:
-        raise PllavaError(f"{path} would no longer be valid: {_in_words(error)}. Add another corpus first: pllava data add") from None
-    return text
-
-
-def load_text(text: str) -> Params:
-    values: Any = yaml.safe_load(text)
-    return Params.model_validate(values)
-
-
-def _rewrite(path: Path, text: str) -> None:
-    if path.read_text() != text:
-        atomic_write_text(path, text)

@@ -90,8 +90,8 @@ def data_check(
 
     Exit code 1 when more of its rows are bad than data.max_bad_fraction allows.
     """
-    from pllava.data.corpora.add import find
     from pllava.data.corpora.check import check_corpus
+    from pllava.data.corpora.project import find
     from pllava.params import load_params
 
     settings = load_params(params)
@@ -108,7 +108,7 @@ def data_remove(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Take a corpus out of params.yaml and DVC."""
-    from pllava.data.corpora.add import remove
+    from pllava.data.corpora.remove import remove
 
     for line in remove(name, split.value if split else None, delete, params):
         typer.echo(line)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pllava.data.corpora.add import find
 from pllava.data.corpora.check import CHECKED, REPORTS
+from pllava.data.corpora.project import find
 from pllava.data.corpora.published import CORPORA, Published
 from pllava.data.corpora.tracking import tracked_by
 from pllava.data.mixing import rows_taken

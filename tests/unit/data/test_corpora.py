@@ -139,7 +139,7 @@ def test_list_and_show_say_counts_and_sources(monkeypatch: pytest.MonkeyPatch) -
         ({"weight": 0}, "weight: input should be greater than 0"),
         ({"kind": "audio"}, "kind: input should be 'video' or 'image'"),
         ({"annotations": "none.json"}, "none.json is not there"),
-        ({"annotations": "videos"}, "is a folder, a file is needed"),
+        ({"annotations": "videos"}, "is a folder, --annotations needs a file"),
         ({"media": "https://example.org/videos"}, "HTTP has no folders"),
     ],
 )
@@ -155,4 +155,4 @@ def test_what_cannot_be_added_is_said_before_anything_is_touched(
         add_module.add(**{"name": "kitchen", "annotations": "rows.json", "media": "videos", **change})  # type: ignore[arg-type]
     assert reason in str(error.value)
     assert Path("params.yaml").read_text() == (PROJECT / "params.yaml").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".state", "dvc.yaml", "params.yaml", "rows.json", "videos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dvc.yaml", "params.yaml", "rows.json", "videos"]

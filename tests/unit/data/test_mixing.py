@@ -12,6 +12,7 @@ from PIL import Image
 from pllava.data.manifest import PREPARED, read_manifest
 from pllava.data.mixing import copies_of, rows_taken
 from pllava.data.prepare import prepare
+from pllava.files import sha256_file
 from pllava.params import Params
 
 
@@ -63,6 +64,27 @@ def test_weights_and_caps_in_the_manifest(project: Callable[..., Params]) -> Non
     report = json.loads((PREPARED / "report.json").read_text())["splits"]["train"]["corpora"]
     assert (report["small"]["annotation_rows"], report["small"]["checked"], report["small"]["rows"]) == (12, 5, 5)
     assert (report["stills"]["checked"], report["stills"]["rows"], report["stills"]["clips"]) == (4, 8, 4)
+
+
+def test_stills_and_clips_train_together_from_the_store_as_from_pixels(project: Callable[..., Params]) -> None:
+    from pllava.data.features import features
+    from pllava.train.loop import OUTPUT, run
+
+    still = Path("data/raw/small/still.png")
+    Image.new("RGB", (40, 30), (200, 90, 20)).save(still)
+    Path("data/raw/small/stills.json").write_text(json.dumps([{"image": "still.png", "QA": [{"q": "What?", "a": "A colour."}]}]))
+    corpora = [
+        {"name": "small", "annotations": "data/raw/small/train.json", "media": "data/raw/small/videos", "max_rows": 3},
+        {"name": "stills", "kind": "image", "annotations": "data/raw/small/stills.json", "media": "data/raw/small"},
+    ]
+    hashes = []
+    for stored in (True, False):
+        params = project(data={"train": corpora}, features={"enabled": stored}, train={"steps": 2})
+        prepare(params)
+        features(params)
+        run(params)
+        hashes.append(sha256_file(OUTPUT / "adapter/adapter_model.safetensors"))
+    assert hashes[0] == hashes[1]
 
 
 def test_rows_that_a_cap_leaves_out_are_not_opened(project: Callable[..., Params]) -> None:
