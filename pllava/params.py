@@ -37,7 +37,7 @@ class Rendered(Section):
 class Corpus(Section):
     """One instruction corpus: a VideoChat2-IT annotation file and the root its media paths are relative to."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="opens the ids of its rows, and names its reports")
     kind: Literal["video", "image"] = "video"
     annotations: Path
     media: Path

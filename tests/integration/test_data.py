@@ -206,6 +206,14 @@ def test_an_add_that_is_killed_is_undone_by_the_next_command(project: Path, outs
     assert everything(project) == before
 
 
+def test_the_benchmark_prints_a_table_then_one_json_line() -> None:
+    lines = run(PROJECT, sys.executable, "benchmarks/prepare.py", "--rows", "200", "--clips", "5").splitlines()
+    assert any("peak memory" in line for line in lines)
+    result = next(json.loads(line) for line in lines if line.startswith("{"))
+    assert [entry["rows"] for entry in result["runs"]] == [20, 200]
+    assert all(entry["rows_per_second"] > 0 and entry["peak_bytes"] > 0 for entry in result["runs"])
+
+
 @pytest.fixture
 def server(outside: Path):
     """The folder over HTTP; DVC wants an ETag."""

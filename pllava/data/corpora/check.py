@@ -42,7 +42,8 @@ class CorpusReport:
     turns: int
     text_tokens: int
     rows_cut_to_max_length: int  # usable, but their end is not learnt
-    seconds: float  # of video, each row's clip counted
+    cut_examples: list[str]  # ids of the first of these
+    seconds: float  # of whole files, a file as often as rows name it
     reasons: dict[str, dict[str, Any]] = field(default_factory=dict)  # code -> {"rows": n, "examples": [text, ...]}
     rejected: str = ""  # file with every bad row
 
@@ -68,7 +69,7 @@ class CorpusReport:
             "rows": f"{self.rows:,}, of which usable {self.usable:,}",
             "clips": f"{self.clips:,} distinct, {self.seconds / 3600:.2f} hours over all rows",
             "turns": f"{self.turns:,}, {self.text_tokens:,} text tokens",
-            "over-long": f"{self.rows_cut_to_max_length:,} row(s) cut to train.max_length",
+            "over-long": f"{self.rows_cut_to_max_length:,} row(s) cut to train.max_length {', '.join(self.cut_examples)}".rstrip(),
         }
         lines = [f"# Corpus {self.name} ({self.split})", "", "| what | found |", "|---|---|"]
         lines += [f"| {key} | {value} |" for key, value in facts.items()]
@@ -89,12 +90,14 @@ def check_corpus(corpus: Corpus, params: Params, split: str) -> CorpusReport:
     checker = TextChecker(params.model.base, params.model.template, params.train.max_length)
     size, counts, progress, seconds = size_of(corpus), Counts(), Progress(), 0.0
     reasons: dict[str, dict[str, Any]] = {}
+    cut: list[str] = []
     CHECKED.mkdir(parents=True, exist_ok=True)
     rejected = CHECKED / f"{corpus.name}-{split}.rejected.jsonl"
     partial = rejected.with_suffix(".partial")
     with MediaChecks(STATE, params.data.workers) as media, Assembly(CHECKED) as assembly, partial.open("w") as file:
         for chunk in checked_chunks(corpus, split, Checks(checker, media, params.data.max_seconds)):
             chunk = assembly.add(split, chunk, counts)
+            cut += chunk.rows.filter(chunk.rows["cut"])["id"].to_pylist()[: EXAMPLES - len(cut)]
             seconds += pc.sum(chunk.rows["duration"]).as_py() or 0.0
             for row in chunk.bad.to_pylist():
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -120,6 +123,7 @@ def check_corpus(corpus: Corpus, params: Params, split: str) -> CorpusReport:
         turns=counts.turns,
         text_tokens=counts.text_tokens,
         rows_cut_to_max_length=counts.cut,
+        cut_examples=cut,
         seconds=round(seconds, 2),
         reasons=dict(sorted(reasons.items())),
         rejected=rejected.as_posix(),

@@ -92,6 +92,7 @@ def test_report_counts_and_names_what_is_bad(project: Callable[..., Params]) -> 
     rows[1]["QA"][0]["q"] = "USER: <image>"
     rows[2]["video"] = "train/none.mp4"
     rows.append(rows[3])
+    rows[5]["QA"] = [{"q": "?", "a": "word " * 400}]
     (SMALL / "train.json").write_text(json.dumps(rows))
     (SMALL / "videos/train/4.mp4").write_bytes(b"")
     params = project()
@@ -106,6 +107,7 @@ def test_report_counts_and_names_what_is_bad(project: Callable[..., Params]) -> 
     rejected = [json.loads(line) for line in (CHECKED / "small-train.rejected.jsonl").read_text().splitlines()]
     assert [row["index"] for row in rejected] == [1, 2, 4, 12]
     assert json.loads((CHECKED / "small-train.json").read_text()) == vars(report)
+    assert (report.rows_cut_to_max_length, report.cut_examples) == (1, ["small:5"])
     text = (CHECKED / "small-train.md").read_text()
     assert "row 2: data/raw/small/videos/train/none.mp4 is not there" in text and "30.8%" in text
 
