@@ -19,7 +19,7 @@ export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
 export PREFECT_SERVER_UI_V2_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help run repro test lint up down status mlflow prefect clean
+.PHONY: help run repro test lint up down status remote mlflow prefect clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,12 @@ down: $(INSTALLED) ## stop what runs in the background
 
 status: $(INSTALLED) ## what is out of date
 	@$(BIN)/dvc status
+
+# Written to .dvc/config, so that a clone knows it; credentials belong in .dvc/config.local (docs/data.md).
+REMOTE ?= ../pllava-storage
+remote: $(INSTALLED) ## push data to a folder beside the project, or to REMOTE=s3://bucket/path (docs/data.md)
+	@$(BIN)/dvc remote add -q --force --default storage "$(REMOTE)"
+	@$(BIN)/dvc push
 
 mlflow: $(INSTALLED) ## runs and model versions on http://127.0.0.1:5000, until Ctrl-C
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pllava.data.corpora.commands import app as data_app
 from pllava.errors import PllavaError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 recipe_app = typer.Typer(help="Whole params files to start from (list, show, use).", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(data_app, name="data")
 
 ParamsFile = Annotated[Path, typer.Option("--params", metavar="FILE", help="the settings")]
 PARAMS = Path("params.yaml")

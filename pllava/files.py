@@ -91,7 +91,7 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
 def _remove_abandoned(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         pid = left.name.removeprefix(f".{path.name}.").split(".")[0]
-        if not pid.isdigit() or int(pid) == os.getpid() or _alive(int(pid)):
+        if not pid.isdigit() or int(pid) == os.getpid() or process_is_alive(int(pid)):
             continue
         if left.name.endswith(".before.partial") and not path.exists():
             left.replace(path)  # killed between the two renames: the old folder is the whole one
@@ -99,7 +99,7 @@ def _remove_abandoned(path: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def process_is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

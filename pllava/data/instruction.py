@@ -1,17 +1,19 @@
-"""Instruction corpora in the format of VideoChat2-IT: `read_corpus(corpus)` -> rows and problems.
+"""Instruction corpora in the format of VideoChat2-IT: `for row in instructions(corpus): ...`, a row or its problem at a time.
 
 A corpus is a JSON list of `{"video" | "image": path under the media root, "QA": [{"i", "q", "a"}, ...], "start"?, "end"?}` (seconds).
-`i` of the first turn opens the text; an empty `q` asks for a caption. Other keys of a row are ignored.
+`i` of the first turn opens the text; an empty `q` asks for a caption. Other keys of a row are ignored. In place of QA a row may hold chat
+`messages` (see `pllava.data.messages`), and in place of the list there may be one row a line.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
-from pllava.errors import PllavaError
+from pllava.data.annotations import NotJson, count_rows, rows_of
+from pllava.data.messages import turns_of
 from pllava.params import Corpus
 
 
@@ -52,33 +54,27 @@ class Problem:
         return f"{self.file} row {self.index} (corpus {self.corpus}): {'; '.join(text for _, text in self.reasons)}"
 
 
+def instructions(corpus: Corpus, wanted: Callable[[int], bool] = lambda index: True) -> Iterator[Instruction | Problem]:
+    """Rows of one annotation file, as they stand there. Raises PllavaError if the file itself is unusable."""
+    for index, row in rows_of(corpus.annotations, _what(corpus)):
+        if wanted(index):
+            problem = Problem(corpus.name, str(corpus.annotations), index)
+            yield _parse(row, corpus, index, problem) or problem
+
+
 def read_corpus(corpus: Corpus) -> tuple[list[Instruction], list[Problem]]:
-    """Read one annotation file. Malformed rows come back as problems; raises PllavaError if the file itself is unusable."""
-    rows = read_json_list(str(corpus.annotations), f"the annotations of corpus {corpus.name}")
-    good: list[Instruction] = []
-    bad: list[Problem] = []
-    for index, row in enumerate(rows):
-        problem = Problem(corpus.name, str(corpus.annotations), index)
-        instruction = _parse(row, corpus, index, problem)
-        if instruction is None:
-            bad.append(problem)
-        else:
-            good.append(instruction)
-    return good, bad
+    """The whole file at once, for small ones: (rows, problems)."""
+    rows = list(instructions(corpus))
+    return [row for row in rows if isinstance(row, Instruction)], [row for row in rows if isinstance(row, Problem)]
 
 
-def read_json_list(path: str, what: str) -> list[Any]:
-    """A JSON file that must hold a list; `what` names it in the error."""
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            rows = json.load(file)
-    except FileNotFoundError:
-        raise PllavaError(f"{path} is not there: {what} in params.yaml. Put the file there (the built-in corpus: pllava render)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PllavaError(f"{path} is not JSON: {error}. It is {what}; write it again, then: pllava prepare") from None
-    if not isinstance(rows, list):
-        raise PllavaError(f"{path} holds {type(rows).__name__}, a list of rows is needed ({what})")
-    return rows
+def size_of(corpus: Corpus) -> int:
+    """Rows in the annotation file, usable or not."""
+    return count_rows(corpus.annotations, _what(corpus))
+
+
+def _what(corpus: Corpus) -> str:
+    return f"the annotations of corpus {corpus.name}"
 
 
 def _parse(row: Any, corpus: Corpus, index: int, problem: Problem) -> Instruction | None:
@@ -87,6 +83,9 @@ def _parse(row: Any, corpus: Corpus, index: int, problem: Problem) -> Instructio
     def wrong(text: str, code: str = "malformed") -> None:
         problem.reasons.append((code, text))
 
+    if isinstance(row, NotJson):
+        wrong(row)
+        return None
     if not isinstance(row, dict):
         wrong(f"the row is {type(row).__name__}, not an object")
         return None
@@ -95,10 +94,12 @@ def _parse(row: Any, corpus: Corpus, index: int, problem: Problem) -> Instructio
         wrong(f"no {corpus.kind!r} path (keys: {', '.join(map(str, row)) or 'none'})")
     else:
         problem.media = media
+        if PurePosixPath(media).is_absolute() or ".." in PurePosixPath(media).parts:
+            wrong(f"{media!r} leads out of the media root {corpus.media}")
     start, end = (_seconds(row.get(name), name, wrong) for name in ("start", "end"))
     if start is not None and end is not None and end <= start:
         wrong(f"end {end:g} s is not after start {start:g} s", "time bound")
-    turns = _turns(row.get("QA"), wrong)
+    turns = _chat(row["messages"], wrong) if "messages" in row else _turns(row.get("QA"), wrong)
     if problem.reasons:
         return None
     return Instruction(corpus, index, str(media), start, end, tuple(turns))
@@ -111,6 +112,11 @@ def _seconds(value: Any, name: str, wrong: Any) -> float | None:
         wrong(f"{name} is {value!r}, seconds from 0 are needed", "time bound")
         return None
     return float(value)
+
+
+def _chat(messages: Any, wrong: Any) -> list[Turn]:
+    turns = turns_of(messages, wrong)
+    return _turns(turns, wrong) if turns else []  # turns_of has said why there is none
 
 
 def _turns(qa: Any, wrong: Any) -> list[Turn]:

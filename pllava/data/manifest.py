@@ -7,13 +7,14 @@ Equal rows are equal bytes: fixed schema, order, compression and row groups.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pllava.errors import PllavaError
 
 PREPARED = Path("data/prepared")
+ROW_GROUP = 16384  # rows
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class QuarantinedRow:
     reasons: str
 
 
-def _schema(row_type: type) -> Any:
+def schema_of(row_type: type) -> Any:
+    """Arrow schema of a row's dataclass."""
     import pyarrow as pa
 
     qa = pa.list_(pa.struct([(key, pa.string()) for key in ("i", "q", "a")]))
@@ -72,13 +74,34 @@ def _schema(row_type: type) -> Any:
     return pa.schema([(field.name, types[str(field.type)]) for field in fields(row_type)])
 
 
-def write_rows(path: Path, row_type: type, rows: list[Any]) -> None:
-    """Write rows of one dataclass as Parquet, in the given order."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class ManifestWriter:
+    """Writes tables of any size as one Parquet file with row groups of one size: the bytes depend on the rows alone."""
 
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema(row_type))
-    pq.write_table(table, path, compression="zstd", row_group_size=65536)
+    def __init__(self, path: Path, row_type: type) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.schema, self.rows = schema_of(row_type), 0
+        self._waiting = pa.Table.from_pylist([], schema=self.schema)
+        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+
+    def write(self, table: Any) -> None:
+        """Append a table; columns that the row type lacks are left out."""
+        import pyarrow as pa
+
+        self.rows += table.num_rows
+        self._waiting = pa.concat_tables([self._waiting, table.select(self.schema.names)])
+        while self._waiting.num_rows >= ROW_GROUP:
+            self._writer.write_table(self._waiting.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
+            self._waiting = self._waiting.slice(ROW_GROUP)
+
+    def close(self) -> None:
+        """Finish the file; a second call does nothing."""
+        if not self._writer.is_open:
+            return
+        if self._waiting.num_rows:
+            self._writer.write_table(self._waiting.combine_chunks(), row_group_size=ROW_GROUP)
+        self._writer.close()
 
 
 def read_manifest(path: str | Path) -> list[ManifestRow]:
@@ -101,7 +124,7 @@ def _read(path: Path, row_type: type) -> list[Any]:
         raise PllavaError(f"{path} is not there. Write it: pllava prepare") from None
     except pa.ArrowInvalid as error:
         raise PllavaError(f"{path} is not a Parquet file: {error}. Write it again: pllava prepare") from None
-    expected = set(_schema(row_type).names)
+    expected = set(schema_of(row_type).names)
     if set(table.column_names) != expected:
         raise PllavaError(f"{path} has columns {sorted(table.column_names)}, needed are {sorted(expected)}. Write it again: pllava prepare")
     return [row_type(**row) for row in table.to_pylist()]

@@ -1,14 +1,11 @@
 """Checks of media, one file at a time, in worker processes: `check_media(MediaJob("clip.mp4", (WHOLE,)))`.
 
-Each distinct file is hashed, and frames from all over it decoded, once, however many rows name it.
+Each distinct file is hashed, and frames from all over it decoded, once, however many rows name it (`pllava.data.media_checks` remembers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +39,13 @@ class MediaReport:
     duration: float = 0.0  # seconds
     problem: tuple[str, str] | None = None
     bound_problems: dict[Bound, tuple[str, str]] = field(default_factory=dict)
+    checked: set[Bound] = field(default_factory=set)  # the bounds that were asked for so far
+
+    @property
+    def summary(self) -> tuple[object, ...]:
+        """Everything found, in an order that does not change."""
+        bounds = sorted(self.bound_problems.items(), key=str)
+        return self.sha256, self.num_frames_total, self.fps, self.duration, self.problem, bounds
 
     def problem_of(self, bound: Bound) -> tuple[str, str] | None:
         return self.problem or self.bound_problems.get(bound)
@@ -55,6 +59,9 @@ def check_media(job: MediaJob) -> MediaReport:
     report = MediaReport(job.path)
     if not Path(job.path).exists():
         report.problem = ("media missing", f"{job.path} is not there")
+        return report
+    if Path(job.path).is_file() and not Path(job.path).stat().st_size:
+        report.problem = ("media empty", f"{job.path} holds no bytes")
         return report
     for bound in job.bounds:
         try:
@@ -73,17 +80,3 @@ def check_media(job: MediaJob) -> MediaReport:
 
 def _describe(report: MediaReport, info: VideoFrames | VideoInfo) -> None:
     report.num_frames_total, report.fps, report.duration = info.num_frames_total, info.fps, info.duration
-
-
-def check_all(jobs: list[MediaJob], workers: int) -> Iterator[MediaReport]:
-    """Reports in the order of the jobs, whatever the number of worker processes."""
-    if workers == 1 or len(jobs) < 2:
-        yield from map(check_media, jobs)
-        return
-    # Fresh processes: a fork of a process that has used decoder or torch threads can hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            yield from pool.map(check_media, jobs, chunksize=max(1, min(32, len(jobs) // (4 * workers))))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

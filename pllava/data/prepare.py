@@ -3,62 +3,78 @@
 Every row is checked before any training time is spent: its form, its text (see `pllava.data.text`), its media (see
 `pllava.data.media`), that it is there once, and that no clip is in two splits (by content, not by name). Unusable rows go to
 quarantined.parquet with all their reasons; more than `data.max_bad_fraction` of a split stops the stage and nothing is written.
+
+Rows stream through, a chunk at a time: memory does not grow with the corpora. What is finished is kept under .state/prepare, so a killed
+run goes on where it was, and equal inputs give equal bytes however often it was killed.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.data.instruction import Instruction, Problem, read_corpus
-from pllava.data.manifest import PREPARED, ManifestRow, QuarantinedRow, TestRow, write_rows
-from pllava.data.media import WHOLE, Bound, MediaJob, MediaReport, check_all
+from pllava.data.assembly import SHOWN, Assembly, Counts
+from pllava.data.checked import CHUNK, Checks, checked_chunks, quarantined
+from pllava.data.instruction import Problem, size_of
+from pllava.data.manifest import PREPARED, ManifestRow, ManifestWriter, QuarantinedRow, TestRow, schema_of
+from pllava.data.media import WHOLE
+from pllava.data.media_checks import MediaChecks
+from pllava.data.mixing import copies_of
+from pllava.data.progress import Progress
 from pllava.data.text import TextChecker
 from pllava.errors import PllavaError
 from pllava.files import atomic_dir, sha256_file, write_json
 
 if TYPE_CHECKING:
-    from pllava.params import Params
+    from pllava.params import Corpus, Params
 
-SHOWN = 5  # problems listed in an error
+STATE = Path(".state/prepare")  # outside DVC's outputs: those are deleted before a stage runs
+SPLITS: dict[str, type] = {"train": ManifestRow, "validation": ManifestRow, "test": TestRow}
 
 
 def prepare(params: Params) -> Path:
     """Write data/prepared/{train,validation,test,quarantined}.parquet and report.json. Raises PllavaError on too much bad data."""
-    samples: dict[str, list[Instruction]] = {}
-    problems: dict[str, list[Problem]] = {"train": [], "validation": [], "test": []}
-    for split, corpora in (("train", params.data.train), ("validation", params.data.validation)):
-        _names_differ(split, [corpus.name for corpus in corpora])
-        read = [read_corpus(corpus) for corpus in corpora]
-        samples[split] = [sample for good, _ in read for sample in good]
-        problems[split] = [problem for _, bad in read for problem in bad]
-    benchmarks = _benchmark_samples(params)
-
-    checker = TextChecker(params.model.base, params.model.template, params.train.max_length)
-    reports = _check_media(params, samples, benchmarks)
-    rows = {split: _rows(samples[split], checker, reports, problems[split]) for split in samples}
-    tests = _test_rows(params, benchmarks, reports, problems["test"])
-    usable: dict[str, list[Any]] = {**rows, "test": tests}
-    for split, table in usable.items():
-        _stop_if_bad(split, problems[split], len(table), params.data.max_bad_fraction)
-    if not rows["train"]:
-        raise PllavaError("no usable training row. Add rows to the corpora of data.train in params.yaml, then: pllava prepare")
-    _no_clip_in_two_splits(usable)
-
-    tables: dict[str, tuple[type, list[Any]]] = {split: (ManifestRow, table) for split, table in rows.items()}
-    tables["test"] = (TestRow, tests)
-    tables["quarantined"] = (QuarantinedRow, [_quarantined(split, problem) for split in problems for problem in problems[split]])
-    with atomic_dir(PREPARED) as folder:
-        for name, (row_type, table) in tables.items():
-            write_rows(folder / f"{name}.parquet", row_type, table)
-        report = _report(rows, tests, problems)
-        report["files"] = {f"{name}.parquet": sha256_file(folder / f"{name}.parquet") for name in tables}
-        write_json(folder / "report.json", report)  # last: its existence means the folder is whole
-    counts = ", ".join(f"{len(table)} {name}" for name, (_, table) in tables.items())
-    print(f"{PREPARED}: {counts} row(s)", file=sys.stderr)
+    for split in ("train", "validation"):
+        _names_differ(split, [corpus.name for corpus in getattr(params.data, split)])
+    text = TextChecker(params.model.base, params.model.template, params.train.max_length)
+    parts = STATE / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        media = stack.enter_context(MediaChecks(STATE, params.data.workers))
+        assembly = stack.enter_context(Assembly(STATE))
+        folder = stack.enter_context(atomic_dir(PREPARED))
+        writers = {name: ManifestWriter(folder / f"{name}.parquet", row) for name, row in {**SPLITS, "quarantined": QuarantinedRow}.items()}
+        for writer in writers.values():
+            stack.callback(writer.close)
+        progress = Progress()
+        report: dict[str, Any] = {}
+        for split in ("train", "validation"):
+            report[split] = {"corpora": {}}
+            found = []
+            for corpus in getattr(params.data, split):
+                counts, entry = _corpus(corpus, split, Checks(text, media, params.data.max_seconds, parts), assembly, writers, progress)
+                found.append(counts)
+                report[split]["corpora"][corpus.name] = entry
+            _settle(split, found, report[split], params.data.max_bad_fraction)
+        report["test"] = {"benchmarks": {}}
+        found = _benchmarks(params, media, assembly, writers, report["test"]["benchmarks"])
+        _settle("test", found, report["test"], params.data.max_bad_fraction)
+        if not report["train"]["rows"]:
+            raise PllavaError("no usable training row. Add rows to the corpora of data.train in params.yaml, then: pllava prepare")
+        _no_clip_in_two_splits(assembly)
+        for writer in writers.values():
+            writer.close()
+        files = {f"{name}.parquet": sha256_file(folder / f"{name}.parquet") for name in writers}
+        write_json(folder / "report.json", {"splits": report, "files": files})  # last: its existence means the folder is whole
+        print(f"{PREPARED}: {', '.join(f'{w.rows} {name}' for name, w in writers.items())} row(s)", file=sys.stderr)
+    shutil.rmtree(parts)
     return PREPARED
 
 
@@ -68,6 +84,36 @@ def _names_differ(split: str, names: list[str]) -> None:
         raise PllavaError(f"data.{split} in params.yaml names corpus {twice[0]!r} twice; sample ids need different names")
 
 
+def _corpus(
+    corpus: Corpus, split: str, checks: Checks, assembly: Assembly, writers: dict[str, ManifestWriter], progress: Progress
+) -> tuple[Counts, dict[str, Any]]:
+    """Stream one corpus into its manifest; counts, and what the report says about it."""
+    size = size_of(corpus)
+    copies = copies_of(corpus.name, size, corpus.weight, corpus.max_rows)
+    counts = Counts()
+    for chunk in checked_chunks(corpus, split, checks, lambda index: copies(index) > 0):
+        chunk = assembly.add(split, chunk, counts, copies)
+        writers[split].write(chunk.rows)
+        writers["quarantined"].write(chunk.bad)
+        progress.say(f"{split} {corpus.name}", counts.checked, size, checks.media.decoded)
+    clips, media_sha256 = assembly.clips(split, corpus.name)
+    entry = {
+        "annotations_sha256": sha256_file(corpus.annotations),
+        "annotation_rows": size,
+        "weight": corpus.weight,
+        "max_rows": corpus.max_rows,
+        "checked": counts.checked,
+        "quarantined": counts.bad,
+        "rows": counts.rows,
+        "clips": clips,
+        "turns": counts.turns,
+        "text_tokens": counts.text_tokens,
+        "rows_cut_to_max_length": counts.cut,
+        "media_sha256": media_sha256,
+    }
+    return counts, entry
+
+
 def _benchmark_samples(params: Params) -> list[tuple[str, Any]]:
     """(benchmark, sample) of every benchmark sample."""
     from pllava.evaluate.mvbench import load_samples
@@ -75,149 +121,75 @@ def _benchmark_samples(params: Params) -> list[tuple[str, Any]]:
     return [(name, sample) for name, benchmark in sorted(params.evaluate.benchmarks.items()) for sample in load_samples(benchmark.root)]
 
 
-def _check_media(params: Params, samples: dict[str, list[Instruction]], benchmarks: list[tuple[str, Any]]) -> dict[str, MediaReport]:
-    """Path -> report, each distinct file checked once."""
-    from rich.progress import track
-
-    bounds: dict[str, dict[Bound, None]] = {}  # dicts keep the order of first mention
-    for split in samples.values():
-        for sample in split:
-            bounds.setdefault(_path(sample), {})[sample.start, sample.end] = None
-    for _, test in benchmarks:
-        bounds.setdefault(test.media.as_posix(), {})[WHOLE] = None
-    jobs = [MediaJob(path, tuple(asked)) for path, asked in bounds.items()]
-    checked = check_all(jobs, params.data.workers)
-    return {report.path: report for report in track(checked, "Checking media", total=len(jobs))}
-
-
-def _rows(samples: list[Instruction], checker: TextChecker, reports: dict[str, MediaReport], problems: list[Problem]) -> list[ManifestRow]:
-    """The usable samples; the others go to `problems` with every reason."""
-    rows = []
-    seen: dict[Any, str] = {}
-    for sample in samples:
-        media = reports[_path(sample)]
-        num_tokens, reasons = checker.check(sample.turns)
-        if problem := media.problem_of((sample.start, sample.end)):
-            reasons.append(problem)
-        first = seen.setdefault((media.sha256 or media.path, sample.start, sample.end, sample.turns), sample.id)
-        if first != sample.id:
-            reasons.append(("duplicate", f"the same media and text as {first}"))
-        if reasons:
-            problems.append(Problem(sample.corpus.name, str(sample.corpus.annotations), sample.index, media.path, reasons))
-            continue
-        rows.append(
-            ManifestRow(
-                id=sample.id,
-                corpus=sample.corpus.name,
-                kind=sample.corpus.kind,
-                media=media.path,
-                media_sha256=media.sha256,
-                start=sample.start,
-                end=sample.end,
-                num_frames_total=media.num_frames_total,
-                fps=media.fps,
-                duration=media.duration,
-                num_tokens=num_tokens,
-                qa=[asdict(turn) for turn in sample.turns],
-            )
-        )
-    return rows
+def _benchmarks(
+    params: Params, media: MediaChecks, assembly: Assembly, writers: dict[str, ManifestWriter], report: dict[str, Any]
+) -> list[Counts]:
+    """The media of the benchmarks, as rows of test.parquet; counts by benchmark."""
+    found: dict[str, Counts] = {}
+    for some in _batches(_benchmark_samples(params)):
+        reports = media.reports({sample.media.as_posix(): [WHOLE] for _, sample in some})
+        rows, problems = [], []
+        for name, sample in some:
+            counts = found.setdefault(name, Counts())
+            counts.checked += 1
+            medium = reports[sample.media.as_posix()]
+            stem, _, number = sample.id.rpartition("/")
+            reasons = [reason] if (reason := medium.problem_of(WHOLE)) else []
+            if sample.answer not in sample.candidates:
+                reasons.append(("answer is no option", f"the answer {sample.answer!r} is none of the options, so no reply can be right"))
+            if reasons:
+                file = f"{params.evaluate.benchmarks[name].root}/json/{stem}.json"
+                problems.append(quarantined("test", Problem(name, file, int(number), medium.path, reasons)))
+            else:
+                counts.rows += 1
+                rows.append(TestRow(name, sample.task, int(number), medium.path, medium.sha256))
+        for name in found:
+            mine = [row for row in rows if row.benchmark == name]
+            assembly.add_clips("test", name, [row.media_sha256 for row in mine], [row.media for row in mine])
+            found[name].add_bad(_table([row for row in problems if row.corpus == name], QuarantinedRow))
+        writers["test"].write(_table(rows, TestRow))
+        writers["quarantined"].write(_table(problems, QuarantinedRow))
+    for name, counts in sorted(found.items()):
+        clips, media_sha256 = assembly.clips("test", name)
+        report[name] = {"rows": counts.rows, "clips": clips, "media_sha256": media_sha256}
+    return list(found.values())
 
 
-def _test_rows(
-    params: Params, benchmarks: list[tuple[str, Any]], reports: dict[str, MediaReport], problems: list[Problem]
-) -> list[TestRow]:
-    roots: dict[str, Path] = {name: benchmark.root for name, benchmark in params.evaluate.benchmarks.items()}
-    rows = []
-    for name, sample in benchmarks:
-        media = reports[sample.media.as_posix()]
-        stem, _, number = sample.id.rpartition("/")
-        reasons = [reason] if (reason := media.problem_of(WHOLE)) else []
-        if sample.answer not in sample.candidates:
-            reasons.append(("answer is no option", f"the answer {sample.answer!r} is none of the options, so no reply can be right"))
-        if reasons:
-            problems.append(Problem(name, f"{roots[name]}/json/{stem}.json", int(number), media.path, reasons))
-        else:
-            rows.append(TestRow(name, sample.task, int(number), media.path, media.sha256))
-    return rows
+def _table(rows: list[Any], row_type: type) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema_of(row_type))
 
 
-def _stop_if_bad(split: str, problems: list[Problem], usable: int, max_bad_fraction: float) -> None:
-    total = usable + len(problems)
-    if not problems or len(problems) / total <= max_bad_fraction:
+def _batches(samples: list[Any]) -> Iterator[list[Any]]:
+    rest = iter(samples)
+    while some := list(islice(rest, CHUNK)):
+        yield some
+
+
+def _settle(split: str, found: list[Counts], report: dict[str, Any], max_bad_fraction: float) -> None:
+    """Add up a split for the report. Raises PllavaError when too many of its rows are bad."""
+    bad, total = sum(counts.bad for counts in found), sum(counts.checked for counts in found)
+    codes: Counter[str] = sum((counts.codes for counts in found), Counter())
+    reasons = dict(sorted(codes.items()))
+    report["rows"] = sum(counts.rows for counts in found)
+    report["quarantined"] = {"rows": bad, "reasons": reasons}
+    if not bad or bad / total <= max_bad_fraction:
         return
-    counts = Counter(code for problem in problems for code, _ in problem.reasons)
-    shown = "\n".join(f"  {problem}" for problem in problems[:SHOWN])
-    more = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    shown = [f"  {line}" for counts in found for line in counts.shown][:SHOWN]
+    more = [f"  ... and {bad - SHOWN} more"] if bad > SHOWN else []
     raise PllavaError(
-        f"{len(problems)} of {total} {split} row(s) cannot be used, data.max_bad_fraction allows {max_bad_fraction:.1%} "
-        f"({', '.join(f'{code}: {count}' for code, count in sorted(counts.items()))})\n{shown}{more}\n"
+        f"{bad} of {total} {split} row(s) cannot be used, data.max_bad_fraction allows {max_bad_fraction:.1%} "
+        f"({', '.join(f'{code}: {count}' for code, count in reasons.items())})\n" + "\n".join([*shown, *more]) + "\n"
         "Mend or remove these rows or files, or raise data.max_bad_fraction in params.yaml, then: pllava prepare"
     )
 
 
-def _no_clip_in_two_splits(rows: dict[str, list[Any]]) -> None:
-    first: dict[str, tuple[str, str]] = {}
-    clashes = []
-    for split, table in rows.items():
-        for row in table:
-            other, path = first.setdefault(row.media_sha256, (split, row.media))
-            if other != split:
-                clashes.append(f"  {path} ({other}) and {row.media} ({split})")
-    if clashes:
-        distinct = list(dict.fromkeys(clashes))
+def _no_clip_in_two_splits(assembly: Assembly) -> None:
+    number, lines = assembly.clashes()
+    if number:
         raise PllavaError(
-            f"{len(distinct)} clip(s) are in two splits (same content), so a score would be too good:\n"
-            + "\n".join(distinct[:SHOWN])
+            f"{number} clip(s) are in two splits (same content), so a score would be too good:\n"
+            + "\n".join(lines)
             + "\nTake them out of one of the two, then: pllava prepare"
         )
-
-
-def _report(rows: dict[str, list[ManifestRow]], tests: list[TestRow], problems: dict[str, list[Problem]]) -> dict[str, Any]:
-    """Counts a person and the model card read; no times, no machine."""
-    splits: dict[str, Any] = {}
-    for split, table in rows.items():
-        corpora = {}
-        for name in sorted({row.corpus for row in table}):
-            of_corpus = [row for row in table if row.corpus == name]
-            corpora[name] = {
-                "rows": len(of_corpus),
-                "clips": len({row.media_sha256 for row in of_corpus}),
-                "turns": sum(len(row.qa) for row in of_corpus),
-                "text_tokens": sum(row.num_tokens for row in of_corpus),
-                "media_sha256": _digest(row.media_sha256 for row in of_corpus),
-            }
-        splits[split] = {"rows": len(table), "corpora": corpora}
-    benchmarks = sorted({row.benchmark for row in tests})
-    splits["test"] = {
-        "rows": len(tests),
-        "benchmarks": {
-            name: {
-                "rows": sum(row.benchmark == name for row in tests),
-                "clips": len({row.media_sha256 for row in tests if row.benchmark == name}),
-                "media_sha256": _digest(row.media_sha256 for row in tests if row.benchmark == name),
-            }
-            for name in benchmarks
-        },
-    }
-    for split, bad in problems.items():
-        counts = Counter(code for problem in bad for code, _ in problem.reasons)
-        splits[split]["quarantined"] = {"rows": len(bad), "reasons": dict(sorted(counts.items()))}
-    return {"splits": splits}
-
-
-def _digest(hashes: Any) -> str:
-    """One sha256 over a set of content hashes, whatever their order."""
-    import hashlib
-
-    return hashlib.sha256("\n".join(sorted(set(hashes))).encode()).hexdigest()
-
-
-def _path(sample: Instruction) -> str:
-    return (sample.corpus.media / sample.media).as_posix()
-
-
-def _quarantined(split: str, problem: Problem) -> QuarantinedRow:
-    codes = ", ".join(sorted({code for code, _ in problem.reasons}))
-    reasons = "; ".join(text for _, text in problem.reasons)
-    return QuarantinedRow(split, problem.corpus, problem.file, problem.index, problem.media, codes, reasons)

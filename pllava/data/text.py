@@ -6,11 +6,20 @@ num_tokens, reasons = checker.check(turns)
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+import hashlib
+import re
+from typing import Any, NamedTuple
 
 from pllava.data.conversation import IGNORE, encode
 from pllava.data.instruction import Turn
+
+NO_LIMIT = 1 << 40  # text tokens: nothing is cut
+
+
+class TextReport(NamedTuple):
+    num_tokens: int  # after the cut to max_length, without visual tokens
+    reasons: list[tuple[str, str]]  # why the sample cannot be used
+    cut: bool  # it is longer than max_length: usable, but its end is not learnt
 
 
 class TextChecker:
@@ -23,24 +32,63 @@ class TextChecker:
         self.template = load_template(template)
         self.max_length = max_length
         # A role marker starts a new turn and can turn the loss on; <image> asks for visual tokens; </s> ends an answer.
-        markers = {*self.template.markers, *self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()}
+        markers = {*self.template.markers, *self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab(), "<video>"}
         self.forbidden = sorted({marker.strip() for marker in markers} - {""})
+        self._any_forbidden = re.compile("|".join(re.escape(marker) for marker in self.forbidden))
+        self._pieces = _Pieces(self.tokenizer)
+
+    @property
+    def sha256(self) -> str:
+        """Of all that the verdicts depend on."""
+        text = f"{self.tokenizer.backend_tokenizer.to_str()} {self.forbidden} {self.template.sha256} {self.max_length}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def check(self, turns: tuple[Turn, ...]) -> tuple[int, list[tuple[str, str]]]:
         """Text tokens of the sample (after the cut), and the reasons why it cannot be used."""
+        return self.report(turns)[:2]
+
+    def report(self, turns: tuple[Turn, ...]) -> TextReport:
+        """As `check`, and whether the sample is cut."""
         reasons = [
             ("special text", f"QA[{number}] {key!r} holds {marker!r}, which has a meaning of its own in a conversation")
             for number, turn in enumerate(turns)
-            for key, text in asdict(turn).items()
+            for key, text in (("i", turn.i), ("q", turn.q), ("a", turn.a))
+            if self._any_forbidden.search(text)
             for marker in self.forbidden
             if marker in text
         ]
         if reasons:
-            return 0, reasons
-        encoded = encode([asdict(turn) for turn in turns], self.tokenizer, self.template, self.max_length)
-        if all(label == IGNORE for label in encoded.labels):
-            return 0, [("nothing supervised", f"no answer token is left after the cut to train.max_length = {self.max_length} text tokens")]
-        return len(encoded.input_ids), []
+            return TextReport(0, reasons, False)
+        qa = [{"i": turn.i, "q": turn.q, "a": turn.a} for turn in turns]
+        encoded = encode(qa, self._pieces, self.template, NO_LIMIT, markers="keep")  # looked for above, with more of them
+        cut = len(encoded.input_ids) > self.max_length
+        if all(label == IGNORE for label in encoded.labels[: self.max_length]):
+            reason = f"no answer token is left after the cut to train.max_length = {self.max_length} text tokens"
+            return TextReport(0, [("nothing supervised", reason)], cut)
+        return TextReport(min(len(encoded.input_ids), self.max_length), [], cut)
+
+
+class _Pieces:
+    """The tokenizer without what a batch costs: ids of one piece, and short ones (roles, yes and no) remembered."""
+
+    LIMIT, SHORT = 1 << 16, 32  # pieces, characters
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.pad_token_id, self._encode = tokenizer.pad_token_id, tokenizer.backend_tokenizer.encode
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        self._known: dict[tuple[str, bool], list[int]] = {}
+
+    def __call__(self, piece: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        if len(piece) > self.SHORT:
+            return {"input_ids": self._encode(piece, add_special_tokens=add_special_tokens).ids}
+        key = piece, add_special_tokens
+        ids = self._known.get(key)
+        if ids is None:
+            ids = self._encode(piece, add_special_tokens=add_special_tokens).ids
+            if len(self._known) < self.LIMIT:
+                self._known[key] = ids
+        return {"input_ids": ids}
 
 
 def load_tokenizer(base: str) -> Any:

@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[2]
 COMMANDS = [
     *("render", "prepare", "features", "train", "evaluate", "report"),
     *("register", "gate", "promote", "rollback"),
-    *("ask", "demo", "deploy", "stop", "version", "doctor", "plan", "convert", "compose", "export", "recipe"),
+    *("ask", "demo", "deploy", "stop", "version", "doctor", "plan", "convert", "compose", "export", "recipe", "data"),
 ]
 HEAVY = ["torch", "transformers", "peft", "accelerate", "gradio", "mlflow", "prefect", "dvc", "pydantic", "yaml", "numpy", "pandas", "rich"]
 # Time of the processor, not of the wall: other work on the machine does not count.

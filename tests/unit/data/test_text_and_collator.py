@@ -101,3 +101,12 @@ def test_markers_are_found_in_every_text(tiny_base_dir: Any, key: str, marker: s
     _, reasons = checker.check((Turn(**fine), Turn(**{**fine, key: f"a {marker} b"})))
     assert [code for code, _ in reasons] == ["special text"]
     assert f"QA[1] {key!r} holds {marker!r}" in reasons[0][1]
+
+
+def test_pieces_are_tokenised_as_the_tokenizer_does(tiny_base_dir: Any) -> None:
+    checker = TextChecker(str(tiny_base_dir), "tiny", 160)
+    for text in ("", " ", "USER:", "What does the man do in the kitchen, while the dog sleeps?", "ä ☃\n"):
+        for begin in (True, False):
+            expected = checker.tokenizer(text, add_special_tokens=begin)["input_ids"]
+            assert checker._pieces(text, begin)["input_ids"] == expected
+            assert checker._pieces(text, begin)["input_ids"] == expected, "remembered"

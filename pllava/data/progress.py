@@ -1,0 +1,19 @@
+"""A line on stderr every few seconds, in a terminal and in a flow's log alike: `Progress().say("train kitchen", 4096, 39648, 1200)`."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+SECONDS = 10.0
+
+
+class Progress:
+    def __init__(self) -> None:
+        self.began = self.said = time.monotonic()
+
+    def say(self, what: str, rows: int, size: int, decoded: int) -> None:
+        """Rows done of all; files decoded in this run (those known from an earlier one are not)."""
+        if time.monotonic() - self.said >= SECONDS:
+            self.said = time.monotonic()
+            print(f"{what}: {rows:,} of {size:,} row(s), {decoded:,} file(s) decoded, {self.said - self.began:.0f} s", file=sys.stderr)

@@ -1,0 +1,147 @@
+"""A killed `prepare` goes on where it was: resumed equals uninterrupted, and what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pllava.data import checked, media_checks
+from pllava.data import prepare as prepare_module
+from pllava.data.manifest import PREPARED
+from pllava.data.media import MediaJob, MediaReport, check_media
+from pllava.data.media_checks import MediaChecks
+from pllava.data.prepare import prepare
+from pllava.errors import PllavaError
+from pllava.files import sha256_file
+from pllava.params import Params
+
+Project = Callable[..., Params]
+SMALL = Path("data/raw/small")
+
+
+def hashes() -> dict[str, str]:
+    return {file.name: sha256_file(file) for file in PREPARED.iterdir()}
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of the media that were decoded."""
+    paths: list[str] = []
+
+    def count(job: MediaJob) -> MediaReport:
+        paths.append(job.path)
+        return check_media(job)
+
+    monkeypatch.setattr(media_checks, "check_media", count)
+    return paths
+
+
+def test_resumed_equals_uninterrupted(project: Project, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(project())
+    whole = hashes()
+    for file in Path(".state/prepare").glob("media.sqlite*"):
+        file.unlink()
+    decoded.clear()
+    monkeypatch.setattr(checked, "CHUNK", 4)
+    made: list[int] = []
+    make = checked._make
+
+    def dies_in_the_third(*arguments: Any) -> Any:
+        made.append(len(arguments[0]))
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return make(*arguments)
+
+    monkeypatch.setattr(checked, "_make", dies_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(project())
+    assert hashes() == whole, "the old folder stands until the new one is whole"
+    assert len(decoded) == 12
+    prepare(project())
+    assert len(decoded) == 12 + 3 + 2, "each file of the three splits once"
+    assert made == [4, 4, 4, 4, 3], "two chunks were kept"
+    assert hashes() == whole
+    assert not (prepare_module.STATE / "parts").exists()
+
+
+def test_after_a_kill_the_checks_of_media_are_there(project: Project) -> None:
+    """A real kill -9, in the middle of a process."""
+    code = "import os, signal\nfrom pllava.data import prepare as p\nfrom pllava.params import Params\n"
+    code += f"params = Params.model_validate_json({project().model_dump_json()!r})\n"
+    code += "p._settle = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\np.prepare(params)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(checked.__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == -signal.SIGKILL
+    with MediaChecks(prepare_module.STATE, 1) as media:
+        media.reports({f"{SMALL}/videos/train/{number}.mp4": [(None, None)] for number in range(12)})
+        assert media.decoded == 0
+    prepare(project())
+    first = hashes()
+    assert sorted(file.name for file in Path("data").iterdir()) == ["prepared", "raw"], "what the killed run left is gone"
+    prepare(project())
+    assert hashes() == first
+
+
+def test_a_changed_file_is_checked_again(project: Project, decoded: list[str]) -> None:
+    prepare(project())
+    decoded.clear()
+    prepare(project())
+    assert decoded == []
+    (SMALL / "videos/train/7.mp4").write_bytes(b"junk" * 100)
+    with pytest.raises(PllavaError, match=r"media unreadable: 1"):
+        prepare(project())
+    assert decoded == [f"{SMALL}/videos/train/7.mp4"]
+
+
+def test_an_empty_file_and_a_long_clip_have_codes_of_their_own(project: Project) -> None:
+    (SMALL / "videos/train/0.mp4").write_bytes(b"")
+    with pytest.raises(PllavaError, match=r"media empty: 1"):
+        prepare(project())
+    with pytest.raises(PllavaError, match=r"media over-long: 11"):
+        prepare(project(data={"max_seconds": 1.0}))
+
+
+def test_a_file_that_kills_the_decoder_costs_its_own_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dies:
+        """A pool whose process ends with the job of 'bad'."""
+
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def map(self, function: Any, jobs: list[MediaJob], chunksize: int) -> Any:
+            for job in jobs:
+                yield self.submit(function, job).result()
+
+        def submit(self, function: Any, job: MediaJob) -> Any:
+            from concurrent.futures import Future
+            from concurrent.futures.process import BrokenProcessPool
+
+            future: Future[MediaReport] = Future()
+            if job.path == "bad":
+                future.set_exception(BrokenProcessPool())
+            else:
+                future.set_result(MediaReport(job.path, sha256="00"))
+            return future
+
+        def shutdown(self, **_: Any) -> None: ...
+
+    monkeypatch.setattr(media_checks, "ProcessPoolExecutor", Dies)
+    with MediaChecks(tmp_path, 2) as media:
+        reports = media.reports({name: [(None, None)] for name in ("a", "bad", "c")})
+    assert reports["bad"].problem and "decoder die" in reports["bad"].problem[1]
+    assert not reports["a"].problem and not reports["c"].problem
+
+
+def test_report_counts_what_was_cut(project: Project) -> None:
+    rows = json.loads((SMALL / "train.json").read_text())
+    rows[0]["QA"] = [{"q": "?", "a": "word " * 400}]
+    (SMALL / "train.json").write_text(json.dumps(rows))
+    prepare(project())
+    report = json.loads((PREPARED / "report.json").read_text())["splits"]["train"]["corpora"]["small"]
+    assert (report["rows"], report["rows_cut_to_max_length"]) == (12, 1)
