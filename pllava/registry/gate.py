@@ -110,6 +110,9 @@ def _not_comparable(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
         for key in SAME
         if ours.get(key) != others.get(key)
     ]
+    if ours.get("judge") != others.get("judge"):  # a judge and the offline scorer measure different things
+        names = [(found.get("judge") or {}).get("name", "no judge") for found in (ours, others)]
+        problems.append(f"judge differs: {names[0]} here, {names[1]} for the champion; score both with one judge: pllava judge")
     if difference := set(_tasks(mine)) ^ set(_tasks(theirs)):
         problems.append(f"these tasks are in one of the two only: {', '.join(sorted(difference))}")
     return problems

@@ -11,6 +11,8 @@ import pytest
 from pllava.errors import PllavaError
 from pllava.evaluate import metrics, report
 from pllava.evaluate.document import Document
+from pllava.evaluate.judge.offline import OfflineJudge
+from pllava.evaluate.mvbench import BENCHMARK
 from pllava.files import write_json
 from pllava.params import Params
 from pllava.registry import tracking
@@ -58,7 +60,7 @@ def project(tmp_path: Path, benchmark_root: Path, monkeypatch: pytest.MonkeyPatc
     Path("outputs/evaluate/mvbench").mkdir(parents=True)
     Path("outputs/evaluate/mvbench/results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     provenance = {"benchmark": "mvbench", "bootstrap_resamples": 300, "seed": 1, "template": "tiny_mvbench"}
-    write_json(Path("metrics/mvbench.json"), metrics.build(rows, provenance))
+    write_json(Path("metrics/mvbench.json"), metrics.build(rows, provenance, BENCHMARK, OfflineJudge()))
     Path("outputs/train").mkdir()
     history = [{"step": step, "loss": 100 / step, "lr": 1e-3, **({"val_loss": 1.0} if step == 60 else {})} for step in (20, 40, 60)]
     Path("outputs/train/history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
