@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 URL, MODEL, KEY = "PLLAVA_JUDGE_BASE_URL", "PLLAVA_JUDGE_MODEL", "PLLAVA_JUDGE_API_KEY"
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
-LOOKS_LIKE_A_VERDICT = re.compile(r"['\"]?\b(pred|score)['\"]?\s*[:=]|ignore .{0,30}instructions", re.IGNORECASE)
+LOOKS_LIKE_A_VERDICT = re.compile(r"['\"]?\b(pred|score|role)['\"]?\s*[:=]|ignore .{0,30}instructions", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,9 @@ class Endpoint:
     model: str
     key: str = field(repr=False)
 
-    @property
-    def place(self) -> str:
-        """Host and path, without a password that may stand before them."""
-        parts = urlsplit(self.base_url)
-        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
-
 
 def endpoint_from_environment() -> Endpoint | None:
-    """None when no judge is configured. Raises PllavaError when only one of URL and model is given."""
+    """None when no judge is configured. Raises PllavaError when only one of URL and model is given, or a password stands in the URL."""
     url, model = os.environ.get(URL, "").strip(), os.environ.get(MODEL, "").strip()
     if not url and not model:
         return None
@@ -54,6 +48,9 @@ def endpoint_from_environment() -> Endpoint | None:
         raise PllavaError(
             f"{URL if url else MODEL} is set, {MODEL if url else URL} is not. Set both for a judge, none for the offline scorer"
         )
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password or parts.query:
+        raise PllavaError(f"{URL} must be http(s)://host/path, without user, password or query. A key belongs in {KEY}")
     return Endpoint(url, model, os.environ.get(KEY, "").strip() or "none")  # servers on one's own machine want no key
 
 
@@ -103,7 +100,7 @@ class EndpointJudge:
     def usage(self) -> dict[str, Any]:
         read, written = self.settings.price_per_million_tokens
         cost = (self._usage["tokens_read"] * read + self._usage["tokens_written"] * written) / 1e6
-        return {**self._usage, "cost": round(cost, 6), "endpoint": self.endpoint.place}
+        return {**self._usage, "cost": round(cost, 6), "endpoint": self.endpoint.base_url}
 
     def _verdict(self, messages: list[dict[str, str]], decides: bool) -> tuple[bool, float]:
         """From the cache, or by asking until a reply can be read. Raises UnreadableReplyError with the last reason."""
@@ -119,8 +116,10 @@ class EndpointJudge:
             try:
                 reply, usage = self._ask(messages)
                 verdict = parse(reply, decides)
-            except _TryAgainError as error:
+            except _FailedError as error:
                 problem, wait = str(error), max(wait, error.wait)
+                if not error.may_pass:
+                    raise UnreadableReplyError(problem) from None
             except UnreadableReplyError as error:
                 problem = f"unreadable reply: {error}"
             else:
@@ -129,7 +128,7 @@ class EndpointJudge:
         raise UnreadableReplyError(f"{problem} ({self.settings.attempts} tries)")
 
     def _ask(self, messages: list[dict[str, str]]) -> tuple[str, dict[str, int]]:
-        """One request. Raises _TryAgainError for what may pass, UnreadableReplyError for what won't, PllavaError for a wrong set-up."""
+        """One request. Raises _FailedError when it fails, PllavaError when the set-up is wrong, so that every request would."""
         import openai
 
         self._count(requests=1)
@@ -142,26 +141,25 @@ class EndpointJudge:
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise PllavaError(
-                f"the judge at {self.endpoint.place} refuses model {self.endpoint.model!r} with status {error.status_code}. "
+                f"the judge at {self.endpoint.base_url} refuses model {self.endpoint.model!r} with status {error.status_code}. "
                 f"Check {URL}, {MODEL} and {KEY}; answers are kept, so only judging is repeated"
             ) from None
         except openai.APIStatusError as error:
-            if error.status_code in (408, 409, 425, 429) or error.status_code >= 500:
-                raise _TryAgainError(f"status {error.status_code}", _retry_after(error)) from None
-            raise UnreadableReplyError(f"request refused with status {error.status_code}") from None
+            may_pass = error.status_code in (408, 409, 425, 429) or error.status_code >= 500
+            raise _FailedError(f"status {error.status_code}", _retry_after(error), may_pass) from None
         except openai.APITimeoutError:
-            raise _TryAgainError(f"no reply within {self.settings.timeout_seconds:g} s") from None
+            raise _FailedError(f"no reply within {self.settings.timeout_seconds:g} s") from None
         except (openai.OpenAIError, json.JSONDecodeError, ValueError) as error:  # the connection broke, or half a reply came
-            raise _TryAgainError(type(error).__name__) from None
+            raise _FailedError(type(error).__name__) from None
         try:
             content = completion.choices[0].message.content
             usage = completion.usage
             counted = {"tokens_read": int(usage.prompt_tokens), "tokens_written": int(usage.completion_tokens)} if usage else {}
         except (AttributeError, IndexError, TypeError, ValueError):
-            raise _TryAgainError("a body that is no chat completion") from None
+            raise _FailedError("a body that is no chat completion") from None
         self._count(**counted)
         if not isinstance(content, str):
-            raise _TryAgainError("a reply without text")
+            raise _FailedError("a reply without text")
         return content, counted
 
     def _count(self, **added: int) -> None:
@@ -170,12 +168,13 @@ class EndpointJudge:
                 self._usage[name] += number
 
 
-class _TryAgainError(Exception):
-    """`wait`: seconds the server asks for."""
+class _FailedError(Exception):
+    """`wait`: seconds the server asks for. `may_pass`: another try makes sense."""
 
-    def __init__(self, problem: str, wait: float = 0.0):
+    def __init__(self, problem: str, wait: float = 0.0, may_pass: bool = True):
         super().__init__(problem)
         self.wait = wait
+        self.may_pass = may_pass
 
 
 def _retry_after(error: Any) -> float:

@@ -1,7 +1,7 @@
 """Aggregates equal those of the published scripts (tests/reference/scoring.json), but for the defects that are not repeated:
 
-a failed judgement is missing there where it was a 0 (item 7), the stray start value of VCG's accuracy is gone (8), and an unreadable video is
-wrong in its own task (9).
+a failed judgement is missing where it was a 0 (item 7), the stray start value of VCG's accuracy is gone (8), and an unreadable
+video is wrong in its own task (9).
 """
 
 from __future__ import annotations
