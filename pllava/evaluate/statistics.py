@@ -78,13 +78,18 @@ class Bootstrap:
         chosen = [self.tasks[name] for name in (self.tasks if tasks is None else tasks)]
         if not chosen:
             raise PllavaError("No task to average over. Choose at least one task of the benchmark")
-        if over == "tasks":
-            return np.mean([t.observed for t in chosen], axis=0), np.mean([t.resampled for t in chosen], axis=0)
-        weights = np.array([t.scored for t in chosen], dtype=float)  # [tasks, M]
-        total = np.where(weights.sum(axis=0) > 0, weights.sum(axis=0), np.nan)
-        observed = sum(np.nan_to_num(t.observed) * weight for t, weight in zip(chosen, weights, strict=True)) / total
-        resampled = sum(np.nan_to_num(t.resampled) * weight for t, weight in zip(chosen, weights, strict=True)) / total
-        return observed, resampled
+        # [tasks, M]; a draw may hold no scored question of a small task (NaN): the other tasks are its mean
+        weights = np.array([t.scored if over == "questions" else np.ones(len(t.scored)) for t in chosen], dtype=float)
+        return (
+            _weighted(np.array([t.observed for t in chosen]), weights),
+            _weighted(np.array([t.resampled for t in chosen]), weights[:, None, :]),
+        )
+
+
+def _weighted(means: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted mean over the first axis, of what is not NaN."""
+    with np.errstate(invalid="ignore"):
+        return (np.nan_to_num(means) * weights).sum(axis=0) / (~np.isnan(means) * weights).sum(axis=0)
 
 
 def bootstrap(rows: Iterable[dict], resamples: int, seed: int, share_clips: bool = False) -> Bootstrap:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from judge_server import KEY, Server
 from layouts import write_clip
 
 REFERENCE = Path(__file__).parents[2] / "reference"
@@ -74,3 +77,17 @@ def evaluation_project(tmp_path_factory: pytest.TempPathFactory, benchmark_root:
             torch.nn.init.normal_(parameter, std=0.3 if "lora_B" in name else 0.1)
     save_adapter(adapted, folder / "outputs/train/adapter", {"base": str(folder / "base")})
     return folder
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    running = Server()
+    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    monkeypatch.setenv("PLLAVA_JUDGE_BASE_URL", f"http://127.0.0.1:{running.server_port}/v1")
+    monkeypatch.setenv("PLLAVA_JUDGE_MODEL", "judge/one:latest")
+    monkeypatch.setenv("PLLAVA_JUDGE_API_KEY", KEY)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield running
+    running.shutdown()
+    running.server_close()
