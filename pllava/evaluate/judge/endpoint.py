@@ -71,13 +71,18 @@ class EndpointJudge:
         self.cache = ReplyCache(endpoint.model)
         self._client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.key, timeout=settings.timeout_seconds, max_retries=0)
         self._lock = threading.Lock()
+        self._asking: dict[str, threading.Lock] = {}  # equal requests wait for the first one's reply
         self._usage = {"requests": 0, "cached": 0, "tokens_read": 0, "tokens_written": 0}
 
     def score(self, rubric: Rubric, **fields: str) -> Score:
         messages = rubric.messages(fields)
         suspicious = any(LOOKS_LIKE_A_VERDICT.search(fields[name]) for name in ("prediction", "second_prediction") if name in fields)
+        key = prompt_sha256(messages)
+        with self._lock:
+            asking = self._asking.setdefault(key, threading.Lock())
         try:
-            right, score = self._verdict(messages, rubric.decides)
+            with asking:
+                right, score = self._verdict(messages, key, rubric.decides)
         except UnreadableReplyError as error:
             return Score(None, missing=str(error), suspicious=suspicious)
         return Score(float(right) if rubric.decides else score / BEST, correct=right, score=score, suspicious=suspicious)
@@ -102,9 +107,8 @@ class EndpointJudge:
         cost = (self._usage["tokens_read"] * read + self._usage["tokens_written"] * written) / 1e6
         return {**self._usage, "cost": round(cost, 6), "endpoint": self.endpoint.base_url}
 
-    def _verdict(self, messages: list[dict[str, str]], decides: bool) -> tuple[bool, float]:
+    def _verdict(self, messages: list[dict[str, str]], key: str, decides: bool) -> tuple[bool, float]:
         """From the cache, or by asking until a reply can be read. Raises UnreadableReplyError with the last reason."""
-        key = prompt_sha256(messages)
         if (known := self.cache.get(key)) is not None:
             self._count(cached=1)
             return parse(known["reply"], decides)

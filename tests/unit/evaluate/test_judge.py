@@ -132,6 +132,14 @@ def test_replies_are_kept_by_request_and_model(server: Server, monkeypatch: pyte
     assert first.provenance() != other.provenance()
 
 
+def test_equal_requests_at_once_are_one_request(server: Server):
+    """Three models often give the same answer."""
+    same = [row | {"question": "what is it?"} for row in rows(12)]
+    judge = make_judge(settings())
+    assert all(row["correct"] for row in score_rows(same, load_benchmark("msvd_qa"), judge, 0))
+    assert len(server.requests) == 1 and judge.usage()["cached"] == 11
+
+
 def test_never_more_at_once_than_allowed(server: Server):
     def slow(handler: Handler, body: dict[str, Any]) -> None:
         time.sleep(0.03)
