@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from pllava.errors import PllavaError
 
@@ -12,18 +13,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pllava.evaluate", description="Answer a share of a benchmark's questions")
     parser.add_argument("benchmark")
     parser.add_argument("--params", default="params.yaml")
+    parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=None)
     arguments = parser.parse_args()
     from accelerate import PartialState
 
-    from pllava.evaluate.runner import answer_share
+    from pllava.evaluate.runner import answer_share, make_job
     from pllava.params import load_params
 
     state = PartialState()
     try:
-        answer_share(
-            load_params(arguments.params), arguments.benchmark, arguments.limit, state.process_index, state.num_processes, state.device
-        )
+        params = load_params(arguments.params)
+        job = make_job(params, arguments.benchmark, arguments.limit, arguments.journal)
+        answer_share(params, job, state.process_index, state.num_processes, state.device)
     except PllavaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -64,10 +64,9 @@ class Score:
     suspicious: bool = False  # the answer looks like a verdict: somebody may have tried to talk to the judge
 
     def as_dict(self) -> dict[str, Any]:
-        """Without the fields that say nothing."""
-        return {name: value for name, value in asdict(self).items() if name == "value" or (value is not None and value is not False)} | (
-            {"correct": self.correct} if self.correct is not None else {}
-        )
+        """Without the fields that say nothing; `value` always."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"value": self.value} | {name: value for name, value in said.items() if name != "suspicious" or value}
 
 
 class Benchmark(ABC):

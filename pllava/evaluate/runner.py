@@ -76,7 +76,7 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
     """
     console = Console(stderr=True)
     began = time.monotonic()
-    job = _job(params, benchmark, limit)
+    job = make_job(params, benchmark, limit)
     judge = make_judge(params.judge) if job.benchmark.judged else None  # a set-up by halves is found before the work
     processes = processes or params.evaluate.processes
     left = job.left()
@@ -85,9 +85,9 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
             f"{benchmark}: {len(job.plan) - len(left)} of {len(job.plan)} units were answered before the last run ended; going on"
         )
     if left and processes > 1:
-        answer_in_processes(params, benchmark, limit, processes)
+        answer_in_processes(params, benchmark, limit, job.journal, processes)
     elif left:
-        answer_share(params, benchmark, limit, job=job, console=console)
+        answer_share(params, job, console=console)
 
     rows = _ordered((row for unit in answered(job.journal).values() for row in unit), job.samples)
     if judge:
@@ -125,30 +125,24 @@ def write_scored(
     return found
 
 
-def answer_share(
-    params: Params,
-    benchmark: str,
-    limit: int | None,
-    rank: int = 0,
-    world: int = 1,
-    device: Any = "auto",
-    job: Job | None = None,
-    console: Console | None = None,
-) -> None:
+def answer_share(params: Params, job: Job, rank: int = 0, world: int = 1, device: Any = "auto", console: Console | None = None) -> None:
     """Answer every `world`-th unit that is left, from the `rank`-th, into a journal of this process."""
-    job = job or _job(params, benchmark, limit)
     console = console or Console(stderr=True, quiet=rank > 0)
     mine = dict(list(job.left().items())[rank::world])
     if not mine:
         return
     journal = Journal(shard(job.journal, rank) if world > 1 else job.journal)
     panel = _panel(params, job, device, console)
-    for number in progress(mine, f"{benchmark}, process 1 of {world}" if world > 1 else benchmark, console):
+    for number in progress(mine, f"{job.name}, process 1 of {world}" if world > 1 else job.name, console):
         journal.add(number, panel.answer(job.plan[number]))
     journal.close()
 
 
-def _job(params: Params, name: str, limit: int | None) -> Job:
+def make_job(params: Params, name: str, limit: int | None = None, journal: Path | None = None) -> Job:
+    """`journal`: that of the process that shares the work out, which has hashed all data already.
+
+    Raises PllavaError when there is no adapter, no benchmark data or no such template, or when a question can't be asked.
+    """
     from pllava.chat.template import load_template
 
     settings = params.evaluate.benchmarks[name]
@@ -161,10 +155,13 @@ def _job(params: Params, name: str, limit: int | None) -> Job:
     chosen = params.evaluate.lora_alpha if settings.lora_alpha is None else settings.lora_alpha
     lora_alpha = read_json(ADAPTER / "adapter_config.json")["lora_alpha"] if chosen is None else chosen
     _check_questions(samples, benchmark, template)
-    provenance = metrics.provenance(params, name, benchmark, samples, template, ADAPTER, lora_alpha, limit)
-    key = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:16]
     plan = units(samples, params.evaluate.batch_size)
-    return Job(name, benchmark, samples, template, lora_alpha, provenance, plan, JOURNALS / name / f"{key}.jsonl")
+    provenance: dict[str, Any] = {}
+    if journal is None:
+        provenance = metrics.provenance(params, name, benchmark, samples, template, ADAPTER, lora_alpha, limit)
+        key = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:16]
+        journal = JOURNALS / name / f"{key}.jsonl"
+    return Job(name, benchmark, samples, template, lora_alpha, provenance, plan, journal)
 
 
 def _check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: Template) -> None:
@@ -218,6 +215,8 @@ def _track(params: Params, benchmark: str, found: dict[str, Any], path: Path, re
         for model, entry in found["models"].items():
             values = {"average": entry["average"], **entry["tasks"]}
             run.log_metrics({f"{benchmark}/{model}/{task}": cell["value"] for task, cell in values.items() if cell["value"] is not None})
+        if judge := found["provenance"]["judge"]:
+            run.set_tags({f"scored_by.{benchmark}": judge["name"]})
         run.log_artifacts(path, "metrics")
         run.log_artifacts(RESULTS / benchmark, f"evaluate/{benchmark}")
         run.log_artifacts(record, "evaluate")

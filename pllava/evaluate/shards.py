@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pllava.errors import PllavaError
 from pllava.files import write_json
-from pllava.train.launch import end_tree
+from pllava.train.launch import end_tree, terminate_as_interrupt
 
 if TYPE_CHECKING:
     from pllava.params import Params
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 PARAMS_FILE = Path(".state/evaluate/params.json")  # JSON is YAML, so load_params reads it
 
 
-def answer_in_processes(params: Params, benchmark: str, limit: int | None, processes: int) -> None:
-    """Answer all that is left. Raises PllavaError when a process fails; what was answered stays in the journals."""
+def answer_in_processes(params: Params, benchmark: str, limit: int | None, journal: Path, processes: int) -> None:
+    """Answer all that is left, into journals beside `journal`. Raises PllavaError when a process fails; its answers stay there."""
     write_json(PARAMS_FILE, params.model_dump(mode="json"))
-    with subprocess.Popen(command(benchmark, limit, processes), env=_environment()) as child:
+    with terminate_as_interrupt(), subprocess.Popen(command(benchmark, limit, journal, processes), env=_environment()) as child:
         try:
             code = child.wait()
         except BaseException:
@@ -38,13 +38,13 @@ def answer_in_processes(params: Params, benchmark: str, limit: int | None, proce
         )
 
 
-def command(benchmark: str, limit: int | None, processes: int) -> list[str]:
+def command(benchmark: str, limit: int | None, journal: Path, processes: int) -> list[str]:
     threads = max(1, (os.cpu_count() or 1) // processes)
     return [
         *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),  # --cpu would start one process whatever is asked
         *("--num_machines", "1", "--num_processes", str(processes), "--main_process_port", "0"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads)),
-        *("-m", "pllava.evaluate", benchmark, "--params", str(PARAMS_FILE)),
+        *("-m", "pllava.evaluate", benchmark, "--params", str(PARAMS_FILE), "--journal", str(journal)),
         *(("--limit", str(limit)) if limit else ()),
     ]
 

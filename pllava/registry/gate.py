@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pllava.params import Params
+from pllava.registry.card import title
 from pllava.registry.store import client
 from pllava.registry.versions import CHAMPION, by_alias, pick
 
@@ -63,7 +64,7 @@ def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None
         if theirs is not None and current != number:
             problems += _unusable(f"champion {current}", theirs, champion.tags.get("adapter_sha256") if champion else None)
             problems += _not_comparable(mine, theirs)
-        rows += _rows(benchmark, mine, theirs)
+        rows += _rows(title(benchmark, mine), mine, theirs)
         if problems:
             failures += [f"{benchmark}: {problem}" for problem in problems]
             continue

@@ -149,7 +149,7 @@ def test_every_key_is_documented(server: Server, params: Params):
 
 
 def test_processes_share_the_questions_and_a_kill_costs_nothing(params: Params, monkeypatch: pytest.MonkeyPatch):
-    """One process, two processes, and two that were killed on the way: the same bytes."""
+    """One process, and two of which the first had finished when a kill came, the second had not begun: the same bytes."""
     for name in ("BASE_URL", "MODEL"):
         monkeypatch.delenv(f"PLLAVA_JUDGE_{name}", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
@@ -165,9 +165,8 @@ def test_processes_share_the_questions_and_a_kill_costs_nothing(params: Params, 
     script = """
 import os, signal, sys
 from pllava.evaluate import runner
-from pllava.evaluate.shards import answer_in_processes
-def killed(params, benchmark, limit, processes):
-    runner.answer_share(params, benchmark, limit, 0, 2)  # the first of two processes came to its end, the second never began
+def killed(params, benchmark, limit, journal, processes):
+    runner.answer_share(params, runner.make_job(params, benchmark, limit, journal), 0, 2)
     os.kill(os.getpid(), signal.SIGKILL)
 runner.answer_in_processes = killed
 from pllava.params import load_params
