@@ -14,18 +14,20 @@ def main() -> int:
     parser.add_argument("benchmark")
     parser.add_argument("--params", default="params.yaml")
     parser.add_argument("--journal", type=Path, required=True)
+    parser.add_argument("--units", type=Path, required=True, help="JSON list of unit numbers, the same for all processes")
     parser.add_argument("--limit", type=int, default=None)
     arguments = parser.parse_args()
     from accelerate import PartialState
 
     from pllava.evaluate.runner import answer_share, make_job
+    from pllava.files import read_json
     from pllava.params import load_params
 
     state = PartialState()
     try:
         params = load_params(arguments.params)
         job = make_job(params, arguments.benchmark, arguments.limit, arguments.journal)
-        answer_share(params, job, state.process_index, state.num_processes, state.device)
+        answer_share(params, job, read_json(arguments.units), state.process_index, state.num_processes, state.device)
     except PllavaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

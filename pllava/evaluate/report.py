@@ -98,9 +98,9 @@ def _numbers(document: Document, benchmark: str, found: dict[str, Any], statisti
     temporal = temporal_tasks(statistics)
     gain = statistics.difference("adapted", "single_frame", temporal, over)
     with_all, with_one = (statistics.average(model, temporal, over).as_dict() for model in ("adapted", "single_frame"))
+    which = "All frames or one" if judge else f"Does it use time? On the {len(temporal)} tasks that one frame can't settle"
     document.text(
-        f"Does it use time? On the {len(temporal)} tasks that one frame can't settle: {_percent(with_all)} with all frames, "
-        f"{_percent(with_one)} with one. "
+        f"{which}: {_percent(with_all)} with all frames, {_percent(with_one)} with one. "
         f"Difference {100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}, paired; {_p(gain)})."
     )
     rows = [

@@ -24,7 +24,7 @@ from pllava.evaluate.benchmark import Benchmark, Sample, load_benchmark
 from pllava.evaluate.journal import Journal, answered, shard
 from pllava.evaluate.judge import Judge, make_judge
 from pllava.evaluate.progress import progress
-from pllava.evaluate.record import write_record
+from pllava.evaluate.record import RECORDS, write_record
 from pllava.evaluate.scoring import score_rows
 from pllava.evaluate.shards import answer_in_processes
 from pllava.evaluate.table import show
@@ -60,11 +60,11 @@ class Job:
     def left(self) -> dict[int, int]:
         """Number of questions of each unit that is not answered yet."""
         done = answered(self.journal)
-        return {
-            number: sum(len(questions_of(sample)) for clip in unit for sample in clip.samples)
-            for number, unit in enumerate(self.plan)
-            if number not in done
-        }
+        return {number: self.size(number) for number in range(len(self.plan)) if number not in done}
+
+    def size(self, number: int) -> int:
+        """Questions of a unit."""
+        return sum(len(questions_of(sample)) for clip in self.plan[number] for sample in clip.samples)
 
 
 def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = None, processes: int | None = None) -> Path:
@@ -85,9 +85,13 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
             f"{benchmark}: {len(job.plan) - len(left)} of {len(job.plan)} units were answered before the last run ended; going on"
         )
     if left and processes > 1:
-        answer_in_processes(params, benchmark, limit, job.journal, processes)
+        answer_in_processes(params, benchmark, limit, job.journal, list(left), processes)
     elif left:
-        answer_share(params, job, console=console)
+        answer_share(params, job, list(left), console=console)
+    if unanswered := job.left():
+        raise PllavaError(
+            f"{benchmark}: {len(unanswered)} of {len(job.plan)} units have no answer. Go on with: pllava evaluate {benchmark}"
+        )
 
     rows = _ordered((row for unit in answered(job.journal).values() for row in unit), job.samples)
     if judge:
@@ -96,7 +100,8 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
     if limit is not None:
         folder, path = LIMITED / benchmark, LIMITED / benchmark / "metrics.json"
     found = write_scored(rows, job.benchmark, judge, params.judge.max_missing, job.provenance, folder, path)
-    record = write_record(benchmark, folder / "results.jsonl", path, judge, processes, time.monotonic() - began, sum(left.values()))
+    records, seconds = RECORDS if limit is None else LIMITED / "records", time.monotonic() - began
+    record = write_record(benchmark, folder / "results.jsonl", path, judge, processes, seconds, sum(left.values()), records)
     Journal(job.journal).remove()
     show(found, console)
     if limit is None:
@@ -125,10 +130,15 @@ def write_scored(
     return found
 
 
-def answer_share(params: Params, job: Job, rank: int = 0, world: int = 1, device: Any = "auto", console: Console | None = None) -> None:
-    """Answer every `world`-th unit that is left, from the `rank`-th, into a journal of this process."""
+def answer_share(
+    params: Params, job: Job, numbers: Sequence[int], rank: int = 0, world: int = 1, device: Any = "auto", console: Console | None = None
+) -> None:
+    """Answer every `world`-th of these units, from the `rank`-th, into a journal of this process.
+
+    `numbers` is one list for all processes: what is left changes while they work.
+    """
     console = console or Console(stderr=True, quiet=rank > 0)
-    mine = dict(list(job.left().items())[rank::world])
+    mine = {number: job.size(number) for number in numbers[rank::world]}
     if not mine:
         return
     journal = Journal(shard(job.journal, rank) if world > 1 else job.journal)

@@ -165,8 +165,8 @@ def test_processes_share_the_questions_and_a_kill_costs_nothing(params: Params, 
     script = """
 import os, signal, sys
 from pllava.evaluate import runner
-def killed(params, benchmark, limit, journal, processes):
-    runner.answer_share(params, runner.make_job(params, benchmark, limit, journal), 0, 2)
+def killed(params, benchmark, limit, journal, units, processes):
+    runner.answer_share(params, runner.make_job(params, benchmark, limit, journal), units, 0, 2)
     os.kill(os.getpid(), signal.SIGKILL)
 runner.answer_in_processes = killed
 from pllava.params import load_params
@@ -178,3 +178,18 @@ runner.evaluate(load_params("params.yaml"), "vcgbench")
     assert (sha256_file(RESULTS), sha256_file(METRICS)) == alone
     assert not list(Path(".state/evaluate/vcgbench").glob("*"))
     assert json.loads(Path("outputs/evaluation_runs/vcgbench.json").read_text())["processes"] == 2
+
+
+def test_shares_do_not_depend_on_who_begins_first(params: Params, monkeypatch: pytest.MonkeyPatch):
+    """A process that begins late must not share out anew what the others have not answered yet: units would be lost."""
+    from pllava.evaluate import runner
+    from pllava.evaluate.journal import answered
+
+    for name in ("BASE_URL", "MODEL"):
+        monkeypatch.delenv(f"PLLAVA_JUDGE_{name}", raising=False)
+    params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"batch_size": 1})})
+    job = runner.make_job(params, "vcgbench")
+    units = list(job.left())
+    for rank in (0, 2, 1):
+        runner.answer_share(params, job, units, rank, 3)
+    assert sorted(answered(job.journal)) == units and job.left() == {}
