@@ -20,7 +20,7 @@ from flows.dag import read_dag
 from flows.process import end_all
 from flows.stage import run_stage
 from pllava.files import read_json
-from pllava.registry.card import metrics_table
+from pllava.registry.card import metrics_table, title
 
 
 @flow(name="pipeline")
@@ -76,8 +76,9 @@ def first_failure(futures: list[PrefectFuture[Any]]) -> str | None:
 
 def publish_metrics(root: Path) -> None:
     """The numbers as a page of the flow run."""
-    parts = [f"## {path.stem}\n\n{metrics_table(read_json(path))}\n" for path in sorted((root / "metrics").glob("*.json"))]
-    create_markdown_artifact("\n".join(parts) or "No metrics.", key="metrics", description="Percent right, with 95 % intervals")
+    found = {path.stem: read_json(path) for path in sorted((root / "metrics").glob("*.json"))}
+    parts = [f"## {title(name, metrics)}\n\n{metrics_table(metrics)}\n" for name, metrics in found.items()]
+    create_markdown_artifact("\n".join(parts) or "No metrics.", key="metrics", description="Percent, with 95 % intervals")
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from pllava.files import read_json
-from pllava.registry.card import MODELS, score_text
+from pllava.registry.card import MODELS, score_text, title
 
 
 def print_summary(root: Path, outcome: list[Any], console: Console | None = None) -> None:
@@ -34,14 +34,14 @@ def print_summary(root: Path, outcome: list[Any], console: Console | None = None
 def metrics_table(benchmark: str, metrics: dict[str, Any]) -> Table:
     """Tasks x models, percent with 95 % intervals."""
     models = metrics["models"]
-    title = f"{benchmark}: percent right (95 % interval)"
+    named = f"{title(benchmark, metrics)}: percent {'' if metrics.get('provenance', {}).get('judge') else 'right '}(95 % interval)"
     table = Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False
+        title=named, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False
     )  # fits 80 columns, whatever the numbers
-    columns = [(key, title) for key, title in MODELS if key in models]
+    columns = [(key, name) for key, name in MODELS if key in models]
     table.add_column("task")
-    for _, title in columns:
-        table.add_column(title, justify="right")
+    for _, name in columns:
+        table.add_column(name, justify="right")
     table.add_column("chance", justify="right")
     for task, score in models["adapted"]["tasks"].items():
         chance = f"{100 * score['chance']:.0f}" if "chance" in score else ""

@@ -6,15 +6,17 @@ One pydantic class a section. Unknown keys are refused with the nearest known na
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pllava.errors import PllavaError
 
 PARAMS_FILE = "params.yaml"
+BENCHMARKS = ("mvbench", "msvd_qa", "msrvtt_qa", "activitynet_qa", "tgif_qa", "vcgbench", "recaption")  # files of pllava/evaluate/
 
 
 class Section(BaseModel):
@@ -37,19 +39,16 @@ class Rendered(Section):
 class Corpus(Section):
     """One instruction corpus: a VideoChat2-IT annotation file and the root its media paths are relative to."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="opens the ids of its rows, and names its reports")
+    name: str
     kind: Literal["video", "image"] = "video"
     annotations: Path
     media: Path
-    weight: float = Field(1.0, gt=0, le=100, description="share of its rows that is taken; 2 takes each row twice, with other frames")
-    max_rows: int | None = Field(None, ge=1, description="the most rows taken, after the weight; a higher cap keeps those of a lower one")
 
 
 class Data(Section):
     train: list[Corpus] = Field(min_length=1)
     validation: list[Corpus] = []
     max_bad_fraction: float = Field(0.0, ge=0, le=1, description="`prepare` stops when more than this share of rows is unusable")
-    max_seconds: float | None = Field(None, gt=0, description="longer clips are quarantined: a few frames of an hour show little of it")
     workers: int = Field(2, ge=1, description="processes that check and decode media")
 
 
@@ -121,6 +120,8 @@ class Benchmark(Section):
     template: str = Field(description="conversation template: a name in pllava/chat/templates or a .yaml file")
     max_new_tokens: int = Field(100, ge=1)
     limit: int | None = Field(None, ge=1, description="only the first so many questions of each task")
+    lora_alpha: float | None = Field(None, ge=0, description="LoRA strength for this benchmark; None: that of evaluate.lora_alpha")
+    source: Path | None = Field(None, description="a Python file with a BENCHMARK of your own; None: the shipped one of this name")
 
 
 class Evaluate(Section):
@@ -129,7 +130,32 @@ class Evaluate(Section):
     )
     batch_size: int = Field(16, ge=1, description="questions generated at once")
     bootstrap_resamples: int = Field(2000, ge=100)
-    benchmarks: dict[Literal["mvbench"], Benchmark] = Field(min_length=1)
+    processes: int = Field(1, ge=1, description="processes that share the questions, by accelerate; one a GPU. The result is the same")
+    benchmarks: dict[str, Benchmark] = Field(min_length=1)
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _known_benchmarks(cls, benchmarks: dict[str, Benchmark]) -> dict[str, Benchmark]:
+        for name, benchmark in benchmarks.items():
+            if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+                raise ValueError(f"the name {name!r} must be letters, digits and underscores: a DVC stage and files bear it")
+            if benchmark.source is None and name not in BENCHMARKS:
+                near = difflib.get_close_matches(name, BENCHMARKS, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(BENCHMARKS)}"
+                raise ValueError(f"unknown benchmark {name!r}; {hint} One of your own needs a source, see docs/evaluation.md")
+        return benchmarks
+
+
+class Judge(Section):
+    """The language model that scores open answers. Where it is comes from the environment: PLLAVA_JUDGE_BASE_URL, _MODEL, _API_KEY."""
+
+    max_missing: float = Field(0.02, ge=0, le=1, description="a run with a larger share of failed judgements fails; none counts as 0")
+    concurrency: int = Field(8, ge=1, le=256, description="requests at once")
+    attempts: int = Field(5, ge=1, description="tries of one request before its judgement is missing")
+    backoff_seconds: float = Field(1.0, ge=0, description="wait before the second try; doubles with each, and a random part is taken")
+    timeout_seconds: float = Field(60.0, gt=0, description="of one request")
+    max_tokens: int = Field(200, ge=16, description="length of a reply")
+    price_per_million_tokens: tuple[float, float] = Field((0.0, 0.0), description="(read, written), in your currency: the cost is counted")
 
 
 class Registry(Section):
@@ -156,6 +182,7 @@ class Params(Section):
     features: Features = Features()
     train: Train
     evaluate: Evaluate
+    judge: Judge = Judge()
     registry: Registry = Registry()
     gate: Gate = Gate()
     deploy: Deploy = Deploy()
@@ -186,8 +213,6 @@ def _explain(raw: dict[str, Any], item: Any) -> str:
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{where}: unknown key; {hint}"
-    if item["type"] == "value_error":  # one of our own, which says what was found
-        return f"{where}: {item['ctx']['error']}"
     found = "" if item["type"] == "missing" else f", found {item['input']!r}"
     return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}{found}"
 

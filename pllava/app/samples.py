@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pllava.errors import PllavaError
-from pllava.params import Params
+from pllava.params import Benchmark, Params
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,12 @@ class Sample:
 
 def samples(params: Params, most: int = 8) -> list[Sample]:
     """One clip a task, in the benchmark's order, each of them a file once. Raises PllavaError when the benchmark's data is not there."""
-    from pllava.evaluate.mvbench import load_samples
+    from pllava.evaluate.benchmark import load_benchmark
 
+    name, settings = _benchmark(params)
     chosen: dict[str, Sample] = {}
     seen: set[Path] = set()
-    for item in load_samples(params.evaluate.benchmarks["mvbench"].root):
+    for item in load_benchmark(name, settings.source).samples(settings.root):
         if item.task in chosen or item.media in seen or not item.media.is_file():
             continue
         chosen[item.task] = Sample(item.media, item.task, item.question, item.answer)
@@ -37,6 +38,14 @@ def first_sample(params: Params) -> Sample:
     """The clip a deployment is tried on. Raises PllavaError when there is none."""
     found = samples(params, most=1)
     if not found:
-        root = params.evaluate.benchmarks["mvbench"].root
-        raise PllavaError(f"{root} names no video that is there, so a deployment could not be tried. Make the data: pllava render")
+        raise PllavaError(
+            f"{_benchmark(params)[1].root} names no video that is there, so a deployment could not be tried. Make the data: pllava render"
+        )
     return found[0]
+
+
+def _benchmark(params: Params) -> tuple[str, Benchmark]:
+    """MVBench where it is configured, else the first benchmark that is."""
+    benchmarks = params.evaluate.benchmarks
+    name = "mvbench" if "mvbench" in benchmarks else next(iter(benchmarks))
+    return name, benchmarks[name]

@@ -116,9 +116,10 @@ def _corpus(
 
 def _benchmark_samples(params: Params) -> list[tuple[str, Any]]:
     """(benchmark, sample) of every benchmark sample."""
-    from pllava.evaluate.mvbench import load_samples
+    from pllava.evaluate.benchmark import load_benchmark
 
-    return [(name, sample) for name, benchmark in sorted(params.evaluate.benchmarks.items()) for sample in load_samples(benchmark.root)]
+    benchmarks = sorted(params.evaluate.benchmarks.items())
+    return [(name, sample) for name, entry in benchmarks for sample in load_benchmark(name, entry.source).samples(entry.root)]
 
 
 def _benchmarks(
@@ -135,10 +136,10 @@ def _benchmarks(
             medium = reports[sample.media.as_posix()]
             stem, _, number = sample.id.rpartition("/")
             reasons = [reason] if (reason := medium.problem_of(WHOLE)) else []
-            if sample.answer not in sample.candidates:
+            if sample.candidates and sample.answer not in sample.candidates:
                 reasons.append(("answer is no option", f"the answer {sample.answer!r} is none of the options, so no reply can be right"))
             if reasons:
-                file = f"{params.evaluate.benchmarks[name].root}/json/{stem}.json"
+                file = f"{params.evaluate.benchmarks[name].root}: {stem}"
                 problems.append(quarantined("test", Problem(name, file, int(number), medium.path, reasons)))
             else:
                 counts.rows += 1

@@ -1,6 +1,6 @@
 """Several models answer the same questions side by side: a clip is decoded once and passes the frozen vision tower once, for all of them.
 
-The work is cut into units, a fixed function of the questions. A unit's batches are always the same, whether a run was interrupted or not.
+The work is cut into units (`units.py`). A unit's batches are always the same, whether a run was interrupted or not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from pllava.errors import PllavaError
-from pllava.evaluate.mvbench import Sample, format_question, score
+from pllava.evaluate.benchmark import Benchmark, Sample
+from pllava.evaluate.units import Clip, questions_of
 from pllava.video.reader import read_video
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from pllava.chat.template import Template
     from pllava.model.processing import PllavaProcessor
-
-FRAME_RULE = "eval"
 
 
 @dataclass(frozen=True)
@@ -38,37 +37,12 @@ class Contestant:
     within: Callable[[], AbstractContextManager] | None = None  # entered around its answers, e.g. to switch an adapter off
 
 
-@dataclass(frozen=True)
-class Clip:
-    """The part of a video that some questions are about."""
-
-    media: Path
-    start: float | None
-    end: float | None
-    samples: tuple[Sample, ...]
-
-
-def units(samples: Sequence[Sample], batch_size: int) -> list[list[Clip]]:
-    """Clips in order of first question, packed so that a unit has at most `batch_size` questions, or one clip."""
-    questions: dict[tuple[Path, float | None, float | None], list[Sample]] = {}
-    for sample in samples:
-        questions.setdefault((sample.media, sample.start, sample.end), []).append(sample)
-    packed: list[list[Clip]] = []
-    room = 0
-    for (media, start, end), asked in questions.items():
-        if len(asked) > room:
-            packed.append([])
-            room = batch_size
-        packed[-1].append(Clip(media, start, end, tuple(asked)))
-        room -= len(asked)
-    return packed
-
-
 class Panel:
     """The contestants with what they share. `answer(unit)` gives one row for each contestant and question."""
 
     def __init__(
         self,
+        benchmark: Benchmark,
         contestants: Sequence[Contestant],
         processor: PllavaProcessor,
         template: Template,
@@ -77,6 +51,7 @@ class Panel:
         batch_size: int,
         root: Path,
     ):
+        self.benchmark = benchmark
         self.contestants = contestants
         self.processor = processor
         self.template = template
@@ -86,7 +61,7 @@ class Panel:
         self.root = root
 
     def answer(self, unit: Sequence[Clip]) -> list[dict[str, Any]]:
-        """Rows of `results.jsonl`. A clip that can't be read gives an empty, wrong prediction and its error, for every contestant."""
+        """Rows of `results.jsonl`. A clip that can't be read gives an empty prediction and its error, for every contestant."""
         with ThreadPoolExecutor(2) as pool:  # decoders release the interpreter's lock
             decoded = list(pool.map(self._decode, unit))
         read = [pixels for pixels in decoded if isinstance(pixels, Tensor)]
@@ -96,20 +71,22 @@ class Panel:
         for clip, pixels in zip(unit, decoded, strict=True):
             if isinstance(pixels, Tensor):
                 seen = next(features)
-                asked += [(sample, seen) for sample in clip.samples]
+                asked += [(question, seen) for sample in clip.samples for question in questions_of(sample)]
             else:
-                rows += [self._row(contestant, sample, "", pixels) for sample in clip.samples for contestant in self.contestants]
+                rows += [self._row(contestant, sample, [""], pixels) for sample in clip.samples for contestant in self.contestants]
+        answered = [sample for clip, pixels in zip(unit, decoded, strict=True) if isinstance(pixels, Tensor) for sample in clip.samples]
         for contestant in self.contestants:
+            predictions: list[str] = []
             for first in range(0, len(asked), self.batch_size):
-                batch = asked[first : first + self.batch_size]
-                for (sample, _), prediction in zip(batch, self._generate(contestant, batch), strict=True):
-                    rows.append(self._row(contestant, sample, prediction, None))
+                predictions += self._generate(contestant, asked[first : first + self.batch_size])
+            given = iter(predictions)
+            rows += [self._row(contestant, sample, [next(given) for _ in questions_of(sample)], None) for sample in answered]
         return rows
 
     def _decode(self, clip: Clip) -> Tensor | str:
         """Pixels [T, 3, h, w], or what is wrong with the clip."""
         try:
-            video = read_video(clip.media, self.num_frames, FRAME_RULE, clip.start, clip.end)
+            video = read_video(clip.media, self.num_frames, self.benchmark.frame_rule, clip.start, clip.end)
         except PllavaError as error:
             return str(error).replace(f"{self.root}/", "")  # results hold no path of this machine
         return self.processor.preprocess_video(video.frames)
@@ -128,7 +105,7 @@ class Panel:
         from contextlib import nullcontext
 
         features = [seen[len(seen) // 2][None] if contestant.single_frame else seen for _, seen in batch]
-        prompts = [self.template.prompt_for(format_question(sample.question, sample.candidates)) for sample, _ in batch]
+        prompts = [self.template.prompt_for(self.benchmark.prompt(sample)) for sample, _ in batch]
         model = contestant.model
         inputs = self.processor.tokenize(prompts, padding_side="left")
         ids = inputs["input_ids"].to(features[0].device)
@@ -146,9 +123,9 @@ class Panel:
             replies.append(self.template.trim_reply(self.processor.decode_new(prompt[after_video:], row)))
         return replies
 
-    def _row(self, contestant: Contestant, sample: Sample, prediction: str, error: str | None) -> dict[str, Any]:
-        expected = sample.letter_answer
-        return {
+    def _row(self, contestant: Contestant, sample: Sample, predictions: Sequence[str], error: str | None) -> dict[str, Any]:
+        """Not scored yet: `correct` is None."""
+        row = {
             "model": contestant.name,
             "id": sample.id,
             "task": sample.task,
@@ -157,8 +134,11 @@ class Panel:
             "end": sample.end,
             "question": sample.question,
             "candidates": list(sample.candidates),
-            "answer": expected,
-            "prediction": prediction,
-            "correct": error is None and score(prediction, expected),
+            "answer": self.benchmark.expected(sample),
+            "prediction": predictions[0],
+            "correct": None,
             "error": error,
         }
+        if sample.second_question is not None:
+            row |= {"second_question": sample.second_question, "second_prediction": predictions[-1]}
+        return row

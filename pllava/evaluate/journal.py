@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,9 @@ class Journal:
     def _read(self) -> int:
         """Fill `done`; give the length in bytes of the whole lines."""
         whole = 0
-        for line in self.path.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                entry = json.loads(line)
-            except ValueError:  # a block that never reached the disk
-                break
+        for entry, length in _whole_lines(self.path):
             self.done[entry["unit"]] = entry["rows"]
-            whole += len(line)
+            whole += length
         return whole
 
     def add(self, unit: int, rows: list[dict[str, Any]]) -> None:
@@ -50,4 +45,33 @@ class Journal:
     def remove(self) -> None:
         """The results are written: the journal has served."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        for path in shards(self.path):
+            path.unlink(missing_ok=True)
+
+
+def shard(path: Path, rank: int) -> Path:
+    """The journal of one of several processes: `<key>.jsonl` -> `<key>.rank3.jsonl`."""
+    return path.with_suffix(f".rank{rank}.jsonl")
+
+
+def shards(path: Path) -> list[Path]:
+    """All files of one evaluation, by any number of processes."""
+    return sorted(file for file in path.parent.glob(f"{path.stem}*.jsonl") if file.name.split(".")[0] == path.stem)
+
+
+def answered(path: Path) -> dict[int, list[dict[str, Any]]]:
+    """What any process has answered so far. Only reads: a torn end is left to the journal's owner."""
+    return {entry["unit"]: entry["rows"] for file in shards(path) for entry, _ in _whole_lines(file)}
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """(entry, length in bytes) up to the first line that is torn."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                entry = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:  # a block that never reached the disk
+                entry = None
+            if entry is None:
+                return
+            yield entry, len(line)

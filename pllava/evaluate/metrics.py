@@ -1,21 +1,25 @@
-"""`metrics/<benchmark>.json`: accuracy of each model with intervals, and everything the numbers depend on.
+"""`metrics/<benchmark>.json`: the scores of each model with intervals, and all they depend on. Every key: docs/evaluation.md.
 
-It is tracked by git and by DVC, so equal runs are equal bytes: no time, no commit, no path of a machine. Those are tags of the MLflow run.
+It is tracked by git and by DVC, so equal runs are equal bytes: no time, no commit, no path of a machine. Those are in the record of the
+run (`record.py`) and in the MLflow run.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.evaluate.mvbench import Sample, data_sha256
+from pllava.evaluate.benchmark import Benchmark, Sample
+from pllava.evaluate.fingerprint import data_sha256
 from pllava.evaluate.statistics import Bootstrap, bootstrap
 from pllava.files import read_json, sha256_file
 
 if TYPE_CHECKING:
     from pllava.chat.template import Template
+    from pllava.evaluate.judge import Judge
     from pllava.params import Params
 
 PREPARED = Path("data/prepared/test.parquet")
@@ -23,54 +27,90 @@ PACKAGES = ("pllava", "torch", "transformers", "tokenizers", "peft", "numpy", "p
 
 
 def provenance(
-    params: Params, benchmark: str, samples: Sequence[Sample], template: Template, adapter: Path, lora_alpha: float | None, frame_rule: str
+    params: Params,
+    name: str,
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    template: Template,
+    adapter: Path,
+    lora_alpha: float | None,
+    limit: int | None,
 ) -> dict[str, Any]:
     """What the answers are a function of. `lora_alpha`: the strength in use, not the setting (which may say "as trained")."""
-    settings = params.evaluate.benchmarks[benchmark]  # type: ignore[index]
+    settings = params.evaluate.benchmarks[name]
     manifest = read_json(adapter / "manifest.json")
     return {
-        "benchmark": benchmark,
+        "benchmark": name,
+        "source_sha256": sha256_file(settings.source) if settings.source else None,
         "base": params.model.base,
         "base_sha256": manifest.get("base_sha256"),
         "adapter_sha256": manifest["adapter_sha256"],
         "lora_alpha": lora_alpha,
-        "data_sha256": data_sha256(settings.root, list(samples), _known_media(benchmark)),
+        "data_sha256": data_sha256(settings.root, benchmark.annotations(settings.root), samples, _known_media(name)),
         "template": settings.template,
         "template_sha256": template.sha256,
         "max_new_tokens": settings.max_new_tokens,
         "num_frames": params.model.num_frames,
         "pooling_shape": list(params.model.pooling_shape),
-        "frame_rule": frame_rule,
+        "frame_rule": benchmark.frame_rule,
         "dtype": params.model.dtype,
+        "attn_implementation": params.model.attn_implementation,
         "batch_size": params.evaluate.batch_size,
         "seed": params.seed,
         "bootstrap_resamples": params.evaluate.bootstrap_resamples,
+        "limit": limit,
         "n_questions": len(samples),
-        "versions": {name: version(name) for name in PACKAGES},
+        "code_sha256": code_sha256(),
+        "versions": {package: version(package) for package in PACKAGES},
     }
 
 
-def build(rows: Sequence[dict[str, Any]], provenance: dict[str, Any]) -> dict[str, Any]:
+def build(rows: Sequence[dict[str, Any]], provenance: dict[str, Any], benchmark: Benchmark, judge: Judge) -> dict[str, Any]:
     """The content of the metrics file; values in 0..1, intervals of 95 %. `unreadable` lists media that counted as wrong."""
     unreadable = sorted({row["media"] for row in rows if row["error"] is not None})
-    found = bootstrap(rows, provenance["bootstrap_resamples"], provenance["seed"])
+    found = bootstrap(rows, provenance["bootstrap_resamples"], provenance["seed"], benchmark.share_clips)
+    scored_by = {"judge": judge.provenance() if benchmark.judged else None, "average_over": benchmark.average_over}
     return {
         "benchmark": provenance["benchmark"],
-        "provenance": provenance | {"unreadable": unreadable},
-        "models": {model: _model(found, model) for model in found.models},
+        "provenance": provenance | scored_by | {"unreadable": unreadable},
+        "models": {model: _model(found, model, rows, benchmark) for model in found.models},
     }
 
 
-def _model(found: Bootstrap, model: str) -> dict[str, Any]:
-    tasks = {
-        task: _rounded(found.task(model, task).as_dict()) | {"n": entry.n, "chance": round(entry.chance, 6)}
-        for task, entry in found.tasks.items()
+def _model(found: Bootstrap, model: str, rows: Sequence[dict[str, Any]], benchmark: Benchmark) -> dict[str, Any]:
+    tasks = {}
+    for task, entry in found.tasks.items():
+        cell = _rounded(found.task(model, task).as_dict()) | {"n": entry.n, "chance": round(entry.chance, 6)}
+        if benchmark.judged:
+            scores = [row["scores"][task] for row in rows if row["model"] == model and task in row["scores"]]
+            cell["missing"] = sum(score["value"] is None for score in scores)
+            means = {"score": _mean(scores, "score"), "f1": _mean(scores, "f1"), "accuracy": _mean(scores, "correct")}
+            cell |= {name: mean for name, mean in means.items() if mean is not None}
+        tasks[task] = cell
+    if not tasks:  # nothing had a truth to be scored by
+        empty = {"value": None, "low": None, "high": None}
+        return {"average": empty, "average_over_tasks": empty, "average_over_questions": empty, "tasks": {}}
+    averages = {over: _rounded(found.average(model, over=over).as_dict()) for over in ("tasks", "questions")}  # type: ignore[arg-type]
+    if any("score" in cell for cell in tasks.values()):  # as published, 0 to 5
+        counted = [(cell["score"], cell["n"] - cell["missing"]) for cell in tasks.values() if "score" in cell]
+        averages["tasks"]["score"] = round(sum(score for score, _ in counted) / len(counted), 6)
+        averages["questions"]["score"] = round(sum(score * n for score, n in counted) / sum(n for _, n in counted), 6)
+    return {
+        "average": averages[benchmark.average_over],
+        "average_over_tasks": averages["tasks"],
+        "average_over_questions": averages["questions"],
+        "tasks": tasks,
     }
-    return {"average": _rounded(found.average(model).as_dict()), "tasks": tasks}
 
 
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in values.items()}
+def _mean(scores: Sequence[dict[str, Any]], name: str) -> float | None:
+    """Mean of a field over the judgements that succeeded and have it."""
+    found = [float(score[name]) for score in scores if score["value"] is not None and score.get(name) is not None]
+    return round(sum(found) / len(found), 6) if found else None
+
+
+def _rounded(values: dict[str, float]) -> dict[str, Any]:
+    return {name: round(value, 6) if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _known_media(benchmark: str) -> dict[str, str]:

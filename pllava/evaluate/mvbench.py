@@ -8,16 +8,21 @@ are evaluated.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pllava.errors import PllavaError
-from pllava.evaluate.letter_match import LETTERS, format_question, letter_answer, score
-from pllava.files import read_json, sha256_file
+from pllava.evaluate import fingerprint
+from pllava.evaluate.benchmark import Benchmark, Sample, Score
+from pllava.evaluate.fingerprint import media_sha256
+from pllava.evaluate.letter_match import LETTERS, format_question, score
+from pllava.files import read_json
 
-__all__ = ["Sample", "format_question", "load_samples", "score", "task_name"]
+if TYPE_CHECKING:
+    from pllava.evaluate.judge import Judge
+
+__all__ = ["BENCHMARK", "Sample", "format_question", "load_samples", "media_sha256", "score", "task_name"]
 
 # JSON stem -> (task name, folder under video/, start and end are used), in the order of the published table
 TASKS: dict[str, tuple[str, str, bool]] = {
@@ -44,30 +49,6 @@ TASKS: dict[str, tuple[str, str, bool]] = {
 }
 
 STILL_TASKS = ("Object Existence",)  # one frame can be enough; the other tasks need time
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One multiple-choice question about one clip."""
-
-    id: str  # "<json stem>/<index in the file>"
-    task: str
-    media: Path  # video file, or folder of numbered frames
-    start: float | None  # seconds
-    end: float | None
-    question: str
-    candidates: tuple[str, ...]
-    answer: str  # text of the right candidate
-
-    @property
-    def letter_answer(self) -> str:
-        """The right option as it is scored, "(B) left"; "(@) ..." when the answer is none of the options and nothing can be right."""
-        return letter_answer(self.answer, self.candidates)
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of a blind guess."""
-        return 1 / len(self.candidates)
 
 
 def task_name(stem: str) -> str:
@@ -98,25 +79,8 @@ def annotation_files(root: str | Path) -> list[Path]:
 
 
 def data_sha256(root: str | Path, samples: list[Sample], known: dict[str, str] | None = None) -> str:
-    """Hash of the benchmark: each annotation file and each medium with its own sha256. No path outside `root` enters.
-
-    `known` maps a media path (as in Sample.media) to its sha256, so that `prepare` need not hash twice.
-    """
-    root, known = Path(root), known or {}
-    lines = [f"{file.relative_to(root).as_posix()} {sha256_file(file)}" for file in annotation_files(root)]
-    for media in sorted({sample.media for sample in samples}):
-        lines.append(f"{media.relative_to(root).as_posix()} {known.get(media.as_posix()) or media_sha256(media)}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def media_sha256(media: Path) -> str:
-    """sha256 of a file, of a folder's numbered frames, or "missing"."""
-    if media.is_file():
-        return sha256_file(media)
-    if not media.is_dir():
-        return "missing"
-    frames = "\n".join(f"{frame.name} {sha256_file(frame)}" for frame in sorted(media.iterdir()) if frame.is_file())
-    return hashlib.sha256(frames.encode()).hexdigest()
+    """Hash of the JSON files and the media (`pllava.evaluate.fingerprint`)."""
+    return fingerprint.data_sha256(root, annotation_files(root), samples, known)
 
 
 def _task(root: Path, file: Path) -> list[Sample]:
@@ -156,3 +120,26 @@ def _sample(file: Path, index: int, entry: Any, media_root: Path, bounded: bool)
         candidates=tuple(str(candidate) for candidate in entry["candidates"]),
         answer=str(entry["answer"]),
     )
+
+
+class MVBench(Benchmark):
+    title = "MVBench"
+
+    def annotations(self, root: str | Path) -> list[Path]:
+        return annotation_files(root)
+
+    def samples(self, root: str | Path, limit: int | None = None) -> list[Sample]:
+        return load_samples(root, limit)
+
+    def prompt(self, sample: Sample) -> str:
+        return format_question(sample.question, sample.candidates)
+
+    def expected(self, sample: Sample) -> str:
+        return sample.letter_answer
+
+    def score(self, row: Mapping[str, Any], judge: Judge) -> dict[str, Score]:
+        right = score(row["prediction"], row["answer"])
+        return {row["task"]: Score(float(right), correct=right)}
+
+
+BENCHMARK = MVBench()

@@ -29,7 +29,8 @@ def accuracy_by_task(models: dict[str, Any], title: str) -> bytes:
 
     halo = [withStroke(linewidth=2.5, foreground="white")]  # numbers stay readable where they meet the line of chance
     order = [model for model in COLORS if model in models]
-    tasks = sorted(models[order[0]]["tasks"], key=lambda task: models[order[0]]["tasks"][task]["value"])
+    scored = [task for task in models[order[0]]["tasks"] if all(models[m]["tasks"][task]["value"] is not None for m in order)]
+    tasks = sorted(scored, key=lambda task: models[order[0]]["tasks"][task]["value"])
     height = 0.8 / len(order)
     figure, axes = plt.subplots(figsize=(8.2, 1.3 + 0.62 * len(tasks)), layout="constrained")
     for index, model in enumerate(order):
@@ -68,6 +69,8 @@ def accuracy_by_task(models: dict[str, Any], title: str) -> bytes:
         )
     for place, task in enumerate(tasks):
         chance = 100 * models[order[0]]["tasks"][task]["chance"]
+        if not chance:  # an open question
+            continue
         axes.plot([chance, chance], [place - 0.44, place + 0.44], color="black", linewidth=1.4, solid_capstyle="butt")
         if place == len(tasks) - 1:
             axes.annotate("chance", (chance, place + 0.44), (0, 2), textcoords="offset points", ha="center", fontsize=7.5)

@@ -6,12 +6,15 @@ Writes outputs/report/: report.md with PNG files, report.html (one file, no outs
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.errors import PllavaError
+from pllava.evaluate import paper
+from pllava.evaluate.benchmark import Benchmark, load_benchmark
 from pllava.evaluate.document import Document
+from pllava.evaluate.examples import MODELS, examples
 from pllava.evaluate.mvbench import STILL_TASKS
 from pllava.evaluate.runner import METRICS, RESULTS
 from pllava.evaluate.statistics import Bootstrap, Interval, bootstrap
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
 
 HISTORY = Path("outputs/train/history.jsonl")
 REPORT = Path("outputs/report")
-EXAMPLES = 4  # of each sort
-MODELS = {"adapted": "adapted", "single_frame": "adapted, one frame", "base": "base, not trained"}
 
 
 def report(params: Params) -> Path:
@@ -35,13 +36,19 @@ def report(params: Params) -> Path:
     for benchmark, settings in params.evaluate.benchmarks.items():
         found = _read_metrics(benchmark)
         rows = _lines(RESULTS / benchmark / "results.jsonl")
-        statistics = bootstrap(rows, found["provenance"]["bootstrap_resamples"], found["provenance"]["seed"])
-        gains[benchmark] = _numbers(document, benchmark, found, statistics)
+        kind = load_benchmark(benchmark, settings.source)
+        statistics = bootstrap(rows, found["provenance"]["bootstrap_resamples"], found["provenance"]["seed"], kind.share_clips)
+        document.heading(benchmark)
+        if statistics.tasks:
+            gains[benchmark] = _numbers(document, benchmark, found, statistics, kind)
+            _beside_the_paper(document, benchmark, found, rendered=settings.root.is_relative_to(params.rendered.root))
+        else:
+            document.text(f"{len(rows)} answers, none of them with a truth to be scored by.")
         accuracies += _accuracies(benchmark, found)
         if history:
             _training(document, history)
             history = []
-        _examples(document, benchmark, rows, settings.root, params.model.num_frames)
+        examples(document, benchmark, rows, settings.root, params.model.num_frames, kind.frame_rule)
         _provenance(document, found["provenance"])
 
     with atomic_dir(REPORT) as folder:
@@ -60,7 +67,7 @@ def temporal_tasks(statistics: Bootstrap) -> list[str]:
     return [task for task in statistics.tasks if task not in STILL_TASKS]
 
 
-def _numbers(document: Document, benchmark: str, found: dict[str, Any], statistics: Bootstrap) -> Interval:
+def _numbers(document: Document, benchmark: str, found: dict[str, Any], statistics: Bootstrap, kind: Benchmark) -> Interval:
     """Headline, temporal gain, table and chart of one benchmark; gives the gain of time over one frame."""
     from pllava.evaluate.plots import accuracy_by_task
 
@@ -69,19 +76,31 @@ def _numbers(document: Document, benchmark: str, found: dict[str, Any], statisti
     chance = sum(cell["chance"] for cell in tasks.values()) / len(tasks)
     average = {name: found["models"][name]["average"] for name in models}
     questions = sum(cell["n"] for cell in tasks.values())
-    document.heading(benchmark)
+    judge = found["provenance"].get("judge")
+    if judge:
+        document.text(
+            f"Scored by the {judge['name']}: the adapted model gets {_percent(average['adapted'])}, from one frame of each clip "
+            f"{_percent(average['single_frame'])}, the base without training {_percent(average['base'])}. {judge['measure'].capitalize()}.",
+            lead=True,
+        )
+    else:
+        document.text(
+            f"The adapted model answers {_percent(average['adapted'])} right, from one frame of each clip "
+            f"{_percent(average['single_frame'])}, the base without training {_percent(average['base'])}; "
+            f"a blind guess {100 * chance:.1f} %.",
+            lead=True,
+        )
+    over = kind.average_over
     document.text(
-        f"The adapted model answers {_percent(average['adapted'])} right, from one frame of each clip "
-        f"{_percent(average['single_frame'])}, the base without training {_percent(average['base'])}; a blind guess {100 * chance:.1f} %.",
-        lead=True,
+        f"Mean over {f'{len(tasks)} tasks' if over == 'tasks' else 'questions'}, {questions} questions; "
+        "in brackets the 95 % bootstrap interval over videos."
     )
-    document.text(f"Mean accuracy over {len(tasks)} tasks, {questions} questions; in brackets the 95 % bootstrap interval over videos.")
     temporal = temporal_tasks(statistics)
-    gain = statistics.difference("adapted", "single_frame", temporal)
-    with_all, with_one = (statistics.average(model, temporal).as_dict() for model in ("adapted", "single_frame"))
+    gain = statistics.difference("adapted", "single_frame", temporal, over)
+    with_all, with_one = (statistics.average(model, temporal, over).as_dict() for model in ("adapted", "single_frame"))
+    which = "All frames or one" if judge else f"Does it use time? On the {len(temporal)} tasks that one frame can't settle"
     document.text(
-        f"Does it use time? On the {len(temporal)} tasks that one frame can't settle: {_percent(with_all)} with all frames, "
-        f"{_percent(with_one)} with one. "
+        f"{which}: {_percent(with_all)} with all frames, {_percent(with_one)} with one. "
         f"Difference {100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}, paired; {_p(gain)})."
     )
     rows = [
@@ -89,10 +108,11 @@ def _numbers(document: Document, benchmark: str, found: dict[str, Any], statisti
         for task, cell in tasks.items()
     ]
     rows.append(["average", *(_percent(average[name]) for name in models), f"{100 * chance:.1f}", str(questions)])
+    if missing := sum(cell.get("missing", 0) for model in models for cell in found["models"][model]["tasks"].values()):
+        document.text(f"{missing} judgements failed; they are in no average.")
     document.table(["task", *models.values(), "chance", "questions"], rows, total=True)
-    document.image(
-        f"accuracy_{benchmark}.png", accuracy_by_task(found["models"], f"{benchmark}: accuracy by task, 95 % intervals"), "accuracy by task"
-    )
+    title = f"{benchmark}: {judge['name'] if judge else 'accuracy'} by task, 95 % intervals"
+    document.image(f"accuracy_{benchmark}.png", accuracy_by_task(found["models"], title), "scores by task")
     if any(cell["value"] in (0, 1) for name in models for cell in found["models"][name]["tasks"].values()):
         document.text(
             "Where every answer is right (or wrong), resampling can't vary and the interval has no width. "
@@ -103,58 +123,31 @@ def _numbers(document: Document, benchmark: str, found: dict[str, Any], statisti
     return gain
 
 
+def _beside_the_paper(document: Document, benchmark: str, found: dict[str, Any], rendered: bool) -> None:
+    """This run's models over the paper's, with what keeps the numbers from being comparable."""
+    columns = paper.columns(benchmark)
+    if not columns:
+        return
+    document.heading("Beside the paper", level=3)
+    judge = found["provenance"].get("judge") or {}
+    if rendered:
+        document.text(
+            "The clips and questions of this run are rendered here, in the layout of the benchmark; the paper's models were measured on "
+            "the benchmark itself. The rows are not comparable."
+        )
+    if judge.get("kind") == "offline":
+        document.text("This run was scored offline, by words; the paper's numbers are a judge's. The rows are not comparable.")
+    if found["provenance"].get("limit"):
+        document.text(f"This run answered the first {found['provenance']['limit']} questions of each task only.")
+    mine = [[f"{title}, this run", *paper.own_row(benchmark, found["models"][name])] for name, title in MODELS.items()]
+    document.table(["model", *columns], [*mine, *paper.rows(benchmark)])
+
+
 def _training(document: Document, history: Sequence[dict[str, Any]]) -> None:
     from pllava.evaluate.plots import loss_curve
 
     document.heading("Training")
     document.image("loss.png", loss_curve(history, "Loss by step"), "training and validation loss, learning rate")
-
-
-def _examples(document: Document, benchmark: str, rows: Sequence[dict[str, Any]], root: Path, num_frames: int) -> None:
-    """A few questions with their clips: where all frames helped, and where they did not."""
-    questions: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        if row["error"] is None:
-            questions.setdefault(row["id"], {})[row["model"]] = row
-    helped = [q for q in questions.values() if q["adapted"]["correct"] and not q["single_frame"]["correct"]]
-    wrong = [q for q in questions.values() if not q["adapted"]["correct"]]
-    for title, chosen in (
-        (f"Right with all frames, wrong with one ({len(helped)} in all)", helped),
-        (f"Wrong ({len(wrong)} in all)", wrong),
-    ):
-        if not chosen:
-            continue
-        document.heading(title)
-        for question in _spread(chosen):
-            _example(document, benchmark, question, root, num_frames)
-
-
-def _spread(questions: Sequence[dict[str, dict[str, Any]]]) -> Iterator[dict[str, dict[str, Any]]]:
-    """The first of each task, then the second of each, up to EXAMPLES."""
-    seen: dict[str, int] = {}
-    ranked = []
-    for place, question in enumerate(questions):
-        task = question["adapted"]["task"]
-        seen[task] = seen.get(task, 0) + 1
-        ranked.append((seen[task], place))
-    yield from (questions[place] for _, place in sorted(ranked)[:EXAMPLES])
-
-
-def _example(document: Document, benchmark: str, question: dict[str, dict[str, Any]], root: Path, num_frames: int) -> None:
-    from pllava.evaluate.plots import filmstrip
-    from pllava.video.reader import read_video
-
-    row = question["adapted"]
-    document.heading(f"{row['task']}: {row['question']}", level=3)
-    try:
-        video = read_video(root / row["media"], num_frames, "eval", row["start"], row["end"])
-    except PllavaError as error:
-        document.text(f"(no picture: {error})")
-    else:
-        document.image(f"{benchmark}_{row['id'].replace('/', '_')}.png", filmstrip(video.frames), f"frames of {row['media']}")
-    answers = [[title, question[name]["prediction"], "right" if question[name]["correct"] else "wrong"] for name, title in MODELS.items()]
-    document.text(f"Options: {', '.join(row['candidates'])}. Right: {row['answer']}")
-    document.table(["model", "answer", ""], answers, numbers=False)
 
 
 def _provenance(document: Document, provenance: dict[str, Any]) -> None:
@@ -187,7 +180,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def _percent(cell: dict[str, float]) -> str:
+def _percent(cell: dict[str, Any]) -> str:
+    if cell["value"] is None:
+        return "-"
     return f"{100 * cell['value']:.1f} % ({100 * cell['low']:.0f}-{100 * cell['high']:.0f})"
 
 

@@ -1,7 +1,8 @@
 """The evaluation stage: `pllava evaluate mvbench`.
 
 Three models answer side by side: `base` (pooling, no training), `single_frame` (the adapted model, shown one frame) and `adapted`.
-Writes outputs/evaluate/<benchmark>/results.jsonl and metrics/<benchmark>.json.
+Answering and scoring are two steps: answers are in the journal, on disk, before the first is scored, and `pllava judge` scores them again.
+Writes outputs/evaluate/<benchmark>/results.jsonl and metrics/<benchmark>.json; a limited run writes to outputs/limited/ instead.
 A killed run goes on where it was and ends in the same bytes.
 """
 
@@ -11,98 +12,195 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from pllava.errors import PllavaError
 from pllava.evaluate import metrics
-from pllava.evaluate.journal import Journal
-from pllava.evaluate.mvbench import Sample, format_question, load_samples
+from pllava.evaluate.benchmark import Benchmark, Sample, load_benchmark
+from pllava.evaluate.journal import Journal, answered, shard
+from pllava.evaluate.judge import Judge, make_judge
+from pllava.evaluate.progress import progress
+from pllava.evaluate.record import RECORDS, write_record
+from pllava.evaluate.scoring import score_rows
+from pllava.evaluate.shards import answer_in_processes
+from pllava.evaluate.table import show
+from pllava.evaluate.units import Clip, questions_of, units
 from pllava.files import atomic_dir, atomic_write_text, read_json, write_json
 
 if TYPE_CHECKING:
     from pllava.chat.template import Template
-    from pllava.evaluate.answering import Clip, Panel
+    from pllava.evaluate.answering import Panel
     from pllava.params import Params
 
 ADAPTER = Path("outputs/train/adapter")
 RESULTS = Path("outputs/evaluate")
 METRICS = Path("metrics")
+LIMITED = Path("outputs/limited")
 JOURNALS = Path(".state/evaluate")  # outside the stage's outputs, which DVC deletes before it runs the stage
 MODELS = ("base", "single_frame", "adapted")
-SECONDS_BETWEEN_LINES = 10  # of progress, where there is no terminal
 WIDTH = 100  # characters, where there is no terminal: the table of results in one piece
 
 
-def evaluate(params: Params, benchmark: str = "mvbench") -> Path:
-    """Answer every question of a benchmark with every model; gives the path of the metrics file.
+@dataclass(frozen=True)
+class Job:
+    """One benchmark, ready to be answered. `journal` bears a hash of everything the answers depend on."""
 
-    Raises PllavaError when there is no adapter, no benchmark data or no such template. A single unreadable video does not stop it.
+    name: str
+    benchmark: Benchmark
+    samples: list[Sample]
+    template: Template
+    lora_alpha: float | None
+    provenance: dict[str, Any]
+    plan: list[list[Clip]]
+    journal: Path
+
+    def left(self) -> dict[int, int]:
+        """Number of questions of each unit that is not answered yet."""
+        done = answered(self.journal)
+        return {number: self.size(number) for number in range(len(self.plan)) if number not in done}
+
+    def size(self, number: int) -> int:
+        """Questions of a unit."""
+        return sum(len(questions_of(sample)) for clip in self.plan[number] for sample in clip.samples)
+
+
+def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = None, processes: int | None = None) -> Path:
+    """Answer every question of a benchmark with every model and score them; gives the path of the metrics file.
+
+    limit: only the first so many questions of each task, into outputs/limited/. processes: instead of evaluate.processes.
+    Raises PllavaError when there is no adapter, no benchmark data or no such template, or when too many judgements fail.
+    A single unreadable video does not stop it.
     """
-    from pllava.chat.template import load_template
-    from pllava.evaluate.answering import FRAME_RULE, units
-
     console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
-    settings = params.evaluate.benchmarks[benchmark]  # type: ignore[index]
-    if not (ADAPTER / "manifest.json").is_file():
-        raise PllavaError(f"{ADAPTER}/manifest.json is not there: no adapter is trained yet. Run: pllava train")
-    samples = load_samples(settings.root, settings.limit)
-    template = load_template(settings.template)
-    lora_alpha = (
-        read_json(ADAPTER / "adapter_config.json")["lora_alpha"] if params.evaluate.lora_alpha is None else params.evaluate.lora_alpha
-    )
-    _check_questions(samples, template)
-    provenance = metrics.provenance(params, benchmark, samples, template, ADAPTER, lora_alpha, FRAME_RULE)
+    began = time.monotonic()
+    job = make_job(params, benchmark, limit)
+    judge = make_judge(params.judge) if job.benchmark.judged else None  # a set-up by halves is found before the work
+    processes = processes or params.evaluate.processes
+    left = job.left()
+    if left and len(left) < len(job.plan):
+        console.print(
+            f"{benchmark}: {len(job.plan) - len(left)} of {len(job.plan)} units were answered before the last run ended; going on"
+        )
+    if left and processes > 1:
+        answer_in_processes(params, benchmark, limit, job.journal, list(left), processes)
+    elif left:
+        answer_share(params, job, list(left), console=console)
+    if unanswered := job.left():
+        raise PllavaError(
+            f"{benchmark}: {len(unanswered)} of {len(job.plan)} units have no answer. Go on with: pllava evaluate {benchmark}"
+        )
 
-    plan = units(samples, params.evaluate.batch_size)
-    key = hashlib.sha256(json.dumps([provenance, metrics.code_sha256()], sort_keys=True).encode()).hexdigest()[:16]
-    journal = Journal(JOURNALS / benchmark / f"{key}.jsonl")
-    remaining = [number for number in range(len(plan)) if number not in journal.done]
-    if journal.done:
-        console.print(f"{benchmark}: {len(journal.done)} of {len(plan)} units were answered before the last run ended; going on")
-    if remaining:
-        panel = _panel(params, template, settings.max_new_tokens, settings.root, console)
-        for number in _progress(remaining, plan, benchmark, console):
-            journal.add(number, panel.answer(plan[number]))
-
-    rows = _ordered((row for answered in journal.done.values() for row in answered), samples)
-    found = metrics.build(rows, provenance)
-    with atomic_dir(RESULTS / benchmark) as folder:
-        atomic_write_text(folder / "results.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    path = METRICS / f"{benchmark}.json"
-    write_json(path, found)
-    journal.remove()
-    _show(found, console)
-    _track(params, benchmark, found, path)
+    rows = _ordered((row for unit in answered(job.journal).values() for row in unit), job.samples)
+    if judge:
+        console.print(f"{benchmark}: scored by the {judge.name}")
+    folder, path = (RESULTS / benchmark, METRICS / f"{benchmark}.json")
+    if limit is not None:
+        folder, path = LIMITED / benchmark, LIMITED / benchmark / "metrics.json"
+    found = write_scored(rows, job.benchmark, judge, params.judge.max_missing, job.provenance, folder, path)
+    records, seconds = RECORDS if limit is None else LIMITED / "records", time.monotonic() - began
+    record = write_record(benchmark, folder / "results.jsonl", path, judge, processes, seconds, sum(left.values()), records)
+    Journal(job.journal).remove()
+    show(found, console)
+    if limit is None:
+        _track(params, benchmark, found, path, record)
     return path
 
 
-def _check_questions(samples: Sequence[Sample], template: Template) -> None:
+def write_scored(
+    rows: Sequence[dict[str, Any]],
+    benchmark: Benchmark,
+    judge: Judge | None,
+    max_missing: float,
+    provenance: dict[str, Any],
+    folder: Path,
+    path: Path,
+) -> dict[str, Any]:
+    """Score answers and write results.jsonl in `folder` and the metrics to `path`."""
+    from pllava.evaluate.judge.offline import OfflineJudge
+
+    judge = judge or OfflineJudge()  # never asked by a benchmark that is not judged
+    scored = score_rows(rows, benchmark, judge, max_missing)
+    found = metrics.build(scored, provenance, benchmark, judge)
+    with atomic_dir(folder) as partial:
+        atomic_write_text(partial / "results.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored))
+    write_json(path, found)
+    return found
+
+
+def answer_share(
+    params: Params, job: Job, numbers: Sequence[int], rank: int = 0, world: int = 1, device: Any = "auto", console: Console | None = None
+) -> None:
+    """Answer every `world`-th of these units, from the `rank`-th, into a journal of this process.
+
+    `numbers` is one list for all processes: what is left changes while they work.
+    """
+    console = console or Console(stderr=True, quiet=rank > 0)
+    mine = {number: job.size(number) for number in numbers[rank::world]}
+    if not mine:
+        return
+    journal = Journal(shard(job.journal, rank) if world > 1 else job.journal)
+    panel = _panel(params, job, device, console)
+    for number in progress(mine, f"{job.name}, process 1 of {world}" if world > 1 else job.name, console):
+        journal.add(number, panel.answer(job.plan[number]))
+    journal.close()
+
+
+def make_job(params: Params, name: str, limit: int | None = None, journal: Path | None = None) -> Job:
+    """`journal`: that of the process that shares the work out, which has hashed all data already.
+
+    Raises PllavaError when there is no adapter, no benchmark data or no such template, or when a question can't be asked.
+    """
+    from pllava.chat.template import load_template
+
+    settings = params.evaluate.benchmarks[name]
+    if not (ADAPTER / "manifest.json").is_file():
+        raise PllavaError(f"{ADAPTER}/manifest.json is not there: no adapter is trained yet. Run: pllava train")
+    benchmark = load_benchmark(name, settings.source)
+    limit = limit or settings.limit
+    samples = benchmark.samples(settings.root, limit)
+    template = load_template(settings.template)
+    chosen = params.evaluate.lora_alpha if settings.lora_alpha is None else settings.lora_alpha
+    lora_alpha = read_json(ADAPTER / "adapter_config.json")["lora_alpha"] if chosen is None else chosen
+    _check_questions(samples, benchmark, template)
+    plan = units(samples, params.evaluate.batch_size)
+    provenance: dict[str, Any] = {}
+    if journal is None:
+        provenance = metrics.provenance(params, name, benchmark, samples, template, ADAPTER, lora_alpha, limit)
+        key = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:16]
+        journal = JOURNALS / name / f"{key}.jsonl"
+    return Job(name, benchmark, samples, template, lora_alpha, provenance, plan, journal)
+
+
+def _check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: Template) -> None:
     """Refuse a question that the template can't hold now, not an hour into the run."""
+    if not samples:
+        raise PllavaError(f"{benchmark.title}: no question there. Check evaluate.benchmarks in params.yaml")
     for sample in samples:
         try:
-            template.prompt_for(format_question(sample.question, sample.candidates))
+            for question in questions_of(sample):
+                template.prompt_for(benchmark.prompt(question))
         except PllavaError as error:
             raise PllavaError(f"{sample.id}: {error}") from None
 
 
-def _panel(params: Params, template: Template, max_new_tokens: int, root: Path, console: Console) -> Panel:
+def _panel(params: Params, job: Job, device: Any, console: Console) -> Panel:
     import pllava
     from pllava.evaluate.answering import Contestant, Panel
 
+    settings = params.evaluate.benchmarks[job.name]
     model, processor = pllava.load(
         params.model.base,
         adapter=ADAPTER,
-        lora_alpha=params.evaluate.lora_alpha,
+        lora_alpha=job.lora_alpha,
         num_frames=params.model.num_frames,
         pooling_shape=params.model.pooling_shape,
         dtype=params.model.dtype,
+        device=device,
         attn_implementation=params.model.attn_implementation,
     )
     contestants = [
@@ -111,7 +209,8 @@ def _panel(params: Params, template: Template, max_new_tokens: int, root: Path, 
         Contestant("adapted", model),
     ]
     console.print(f"device {model.device}, {model.dtype}, {params.model.attn_implementation} attention")
-    return Panel(contestants, processor, template, params.model.num_frames, max_new_tokens, params.evaluate.batch_size, root)
+    size, tokens = params.evaluate.batch_size, settings.max_new_tokens
+    return Panel(job.benchmark, contestants, processor, job.template, params.model.num_frames, tokens, size, settings.root)
 
 
 def _ordered(rows: Iterable[dict[str, Any]], samples: Sequence[Sample]) -> list[dict[str, Any]]:
@@ -120,52 +219,16 @@ def _ordered(rows: Iterable[dict[str, Any]], samples: Sequence[Sample]) -> list[
     return sorted(rows, key=lambda row: (place[row["id"]], MODELS.index(row["model"])))
 
 
-def _progress(remaining: Sequence[int], plan: Sequence[Sequence[Clip]], benchmark: str, console: Console) -> Iterator[int]:
-    """Unit numbers, with a bar in a terminal and a line now and then elsewhere."""
-    sizes = {number: sum(len(clip.samples) for clip in plan[number]) for number in remaining}
-    total, done = sum(sizes.values()), 0
-    began = said = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{benchmark}, questions", total=total)
-        for number in remaining:
-            yield number
-            done += sizes[number]
-            bar.update(task, completed=done)
-            now = time.monotonic()
-            if not console.is_terminal and (now - said > SECONDS_BETWEEN_LINES or done == total):
-                left = (now - began) / done * (total - done)
-                console.print(f"{benchmark}: {done} of {total} questions, {now - began:.0f} s, {left:.0f} s left")
-                said = now
-
-
-def _show(found: dict[str, Any], console: Console) -> None:
-    """The metrics as a table, in percent."""
-    models = list(found["models"])
-    title = f"{found['benchmark']}: accuracy in %, 95 % interval"
-    table = Table("task", *models, "chance", "n", title=title, title_justify="left", box=SIMPLE_HEAD)
-    for task, entry in found["models"][models[0]]["tasks"].items():
-        cells = [found["models"][model]["tasks"][task] for model in models]
-        table.add_row(task, *map(_cell, cells), f"{100 * entry['chance']:.0f}", str(entry["n"]))
-    table.add_row("average", *(_cell(found["models"][model]["average"]) for model in models), style="bold")
-    console.print(table)
-    if unreadable := found["provenance"]["unreadable"]:
-        console.print(
-            f"{len(unreadable)} unreadable, counted as wrong: {', '.join(unreadable[:10])}{' ...' if len(unreadable) > 10 else ''}"
-        )
-
-
-def _cell(entry: dict[str, float]) -> str:
-    return f"{100 * entry['value']:.1f} ({100 * entry['low']:.0f}-{100 * entry['high']:.0f})"
-
-
-def _track(params: Params, benchmark: str, found: dict[str, Any], path: Path) -> None:
-    """Into the MLflow run of the training: averages and task accuracies, and the files. MLflow being away stops nothing."""
+def _track(params: Params, benchmark: str, found: dict[str, Any], path: Path, record: Path) -> None:
+    """Into the MLflow run of the training: averages and task scores, and the files. MLflow being away stops nothing."""
     from pllava.registry.tracking import later_stage
 
     with later_stage(params) as run:
         for model, entry in found["models"].items():
-            run.log_metrics({f"{benchmark}/{model}/average": entry["average"]["value"]})
-            run.log_metrics({f"{benchmark}/{model}/{task}": cell["value"] for task, cell in entry["tasks"].items()})
+            values = {"average": entry["average"], **entry["tasks"]}
+            run.log_metrics({f"{benchmark}/{model}/{task}": cell["value"] for task, cell in values.items() if cell["value"] is not None})
+        if judge := found["provenance"]["judge"]:
+            run.set_tags({f"scored_by.{benchmark}": judge["name"]})
         run.log_artifacts(path, "metrics")
         run.log_artifacts(RESULTS / benchmark, f"evaluate/{benchmark}")
+        run.log_artifacts(record, "evaluate")

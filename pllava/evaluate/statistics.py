@@ -9,12 +9,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from pllava.errors import PllavaError
+from pllava.evaluate.scoring import values
 
 CONFIDENCE = 0.95
+DRAWS_AT_ONCE = 4_000_000  # counts in memory while resampling, 32 MB
+
+Over = Literal["tasks", "questions"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class TaskBootstrap:
-    """One task: observed accuracy and resampled accuracies of each model (columns in the order of `Bootstrap.models`)."""
+    """One task: observed and resampled means of each model (columns in the order of `Bootstrap.models`); NaN where nothing is scored."""
 
     observed: np.ndarray  # [M]
     resampled: np.ndarray  # [R, M]
-    n: int
+    n: int  # questions
+    scored: np.ndarray  # [M]: questions whose judgement is not missing
     chance: float
 
 
@@ -49,71 +55,104 @@ class Bootstrap:
         column, entry = self.models.index(model), self.tasks[task]
         return interval(float(entry.observed[column]), entry.resampled[:, column])
 
-    def average(self, model: str, tasks: Sequence[str] | None = None) -> Interval:
-        """Mean of the tasks' accuracies (each task weighs the same, as in MVBench's tables), resampled within each task."""
-        observed, resampled = self._mean(tasks)
+    def average(self, model: str, tasks: Sequence[str] | None = None, over: Over = "tasks") -> Interval:
+        """Mean of the tasks' means: each task weighs the same ("tasks", as in MVBench's tables) or as many as its scored questions
+        ("questions", as in the published scripts and the paper's VCG average). Resampled with the tasks.
+        """
         column = self.models.index(model)
+        observed, resampled = self._mean(tasks, over)
         return interval(float(observed[column]), resampled[:, column])
 
-    def difference(self, model: str, other: str, tasks: Sequence[str] | None = None) -> Interval:
+    def difference(self, model: str, other: str, tasks: Sequence[str] | None = None, over: Over = "tasks") -> Interval:
         """Average of `model` minus average of `other` over the same resampled videos, with a two-sided p-value."""
-        observed, resampled = self._mean(tasks)
+        observed, resampled = self._mean(tasks, over)
         a, b = self.models.index(model), self.models.index(other)
         differences = resampled[:, a] - resampled[:, b]
+        differences = differences[~np.isnan(differences)]
         found = interval(float(observed[a] - observed[b]), differences)
         # +1: a p-value of exactly 0 would claim more than R resamples can show. 1e-12: sums of equal shares differ in the last bit
         tail = min((differences <= 1e-12).sum(), (differences >= -1e-12).sum()) + 1
         return Interval(found.value, found.low, found.high, p=min(1.0, 2 * float(tail) / (len(differences) + 1)))
 
-    def _mean(self, tasks: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    def _mean(self, tasks: Sequence[str] | None, over: Over) -> tuple[np.ndarray, np.ndarray]:
         chosen = [self.tasks[name] for name in (self.tasks if tasks is None else tasks)]
         if not chosen:
             raise PllavaError("No task to average over. Choose at least one task of the benchmark")
-        return np.mean([t.observed for t in chosen], axis=0), np.mean([t.resampled for t in chosen], axis=0)
+        # [tasks, M]; a draw may hold no scored question of a small task (NaN): the other tasks are its mean
+        weights = np.array([t.scored if over == "questions" else np.ones(len(t.scored)) for t in chosen], dtype=float)
+        return (
+            _weighted(np.array([t.observed for t in chosen]), weights),
+            _weighted(np.array([t.resampled for t in chosen]), weights[:, None, :]),
+        )
 
 
-def bootstrap(rows: Iterable[dict], resamples: int, seed: int) -> Bootstrap:
-    """Resample the answers of a run. A row holds `model, id, task, media, correct, candidates` (`results.jsonl`).
+def _weighted(means: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted mean over the first axis, of what is not NaN."""
+    with np.errstate(invalid="ignore"):
+        return (np.nan_to_num(means) * weights).sum(axis=0) / (~np.isnan(means) * weights).sum(axis=0)
 
-    A task's draws depend on the seed and the task's name only: another task added or removed changes nothing.
+
+def bootstrap(rows: Iterable[dict], resamples: int, seed: int, share_clips: bool = False) -> Bootstrap:
+    """Resample the scored answers of a run. A row of `results.jsonl` holds `model, id, task, media, correct, candidates`, maybe `scores`.
+
+    A task's draws depend on the seed and the task's name only: another task added or removed changes nothing. With `share_clips` all
+    tasks draw the same videos, because they score the same answers (the dimensions of VCGBench).
     Raises PllavaError if the models did not answer the same questions, since then nothing can be paired.
     """
     rows = list(rows)
     models = tuple(dict.fromkeys(row["model"] for row in rows))
-    table: dict[str, dict[str, dict[str, dict]]] = {}  # task -> id -> model -> row
+    table: dict[str, dict[str, dict[str, tuple[dict, float | None]]]] = {}  # task -> id -> model -> (row, value)
     for row in rows:
-        table.setdefault(row["task"], {}).setdefault(row["id"], {})[row["model"]] = row
+        for task, value in values(row).items():
+            table.setdefault(task, {}).setdefault(row["id"], {})[row["model"]] = (row, value)
+    clips = sorted({row["media"] for row in rows}) if share_clips else None
     tasks = {}
     for task, questions in table.items():
         unpaired = [id_ for id_, answers in questions.items() if len(answers) != len(models)]
         if unpaired:
-            raise PllavaError(
-                f"{task}: {unpaired[0]} was not answered by all of {', '.join(models)}. Evaluate again: pllava evaluate mvbench"
-            )
-        correct = np.array([[answers[model]["correct"] for model in models] for answers in questions.values()], dtype=float)
-        first = [next(iter(answers.values())) for answers in questions.values()]
-        rng = np.random.default_rng([seed, zlib.crc32(task.encode())])
+            raise PllavaError(f"{task}: {unpaired[0]} was not answered by all of {', '.join(models)}. Evaluate again: pllava evaluate")
+        found = [[answers[model][1] for model in models] for answers in questions.values()]
+        scores = np.array([[np.nan if value is None else value for value in line] for line in found], dtype=float)
+        first = [next(iter(answers.values()))[0] for answers in questions.values()]
+        rng = np.random.default_rng([seed, zlib.crc32(b"" if share_clips else task.encode())])
+        scored = (~np.isnan(scores)).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            observed = np.nansum(scores, axis=0) / scored
         tasks[task] = TaskBootstrap(
-            observed=correct.mean(axis=0),
-            resampled=resampled_accuracy(correct, [row["media"] for row in first], resamples, rng),
+            observed=observed,
+            resampled=resampled_accuracy(scores, [row["media"] for row in first], resamples, rng, clips),
             n=len(questions),
-            chance=float(np.mean([1 / len(row["candidates"]) for row in first])),
+            scored=scored,
+            chance=float(np.mean([1 / len(row["candidates"]) if row["candidates"] else 0.0 for row in first])),
         )
     return Bootstrap(models, tasks)
 
 
-def resampled_accuracy(correct: np.ndarray, media: Sequence[str], resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Accuracies [R, M] over videos drawn with replacement. `correct` [Q, M] holds 0 or 1; `media` names the video of each question."""
-    _, video = np.unique(np.asarray(media), return_inverse=True)
-    count = int(video.max()) + 1
-    right = np.zeros((count, correct.shape[1]))
-    np.add.at(right, video, correct)
-    asked = np.bincount(video, minlength=count)
-    draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)  # [R, videos]: how often each video is drawn
-    return (draws @ right) / (draws @ asked)[:, None]
+def resampled_accuracy(
+    correct: np.ndarray, media: Sequence[str], resamples: int, rng: np.random.Generator, clips: Sequence[str] | None = None
+) -> np.ndarray:
+    """Means [R, M] over videos drawn with replacement. `correct` [Q, M] holds values in 0..1, NaN where one is missing; `media` names the
+    video of each question; the videos drawn are those, or `clips`. NaN where a draw holds no scored question.
+    """
+    names, video = np.unique(np.asarray(media), return_inverse=True)
+    if clips is not None:
+        names, video = np.asarray(clips), np.searchsorted(np.asarray(clips), np.asarray(media))
+    count = len(names)
+    total, scored = np.zeros((count, correct.shape[1])), np.zeros((count, correct.shape[1]))
+    np.add.at(total, video, np.nan_to_num(correct))
+    np.add.at(scored, video, ~np.isnan(correct))
+    drawn = np.empty((resamples, correct.shape[1]))
+    step = max(1, DRAWS_AT_ONCE // count)
+    with np.errstate(invalid="ignore"):
+        for first in range(0, resamples, step):  # the same stream of draws in any number of steps
+            draws = rng.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - first))  # [r, videos]
+            drawn[first : first + step] = (draws @ total) / (draws @ scored)
+    return drawn
 
 
 def interval(value: float, resampled: np.ndarray) -> Interval:
     """Percentile interval of resampled values [R] around the observed one."""
-    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    if np.isnan(resampled).all():
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(value, float(low), float(high))

@@ -28,8 +28,14 @@ def card(params: Params, run: MlflowRun, measured: dict[str, Any], adapter_sha25
     facts |= {f"Data, {item.dataset.name}": f"`{item.dataset.source}` `{item.dataset.digest}`" for item in dataset_inputs(run)}
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     for benchmark, metrics in measured.items():
-        lines += ["", f"### {benchmark}", "", metrics_table(metrics)]
+        lines += ["", f"### {title(benchmark, metrics)}", "", metrics_table(metrics)]
     return "\n".join(lines)
+
+
+def title(benchmark: str, metrics: dict[str, Any]) -> str:
+    """The benchmark, with who scored it: an offline scorer's numbers must not be read as a judge's."""
+    judge = metrics.get("provenance", {}).get("judge")
+    return f"{benchmark}, scored by the {judge['name']}" if judge else benchmark
 
 
 def dataset_inputs(run: MlflowRun) -> list[DatasetInput]:

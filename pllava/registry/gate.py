@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pllava.params import Params
+from pllava.registry.card import title
 from pllava.registry.store import client
 from pllava.registry.versions import CHAMPION, ROLLED_BACK, by_alias, pick
 
@@ -75,7 +76,7 @@ def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None
         if theirs is not None and current != number:
             problems += _unusable(f"champion {current}", theirs, champion.tags.get("adapter_sha256") if champion else None)
             problems += _not_comparable(mine, theirs)
-        rows += _rows(benchmark, mine, theirs)
+        rows += _rows(title(benchmark, mine), mine, theirs)
         if problems:
             failures += [f"{benchmark}: {problem}" for problem in problems]
             continue
@@ -123,6 +124,9 @@ def _not_comparable(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
         for key in SAME
         if ours.get(key) != others.get(key)
     ]
+    if ours.get("judge") != others.get("judge"):  # a judge and the offline scorer measure different things
+        names = [(found.get("judge") or {}).get("name", "no judge") for found in (ours, others)]
+        problems.append(f"judge differs: {names[0]} here, {names[1]} for the champion; score both with one judge: pllava judge")
     if difference := set(_tasks(mine)) ^ set(_tasks(theirs)):
         problems.append(f"these tasks are in one of the two only: {', '.join(sorted(difference))}")
     return problems

@@ -26,7 +26,7 @@ PATIENCE = 10  # seconds between asking a process to end and ending it
 def train(params: Params) -> Path:
     """Train as params say; output goes to this process's streams. Returns outputs/train; raises PllavaError when the loop fails."""
     write_json(PARAMS_FILE, params.model_dump(mode="json"))
-    with _terminate_as_interrupt(), subprocess.Popen(command(params), env=_environment()) as child:
+    with terminate_as_interrupt(), subprocess.Popen(command(params), env=_environment()) as child:
         try:
             code = child.wait()
         except BaseException:
@@ -75,8 +75,8 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM (what DVC, Prefect and a service manager send) ends training like Ctrl-C. Only the main thread can listen."""
+def terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM (what DVC, Prefect and a service manager send) ends the work like Ctrl-C. Only the main thread can listen."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -13,7 +13,7 @@ from pllava.errors import PllavaError
 
 PROJECT = Path(__file__).parents[2]
 COMMANDS = [
-    *("render", "prepare", "features", "train", "evaluate", "report"),
+    *("render", "prepare", "features", "train", "evaluate", "judge", "report"),
     *("register", "gate", "promote", "rollback"),
     *("ask", "demo", "deploy", "stop", "version", "doctor", "plan", "convert", "compose", "export", "recipe", "data"),
 ]

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
+from judge_server import KEY, Server
+from layouts import write_clip
 
-
-def write_clip(path: Path, seed: int, num_frames: int = 12, size: int = 64) -> None:
-    """A bright square that drifts over noise."""
-    rng = np.random.default_rng(seed)
-    ground = rng.integers(0, 120, (size, size, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=12)
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        for index in range(num_frames):
-            frame = ground.copy()
-            left = (seed * 7 + index * 3) % (size - 16)
-            frame[20:36, left : left + 16] = rng.integers(150, 255, 3)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+REFERENCE = Path(__file__).parents[2] / "reference"
 
 
 def write_benchmark(root: Path, questions: int = 5) -> Path:
@@ -54,3 +43,51 @@ def write_benchmark(root: Path, questions: int = 5) -> Path:
 @pytest.fixture(scope="session")
 def benchmark_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_benchmark(tmp_path_factory.mktemp("mvbench") / "MVBench")
+
+
+@pytest.fixture(scope="session")
+def evaluation_project(tmp_path_factory: pytest.TempPathFactory, benchmark_root: Path) -> Path:
+    """A project folder as training leaves it: params.yaml and a random adapter of the recorded tiny model."""
+    folder = tmp_path_factory.mktemp("project")
+    import torch
+    import yaml
+
+    import pllava
+    from pllava.model.adapter import add_lora, save_adapter
+    from pllava.params import Lora
+
+    shutil.copytree(REFERENCE / "ckpt" / "tiny56_base", folder / "base")
+    shutil.copytree(benchmark_root, folder / "MVBench")
+    values = {
+        "data": {"train": [{"name": "none", "annotations": "none.json", "media": "."}]},
+        "model": {"base": "base", "num_frames": 4, "pooling_shape": [4, 2, 2], "template": "tiny", "dtype": "float32"},
+        "train": {"steps": 1, "batch_size": 1},
+        "evaluate": {
+            "batch_size": 3,
+            "bootstrap_resamples": 200,
+            "benchmarks": {"mvbench": {"root": "MVBench", "template": "eval_mvbench", "max_new_tokens": 4}},
+        },
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    model, _ = pllava.load(folder / "base", num_frames=4, pooling_shape=(4, 2, 2))
+    adapted = add_lora(model, Lora(r=4, alpha=8, dropout=0, target_modules=["q_proj", "v_proj"]), seed=0)
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3 if "lora_B" in name else 0.1)
+    save_adapter(adapted, folder / "outputs/train/adapter", {"base": str(folder / "base")})
+    return folder
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    running = Server()
+    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    monkeypatch.setenv("PLLAVA_JUDGE_BASE_URL", f"http://127.0.0.1:{running.server_port}/v1")
+    monkeypatch.setenv("PLLAVA_JUDGE_MODEL", "judge/one:latest")
+    monkeypatch.setenv("PLLAVA_JUDGE_API_KEY", KEY)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    yield running
+    running.shutdown()
+    running.server_close()

@@ -7,12 +7,19 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from judge_server import Server, says
+from layouts import write_layout
 
 from pllava.errors import PllavaError
 from pllava.evaluate import metrics, report
+from pllava.evaluate.benchmark import load_benchmark
 from pllava.evaluate.document import Document
+from pllava.evaluate.judge import make_judge
+from pllava.evaluate.judge.offline import OfflineJudge
+from pllava.evaluate.mvbench import BENCHMARK
+from pllava.evaluate.runner import write_scored
 from pllava.files import write_json
-from pllava.params import Params
+from pllava.params import Benchmark, Params
 from pllava.registry import tracking
 
 OPTIONS = ["left", "right", "up", "down"]
@@ -58,7 +65,7 @@ def project(tmp_path: Path, benchmark_root: Path, monkeypatch: pytest.MonkeyPatc
     Path("outputs/evaluate/mvbench").mkdir(parents=True)
     Path("outputs/evaluate/mvbench/results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     provenance = {"benchmark": "mvbench", "bootstrap_resamples": 300, "seed": 1, "template": "tiny_mvbench"}
-    write_json(Path("metrics/mvbench.json"), metrics.build(rows, provenance))
+    write_json(Path("metrics/mvbench.json"), metrics.build(rows, provenance, BENCHMARK, OfflineJudge()))
     Path("outputs/train").mkdir()
     history = [{"step": step, "loss": 100 / step, "lr": 1e-3, **({"val_loss": 1.0} if step == 60 else {})} for step in (20, 40, 60)]
     Path("outputs/train/history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
@@ -104,3 +111,61 @@ def test_markup_in_text_stays_text():
     document = Document("a|b")
     document.table(["x", "y"], [["p|q", "*r*\nnext"]])
     assert "| p\\|q | \\*r\\* next |" in document.markdown()
+
+
+def test_beside_the_paper(project):
+    text = report(project).read_text()
+    assert "| PLLaVA 7B, paper | 46.6 |" in text and "| PLLaVA 34B, paper | 58.1 |" in text
+    assert "| adapted, this run | 50.0 |" in text
+
+
+def test_rendered_clips_are_not_passed_off_as_the_benchmark(project):
+    rendered = project.rendered.model_copy(update={"root": project.evaluate.benchmarks["mvbench"].root.parent})
+    assert "rendered here" in report(project.model_copy(update={"rendered": rendered})).read_text()
+    assert "rendered here" not in report(project).read_text()
+
+
+@pytest.fixture(params=["offline", "judge"])
+def judged(request: pytest.FixtureRequest, project: Params, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """As `project`, and two benchmarks with free answers, one of them without any truth."""
+    if request.param == "offline":
+        monkeypatch.delenv("PLLAVA_JUDGE_BASE_URL")
+        monkeypatch.delenv("PLLAVA_JUDGE_MODEL")
+    server.default = says("{'score': 4}")
+    benchmarks = dict(project.evaluate.benchmarks)
+    for name in ("vcgbench", "recaption"):
+        root = write_layout(name, tmp_path / name)
+        benchmarks[name] = Benchmark(root=root, template="vicuna")
+        kind, scorer = load_benchmark(name), make_judge(project.judge)
+        rows = []
+        for sample in kind.samples(root):
+            for model in ("base", "single_frame", "adapted"):
+                row = {"model": model, "id": sample.id, "task": sample.task, "media": sample.media.relative_to(root).as_posix()}
+                row |= {"start": None, "end": None, "question": sample.question, "candidates": [], "error": None, "correct": None}
+                row |= {
+                    "answer": sample.answer if name == "vcgbench" else "",
+                    "prediction": "A square moves." if model == "adapted" else "No.",
+                }
+                if sample.second_question:
+                    row |= {"second_question": sample.second_question, "second_prediction": "A <i>square</i>."}
+                rows.append(row)
+        provenance = {"benchmark": name, "bootstrap_resamples": 100, "seed": 1}
+        write_scored(rows, kind, scorer, 0, provenance, Path("outputs/evaluate") / name, Path(f"metrics/{name}.json"))
+    return project.model_copy(update={"evaluate": project.evaluate.model_copy(update={"benchmarks": benchmarks})})
+
+
+def test_free_answers_say_who_scored_them(judged: Params, request: pytest.FixtureRequest):
+    path = report(judged)
+    text = path.read_text()
+    assert (
+        "| PLLaVA 7B, paper | 3.21 | 2.86 | 3.62 | 2.33 | 2.93 | 3.12 | 2.99 |" in text and "mean by samples | mean of dimensions" in text
+    )
+    if "offline" in request.node.callspec.id:
+        assert "Scored by the offline scorer" in text and "not comparable" in text and "| adapted, this run | - | - | - |" in text
+    else:
+        assert "Scored by the judge judge/one:latest" in text and "| adapted, this run | 4.00 | 4.00 |" in text and "right, 4 of 5" in text
+    assert "What moves? / Which thing does not stay where it is?" in text and "A \\<i\\>square" in text
+    assert "none of them with a truth to be scored by" in text
+    assert (path.parent / "accuracy_vcgbench.png").is_file() and list(path.parent.glob("vcgbench_*.png"))
+    page = path.with_suffix(".html").read_text()
+    assert page.count("data:image/png;base64,") == page.count("<img ") and "http" not in page.replace("http-equiv", "")

@@ -11,52 +11,23 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
 
 import pllava
 from pllava.errors import PllavaError
 from pllava.evaluate import answering, evaluate, runner
-from pllava.evaluate.mvbench import load_samples
+from pllava.evaluate.mvbench import format_question, load_samples
+from pllava.evaluate.units import Clip, units
 from pllava.files import sha256_file
-from pllava.model.adapter import add_lora, save_adapter
-from pllava.params import Lora, Params, load_params
+from pllava.params import Params, load_params
 from pllava.registry import tracking
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 RESULTS, METRICS = Path("outputs/evaluate/mvbench/results.jsonl"), Path("metrics/mvbench.json")
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, benchmark_root: Path) -> Path:
-    """A project folder as training leaves it: params.yaml and a random adapter of the recorded tiny model."""
-    folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(REFERENCE / "ckpt" / "tiny56_base", folder / "base")
-    shutil.copytree(benchmark_root, folder / "MVBench")
-    values = {
-        "data": {"train": [{"name": "none", "annotations": "none.json", "media": "."}]},
-        "model": {"base": "base", "num_frames": 4, "pooling_shape": [4, 2, 2], "template": "tiny", "dtype": "float32"},
-        "train": {"steps": 1, "batch_size": 1},
-        "evaluate": {
-            "batch_size": 3,
-            "bootstrap_resamples": 200,
-            "benchmarks": {"mvbench": {"root": "MVBench", "template": "eval_mvbench", "max_new_tokens": 4}},
-        },
-    }
-    (folder / "params.yaml").write_text(yaml.safe_dump(values))
-    model, _ = pllava.load(folder / "base", num_frames=4, pooling_shape=(4, 2, 2))
-    adapted = add_lora(model, Lora(r=4, alpha=8, dropout=0, target_modules=["q_proj", "v_proj"]), seed=0)
-    torch.manual_seed(0)
-    for name, parameter in adapted.named_parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.3 if "lora_B" in name else 0.1)
-    save_adapter(adapted, folder / "outputs/train/adapter", {"base": str(folder / "base")})
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def in_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(project)
+def in_project(evaluation_project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(evaluation_project)
     monkeypatch.setattr(tracking, "later_stage", lambda params: nullcontext(tracking.Run(None, None)))
     yield
     for folder in ("outputs/evaluate", "metrics", ".state"):
@@ -64,8 +35,8 @@ def in_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 @pytest.fixture
-def params(project: Path) -> Params:
-    return load_params(project / "params.yaml")
+def params() -> Params:
+    return load_params("params.yaml")
 
 
 def change(params: Params, **changes: object) -> Params:
@@ -143,7 +114,7 @@ def test_the_base_is_the_base_and_one_frame_is_a_still(params: Params):
         if sample.id == "moving_direction/0002":
             continue
         frames = pllava.read_video(sample.media, 4, "eval", sample.start, sample.end).frames
-        prompt = template.prompt_for(answering.format_question(sample.question, sample.candidates))
+        prompt = template.prompt_for(format_question(sample.question, sample.candidates))
         for name, model, shown in (("base", base, frames), ("adapted", adapted, frames), ("single_frame", adapted, frames[[2, 2, 2, 2]])):
             inputs = processor(text=[prompt], videos=[shown])
             asked = inputs["input_ids"].shape[1]
@@ -178,7 +149,7 @@ evaluate(load_params("params.yaml"))
     asked: list[int] = []
     answer = answering.Panel.answer
 
-    def counted(self: answering.Panel, unit: list[answering.Clip]) -> list[dict]:
+    def counted(self: answering.Panel, unit: list[Clip]) -> list[dict]:
         asked.append(sum(len(clip.samples) for clip in unit))
         return answer(self, unit)
 
@@ -212,10 +183,10 @@ def test_a_clip_is_decoded_once_and_seen_by_the_tower_once(params: Params, monke
 
 def test_units_hold_whole_clips_and_at_most_a_batch():
     samples = load_samples("MVBench")
-    plan = answering.units(samples, 3)
+    plan = units(samples, 3)
     asked = [[sample.id for clip in unit for sample in clip.samples] for unit in plan]
     assert sorted(id_ for unit in asked for id_ in unit) == sorted(sample.id for sample in samples)
-    assert max(map(len, asked)) <= 3 and len(answering.units(samples, 1)) == 8 and len(answering.units(samples, 100)) == 1
+    assert max(map(len, asked)) <= 3 and len(units(samples, 1)) == 8 and len(units(samples, 100)) == 1
 
 
 def test_what_is_missing_is_named(params: Params, monkeypatch: pytest.MonkeyPatch):

@@ -114,3 +114,38 @@ def test_seed_decides_and_other_tasks_do_not_matter():
 def test_models_must_have_answered_the_same_questions():
     with pytest.raises(PllavaError, match="A/1 was not answered by all of m, n"):
         bootstrap([*rows("A", {"m": [1, 0]}), *rows("A", {"n": [1]})], 200, 0)
+
+
+def scored(id_: int, media: str, **scores: float | None) -> dict:
+    values = {task: {"value": value} for task, value in scores.items()}
+    return {"model": "m", "id": str(id_), "task": "t", "media": media, "candidates": [], "correct": None, "scores": values}
+
+
+def test_missing_values_are_left_out_of_means_and_draws():
+    found = bootstrap([scored(0, "a", x=0.8), scored(1, "b", x=None), scored(2, "c", x=0.8)], 500, 0)
+    assert found.task("m", "x").as_dict() == pytest.approx({"value": 0.8, "low": 0.8, "high": 0.8})
+    assert (found.tasks["x"].n, found.tasks["x"].scored.tolist()) == (3, [2])
+
+
+def test_the_two_averages_weigh_tasks_or_questions():
+    answers = [scored(n, f"{n}", x=1.0) for n in range(3)] + [scored(3, "3", y=0.0)]
+    found = bootstrap(answers, 500, 0)
+    assert (found.average("m").value, found.average("m", over="questions").value) == (0.5, 0.75)
+
+
+def test_scores_of_the_same_answers_draw_the_same_videos():
+    """Two dimensions that always agree: their mean is as uncertain as one of them, not less. Most draws miss the small third one."""
+    rng = np.random.default_rng(0)
+    answers = [scored(n, f"{n}", x=value, y=value) for n, value in enumerate(rng.integers(0, 6, 40) / 5)]
+    together, apart = (bootstrap(answers, 4000, 0, share_clips=share).average("m") for share in (True, False))
+    one = bootstrap(answers, 4000, 0, share_clips=True).task("m", "x")
+    assert (together.low, together.high) == pytest.approx((one.low, one.high)) and apart.high - apart.low < 0.85 * (one.high - one.low)
+    small = bootstrap([scored(0, "0", x=0.8, z=0.8), *(scored(n, f"{n}", x=0.8) for n in range(1, 9))], 500, 0, share_clips=True)
+    assert small.average("m", over="questions").as_dict() == pytest.approx({"value": 0.8, "low": 0.8, "high": 0.8})
+
+
+def test_large_benchmarks_are_drawn_in_pieces(monkeypatch: pytest.MonkeyPatch):
+    answers = rows("A", {"m": [1, 0, 1, 1, 0, 1]})
+    whole = bootstrap(answers, 300, 3).tasks["A"].resampled
+    monkeypatch.setattr("pllava.evaluate.statistics.DRAWS_AT_ONCE", 40)
+    assert np.array_equal(bootstrap(answers, 300, 3).tasks["A"].resampled, whole)

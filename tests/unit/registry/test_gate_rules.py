@@ -45,6 +45,14 @@ def test_worse_beyond_the_margin_fails_and_says_by_how_much(params):
     assert "| mvbench: average | 90.0 | 88.9 | -1.1 |" in result.table
 
 
+def test_scores_of_different_judges_are_not_compared(params):
+    offline, endpoint = ({"kind": name, "name": f"{name} scorer"} for name in ("offline", "endpoint"))
+    result = judge(params, version(2, metrics(0.99, judge=offline)), version(1, metrics(0.9, judge=endpoint)))
+    assert not result.passed and "judge differs: offline scorer here, endpoint scorer for the champion" in result.reasons[0]
+    assert "| mvbench, scored by the offline scorer: average |" in result.table  # what they are is said wherever they are shown
+    assert judge(params, version(2, metrics(0.99, judge=offline)), version(1, metrics(0.9, judge=offline))).passed
+
+
 def test_first_champion_needs_only_the_floor(params):
     floor = params.model_copy(update={"gate": params.gate.model_copy(update={"min_average": 0.5})})
     assert judge(floor, version(1, metrics(0.5)), None).passed

@@ -1,0 +1,74 @@
+"""Examples of the report: a question, frames of its clip, and what each model answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pllava.errors import PllavaError
+from pllava.evaluate.document import Document
+
+EXAMPLES = 4  # of each sort
+MODELS = {"adapted": "adapted", "single_frame": "adapted, one frame", "base": "base, not trained"}
+
+
+def examples(document: Document, name: str, rows: Sequence[dict[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:
+    """A few questions with their clips: where all frames helped (or, if they never did, what is right), and what is wrong."""
+    questions: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["error"] is None:
+            questions.setdefault(row["id"], {})[row["model"]] = row
+    helped = [q for q in questions.values() if q["adapted"]["correct"] and not q["single_frame"]["correct"]]
+    right = [q for q in questions.values() if q["adapted"]["correct"]]
+    wrong = [q for q in questions.values() if q["adapted"]["correct"] is False]
+    for title, chosen in (
+        (f"Right with all frames, wrong with one ({len(helped)} in all)", helped),
+        (f"Right ({len(right)} in all)", [] if helped else right),
+        (f"Wrong ({len(wrong)} in all)", wrong),
+    ):
+        if not chosen:
+            continue
+        document.heading(title)
+        for question in _spread(chosen):
+            _example(document, name, question, root, num_frames, frame_rule)
+
+
+def _spread(questions: Sequence[dict[str, dict[str, Any]]]) -> Iterator[dict[str, dict[str, Any]]]:
+    """The first of each task, then the second of each, up to EXAMPLES."""
+    seen: dict[str, int] = {}
+    ranked = []
+    for place, question in enumerate(questions):
+        task = question["adapted"]["task"]
+        seen[task] = seen.get(task, 0) + 1
+        ranked.append((seen[task], place))
+    yield from (questions[place] for _, place in sorted(ranked)[:EXAMPLES])
+
+
+def _example(document: Document, name: str, question: dict[str, dict[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:
+    from pllava.evaluate.plots import filmstrip
+    from pllava.video.reader import read_video
+
+    row = question["adapted"]
+    asked = row["question"] if "second_question" not in row else f"{row['question']} / {row['second_question']}"
+    document.heading(f"{row['task']}: {asked}", level=3)
+    try:
+        video = read_video(root / row["media"], num_frames, frame_rule, row["start"], row["end"])
+    except PllavaError as error:
+        document.text(f"(no picture: {error})")
+    else:
+        document.image(f"{name}_{row['id'].replace('/', '_')}.png", filmstrip(video.frames), f"frames of {row['media']}")
+    options = f"Options: {', '.join(row['candidates'])}. " if row["candidates"] else ""
+    document.text(f"{options}Right: {row['answer']}")
+    answers = [[title, _said(question[model]), _verdict(question[model])] for model, title in MODELS.items()]
+    document.table(["model", "answer", ""], answers, numbers=False)
+
+
+def _said(row: dict[str, Any]) -> str:
+    return row["prediction"] if "second_prediction" not in row else f"{row['prediction']} / {row['second_prediction']}"
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """Right or wrong, with the judge's scores where there are any."""
+    scores = [f"{score['score']:g} of 5" for score in row.get("scores", {}).values() if score.get("score") is not None]
+    return ", ".join(["not judged" if row["correct"] is None else "right" if row["correct"] else "wrong", *scores])

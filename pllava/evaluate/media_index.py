@@ -1,0 +1,31 @@
+"""Videos of a benchmark by the name its annotations use, which often has no suffix: `MediaIndex(root)["vid1201"]`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif")
+
+
+class MediaIndex:
+    """All media files under a folder, whatever subfolder they are in. `first`: the suffix that wins where a clip is there twice."""
+
+    def __init__(self, root: str | Path, first: str = ".mp4"):
+        self.root = Path(root)
+        self._paths: dict[str, Path] = {}
+        order = [first, *(suffix for suffix in SUFFIXES if suffix != first)]
+        files = [
+            Path(folder, name)
+            for folder, _, names in os.walk(self.root, followlinks=True)
+            for name in names
+            if Path(name).suffix.lower() in SUFFIXES
+        ]
+        for path in sorted(files, key=lambda path: (order.index(path.suffix.lower()), path.as_posix())):
+            for name in (path.name, path.stem):
+                self._paths.setdefault(name, path)
+
+    def __getitem__(self, name: str) -> Path:
+        """The file; where there is none, the place it would be missed at: evaluation then counts its questions as wrong and lists it."""
+        short = Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name
+        return self._paths.get(name) or self._paths.get(short) or self.root / "videos" / name

@@ -1,0 +1,59 @@
+"""Several processes share the questions: `accelerate launch -m pllava.evaluate`, one process a GPU (or several on a CPU).
+
+Process r of N answers every N-th of the units that are left and keeps them in its own journal. The caller puts the journals together,
+so the result is that of one process, and a run that was killed can go on with another number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pllava.errors import PllavaError
+from pllava.files import write_json
+from pllava.train.launch import end_tree, terminate_as_interrupt
+
+if TYPE_CHECKING:
+    from pllava.params import Params
+
+PARAMS_FILE = Path(".state/evaluate/params.json")  # JSON is YAML, so load_params reads it
+UNITS_FILE = Path(".state/evaluate/units.json")
+
+
+def answer_in_processes(params: Params, benchmark: str, limit: int | None, journal: Path, units: Sequence[int], processes: int) -> None:
+    """Answer these units, into journals beside `journal`. Raises PllavaError when a process fails; its answers stay there."""
+    write_json(PARAMS_FILE, params.model_dump(mode="json"))
+    write_json(UNITS_FILE, list(units))
+    with terminate_as_interrupt(), subprocess.Popen(command(benchmark, limit, journal, processes), env=_environment()) as child:
+        try:
+            code = child.wait()
+        except BaseException:
+            end_tree(child.pid)
+            raise
+    if code != 0:
+        raise PllavaError(
+            f"evaluation in {processes} processes ended with exit code {code}; the reason is printed above. "
+            f"Answers so far are kept: run `pllava evaluate {benchmark}` again"
+        )
+
+
+def command(benchmark: str, limit: int | None, journal: Path, processes: int) -> list[str]:
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),  # --cpu would start one process whatever is asked
+        *("--num_machines", "1", "--num_processes", str(processes), "--main_process_port", "0"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads)),
+        *("-m", "pllava.evaluate", benchmark, "--params", str(PARAMS_FILE), "--journal", str(journal), "--units", str(UNITS_FILE)),
+        *(("--limit", str(limit)) if limit else ()),
+    ]
+
+
+def _environment() -> dict[str, str]:
+    import torch
+
+    on_cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    return {**os.environ, **on_cpu, "TOKENIZERS_PARALLELISM": "false"}

@@ -1,0 +1,32 @@
+"""The numbers of a metrics file as a table for a terminal, in percent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Tasks x models; `found` is the content of a metrics file."""
+    models, judge = list(found["models"]), found["provenance"]["judge"]
+    title = f"{found['benchmark']}: {judge['name'] if judge else 'accuracy'}, in %, 95 % interval"
+    table = Table("task", *models, "chance", "n", title=title, title_justify="left", box=SIMPLE_HEAD)  # fits 80 columns
+    tasks = found["models"][models[0]]["tasks"] if models else {}
+    for task, entry in tasks.items():
+        cells = [found["models"][model]["tasks"][task] for model in models]
+        table.add_row(task, *map(cell_text, cells), f"{100 * entry['chance']:.0f}" if entry["chance"] else "", str(entry["n"]))
+    table.add_row("average", *(cell_text(found["models"][model]["average"]) for model in models), style="bold")
+    console.print(table)
+    if unreadable := found["provenance"]["unreadable"]:
+        console.print(
+            f"{len(unreadable)} unreadable, counted as wrong: {', '.join(unreadable[:10])}{' ...' if len(unreadable) > 10 else ''}"
+        )
+
+
+def cell_text(entry: dict[str, Any]) -> str:
+    if entry["value"] is None:
+        return "-"
+    return f"{100 * entry['value']:.1f} ({100 * entry['low']:.0f}-{100 * entry['high']:.0f})"

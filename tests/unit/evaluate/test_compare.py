@@ -1,0 +1,73 @@
+"""`pllava evaluate compare A B`: a paired test, and which questions flipped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pllava import cli
+from pllava.errors import PllavaError
+from pllava.evaluate.compare import _holm, compare
+
+
+def write(path: Path, right: list[int], task: str = "Moving Count", **fields: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        for number, value in enumerate(right):
+            row = {"model": "adapted", "id": f"{task}/{number}", "task": task, "media": f"{number // 2}.mp4", "start": None, "end": None}
+            row |= {"question": f"q{number}", "candidates": ["1", "2"], "answer": "(A) 1", "prediction": "(A)" if value else "(B)"}
+            file.write(json.dumps(row | {"correct": bool(value), "error": None} | fields) + "\n")
+    return path
+
+
+def test_flips_and_the_paired_test(tmp_path: Path):
+    a = write(tmp_path / "a" / "results.jsonl", [1] * 20 + [0] * 20)
+    b = write(tmp_path / "b" / "results.jsonl", [0] + [1] * 31 + [0] * 8)
+    found = compare(a.parent, b)
+    (task,) = found.tasks
+    assert (task.n, task.a, task.b, task.gained, task.lost) == (40, 0.5, 0.775, 12, 1)
+    assert task.difference.value == pytest.approx(0.275) and task.difference.low > 0 and task.difference.p < 0.01
+    assert [flip.id for flip in found.flips if not flip.gained] == ["Moving Count/0"]
+    assert "| Moving Count | 40 | 50.0 | 77.5 | +27.5" in found.text() and "Right in A, wrong in B (1):" in found.text()
+    assert "'q0' '(A) 1': '(A)' -> '(B)'" in found.text()
+
+
+def test_equal_results_differ_in_nothing(tmp_path: Path):
+    a = write(tmp_path / "a.jsonl", [1, 0, 1, 0])
+    found = compare(a, a)
+    assert found.flips == [] and found.average.value == 0 and found.tasks[0].p_holm == 1
+
+
+def test_many_tasks_are_corrected_for():
+    assert _holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+
+
+def test_scores_of_a_judge_are_compared_by_their_value_and_missing_ones_left_out(tmp_path: Path):
+    a = write(tmp_path / "a.jsonl", [1, 1], scores={"CI": {"value": 0.4, "correct": False}, "DO": {"value": None, "missing": "x"}})
+    b = write(tmp_path / "b.jsonl", [1, 1], scores={"CI": {"value": 0.8, "correct": True}, "DO": {"value": 0.2, "correct": False}})
+    found = compare(a, b)
+    assert [(task.task, task.n) for task in found.tasks] == [("CI", 2)] and found.missing == 2
+    assert found.tasks[0].difference.value == pytest.approx(0.4) and all(flip.gained for flip in found.flips)
+
+
+def test_results_that_cannot_be_paired_are_refused(tmp_path: Path):
+    a = write(tmp_path / "a.jsonl", [1, 0])
+    with pytest.raises(PllavaError, match="1 questions are in one of"):
+        compare(a, write(tmp_path / "b.jsonl", [1, 0, 0]))
+    with pytest.raises(PllavaError, match="Moving Count/0: answer differ"):
+        compare(a, write(tmp_path / "c.jsonl", [1, 0], answer="(B) 2"))
+    with pytest.raises(PllavaError, match="it has: adapted"):
+        compare(a, a, model="champion")
+    with pytest.raises(PllavaError, match=r"none\.jsonl is not there"):
+        compare(a, tmp_path / "none.jsonl")
+
+
+def test_command_line(tmp_path: Path):
+    a, b = write(tmp_path / "a.jsonl", [1, 0]), write(tmp_path / "b.jsonl", [1, 1])
+    result = CliRunner().invoke(cli.app, ["evaluate", "compare", str(a), str(b)])
+    assert result.exit_code == 0 and "| Moving Count | 2 | 50.0 | 100.0 |" in result.output
+    with pytest.raises(PllavaError, match="two results, found 1"):
+        CliRunner().invoke(cli.app, ["evaluate", "compare", str(a)], catch_exceptions=False)

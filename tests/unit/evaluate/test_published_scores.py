@@ -1,0 +1,158 @@
+"""Aggregates equal those of the published scripts (tests/reference/scoring.json), but for the defects that are not repeated:
+
+a failed judgement is missing where it was a 0 (item 7), the stray start value of VCG's accuracy is gone (8), and an unreadable
+video is wrong in its own task (9).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pllava.evaluate import metrics
+from pllava.evaluate.benchmark import Benchmark, Score, load_benchmark
+from pllava.evaluate.judge import rubric
+from pllava.evaluate.judge.offline import OfflineJudge
+from pllava.evaluate.judge.reply import UnreadableReplyError, parse
+from pllava.evaluate.letter_match import score as letter_score
+from pllava.evaluate.scoring import score_rows
+
+PROVENANCE = {"benchmark": "recorded", "bootstrap_resamples": 100, "seed": 0}
+TITLES = {
+    "consistency": "CONSISTENCY",
+    "context": "CONTEXT",
+    "detailed_orientation": "DETAIL",
+    "correctness": "CORRECTNESS",
+    "temporal": "TEMPORAL",
+}
+
+
+@pytest.fixture
+def recorded(reference: Path) -> dict[str, Any]:
+    return json.loads((reference / "scoring.json").read_text())
+
+
+class Recorded(Benchmark):
+    """Scores are what the recorded run of the published script gave."""
+
+    title = "recorded"
+    judged = True
+    average_over = "questions"
+
+    def samples(self, root, limit=None):
+        return []
+
+    def tasks(self, row):
+        return tuple(row["given"])
+
+    def score(self, row, judge):
+        return row["given"]
+
+
+def row(number: int, task: str, **fields: Any) -> dict[str, Any]:
+    return {"model": "m", "id": str(number), "task": task, "media": f"{number}.mp4", "candidates": [], "error": None} | fields
+
+
+def published(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    benchmark, judge = Recorded(), OfflineJudge()
+    return metrics.build(score_rows(rows, benchmark, judge), PROVENANCE, benchmark, judge)["models"]["m"]
+
+
+def test_replies_are_read_as_published_and_failures_are_missing(recorded: dict[str, Any]):
+    for case in recorded["judge_reply_parsing"]:
+        if case["error"]:  # the request itself failed: there is no reply to read
+            continue
+        try:
+            found = parse(case["raw"], decides=case["bench"] != "vcg")
+        except UnreadableReplyError:
+            assert case["returns"][:2] == [False, 0], case  # the published script takes its failure for a 0
+        else:
+            assert list(found) == case["returns"][:2], case
+
+
+@pytest.mark.parametrize(
+    "reply", ["{'pred': 'yes', 'score': 7}", "{'pred': 'yes', 'score': -1}", "{'pred': 'yes', 'score': 1e999}", "(" * 1500, ""]
+)
+def test_a_score_that_is_none_is_missing(reply: str):
+    with pytest.raises(UnreadableReplyError):
+        parse(reply, decides=True)
+
+
+def test_mvbench(recorded: dict[str, Any]):
+    case = recorded["mvbench_save_results"]
+    rows = [
+        row(number, item["task_type"], prediction=item["pred"], answer=item["gt"], candidates=["x"] * 4)
+        for number, item in enumerate(case["result_list"])
+    ]
+    benchmark, judge = load_benchmark("mvbench"), OfflineJudge()
+    found = metrics.build(score_rows(rows, benchmark, judge), PROVENANCE, benchmark, judge)["models"]["m"]
+    expected = dict(case["leaderboard"])
+    assert 100 * found["average_over_questions"]["value"] == pytest.approx(expected.pop("Avg"), abs=1e-4)
+    assert {task: 100 * cell["value"] for task, cell in found["tasks"].items()} == pytest.approx(expected, abs=1e-4)
+    counts = defaultdict(lambda: [0, 0])
+    for item in case["result_list"]:
+        counts[item["task_type"]][0] += letter_score(item["pred"], item["gt"])
+        counts[item["task_type"]][1] += 1
+    assert counts == case["acc_dict"]
+
+
+@pytest.mark.parametrize("name", ["videoqa_save_results", "recaption_save_results"])
+def test_right_or_wrong(recorded: dict[str, Any], name: str):
+    case = recorded[name]
+    rows = [
+        row(number, "t", given={item.get("task_type", "Panda70M"): Score(float(item["correct"]), item["correct"], float(item["score"]))})
+        for number, item in enumerate(case["judged"])
+    ]
+    found, expected = published(rows), dict(case["leaderboard"])
+    accuracy, score = expected.pop("Avg_Acc"), expected.pop("Avg_Score")
+    assert 100 * found["average"]["value"] == pytest.approx(accuracy, abs=1e-4) and found["average"]["score"] == pytest.approx(
+        score, abs=1e-6
+    )
+    for task, cell in expected.items():
+        mine = found["tasks"][task]
+        assert (100 * mine["value"], 100 * mine["accuracy"], mine["score"]) == pytest.approx(
+            (cell["acc"], cell["acc"], cell["score"]), abs=1e-4
+        )
+
+
+def test_vcgbench(recorded: dict[str, Any]):
+    case = recorded["vcg_save_results"]
+    rows = [
+        row(n, item["task_type"], given={d: Score(s / 5, s > 3, float(s)) for d, s in item["scores"].items()})
+        for n, item in enumerate(case["judged"])
+    ]
+    found, expected = published(rows), dict(case["leaderboard"])
+    expected.pop("Avg_Acc")
+    assert found["average_over_questions"]["score"] == pytest.approx(expected.pop("Avg_Score"), abs=1e-6)
+    assert {d: cell["score"] for d, cell in found["tasks"].items()} == pytest.approx(
+        {d: cell["score"] for d, cell in expected.items()}, abs=1e-6
+    )
+    assert {d: 100 * cell["accuracy"] for d, cell in found["tasks"].items()} == pytest.approx(
+        {d: e["acc"] for d, e in expected.items()}, abs=1e-4
+    )
+    right = sum(cell["accuracy"] * cell["n"] for cell in found["tasks"].values()) / sum(cell["n"] for cell in found["tasks"].values())
+    assert 100 * right == pytest.approx(case["avg_acc_without_the_bug"], abs=1e-4)
+    plain = sum(cell["score"] for cell in found["tasks"].values()) / 5
+    assert found["average_over_tasks"]["score"] == pytest.approx(plain, abs=1e-6)
+
+
+def test_dimensions_of_each_kind_of_question(recorded: dict[str, Any]):
+    from pllava.evaluate.vcgbench import DIMENSIONS
+
+    expected = recorded["judge_requests"]["vcg_dimensions"]
+    for kind, dimensions in DIMENSIONS.items():
+        assert sorted(d.name for d in dimensions) == sorted(expected[f"{kind}_qa"])
+        assert [d for d in dimensions if d is not getattr(rubric, TITLES[d.name])] == []
+
+
+def test_a_missing_judgement_is_in_no_average():
+    rows = [row(n, "t", given={"t": Score(1.0, True, 5.0)}) for n in range(3)] + [row(3, "t", given={"t": Score(None, missing="time-out")})]
+    benchmark, judge = Recorded(), OfflineJudge()
+    scored = score_rows(rows, benchmark, judge, max_missing=0.25)
+    cell = metrics.build(scored, PROVENANCE, benchmark, judge)["models"]["m"]["tasks"]["t"]
+    assert (cell["value"], cell["score"], cell["n"], cell["missing"]) == (1.0, 5.0, 4, 1)
+    assert scored[3]["correct"] is None and scored[3]["scores"]["t"] == {"value": None, "missing": "time-out"}
