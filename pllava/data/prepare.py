@@ -122,6 +122,15 @@ def _benchmark_samples(params: Params) -> list[tuple[str, Any]]:
     return [(name, sample) for name, entry in benchmarks for sample in load_benchmark(name, entry.source).samples(entry.root)]
 
 
+def _annotation_file(params: Params, name: str, stem: str) -> str:
+    """The file of a benchmark that holds the samples "<stem>/<number>"."""
+    from pllava.evaluate.benchmark import load_benchmark
+
+    entry = params.evaluate.benchmarks[name]
+    files = [path for path in load_benchmark(name, entry.source).annotations(entry.root) if path.stem == stem]
+    return str(files[0] if files else entry.root)
+
+
 def _benchmarks(
     params: Params, media: MediaChecks, assembly: Assembly, writers: dict[str, ManifestWriter], report: dict[str, Any]
 ) -> list[Counts]:
@@ -139,7 +148,7 @@ def _benchmarks(
             if sample.candidates and sample.answer not in sample.candidates:
                 reasons.append(("answer is no option", f"the answer {sample.answer!r} is none of the options, so no reply can be right"))
             if reasons:
-                file = f"{params.evaluate.benchmarks[name].root}: {stem}"
+                file = _annotation_file(params, name, stem)
                 problems.append(quarantined("test", Problem(name, file, int(number), medium.path, reasons)))
             else:
                 counts.rows += 1
