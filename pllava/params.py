@@ -39,16 +39,19 @@ class Rendered(Section):
 class Corpus(Section):
     """One instruction corpus: a VideoChat2-IT annotation file and the root its media paths are relative to."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="opens the ids of its rows, and names its reports")
     kind: Literal["video", "image"] = "video"
     annotations: Path
     media: Path
+    weight: float = Field(1.0, gt=0, le=100, description="share of its rows that is taken; 2 takes each row twice, with other frames")
+    max_rows: int | None = Field(None, ge=1, description="the most rows taken, after the weight; a higher cap keeps those of a lower one")
 
 
 class Data(Section):
     train: list[Corpus] = Field(min_length=1)
     validation: list[Corpus] = []
     max_bad_fraction: float = Field(0.0, ge=0, le=1, description="`prepare` stops when more than this share of rows is unusable")
+    max_seconds: float | None = Field(None, gt=0, description="longer clips are quarantined: a few frames of an hour show little of it")
     workers: int = Field(2, ge=1, description="processes that check and decode media")
 
 
@@ -213,6 +216,8 @@ def _explain(raw: dict[str, Any], item: Any) -> str:
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{where}: unknown key; {hint}"
+    if item["type"] == "value_error":  # one of our own, which says what was found
+        return f"{where}: {item['ctx']['error']}"
     found = "" if item["type"] == "missing" else f", found {item['input']!r}"
     return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}{found}"
 
