@@ -61,7 +61,23 @@ def shards(path: Path) -> list[Path]:
 
 def answered(path: Path) -> dict[int, list[dict[str, Any]]]:
     """What any process has answered so far. Only reads: a torn end is left to the journal's owner."""
-    return {entry["unit"]: entry["rows"] for file in shards(path) for entry, _ in _whole_lines(file)}
+    memo: dict[str, str] = {}
+    found: dict[int, list[dict[str, Any]]] = {}
+    for file in shards(path):
+        for entry, _ in _whole_lines(file):
+            for row in entry["rows"]:
+                _share_strings(row, memo)
+            found[entry["unit"]] = entry["rows"]
+    return found
+
+
+def _share_strings(row: dict[str, Any], memo: dict[str, str]) -> None:
+    """Equal texts are one object: three models' rows hold the same question, many questions the same clip and options."""
+    for key, value in row.items():
+        if isinstance(value, str):
+            row[key] = memo.setdefault(value, value)
+        elif isinstance(value, list):
+            row[key] = [memo.setdefault(item, item) if isinstance(item, str) else item for item in value]
 
 
 def finished(path: Path) -> set[int]:

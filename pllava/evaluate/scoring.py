@@ -19,7 +19,11 @@ QUEUE = 64  # rows that wait, for each request at once
 
 def score_rows(rows: list[dict[str, Any]], benchmark: Benchmark, judge: Judge, max_missing: float = 0.0) -> list[dict[str, Any]]:
     """The same rows, scored in place. Raises PllavaError when more than `max_missing` of the judgements failed; then none is changed."""
-    scores = _judge(rows, benchmark, judge) if benchmark.judged else [_scores(row, benchmark, judge) for row in rows]
+    if not benchmark.judged:  # nothing can be missing
+        for row in rows:
+            _write(row, _scores(row, benchmark, judge), judged=False)
+        return rows
+    scores = _judge(rows, benchmark, judge)
     total = sum(len(found) for found in scores)
     missing = [score.missing for found in scores for score in found.values() if score.value is None]
     if len(missing) > max_missing * total:
@@ -28,7 +32,7 @@ def score_rows(rows: list[dict[str, Any]], benchmark: Benchmark, judge: Judge, m
             "Answers and replies are kept; when the judge is well, run the same command again"
         )
     for row, found in zip(rows, scores, strict=True):
-        _write(row, found, benchmark.judged)
+        _write(row, found, judged=True)
     return rows
 
 
