@@ -14,11 +14,11 @@ from typing import Any
 
 
 class Journal:
-    """`journal.done` maps a finished unit's number to its rows; `add` writes one more."""
+    """`journal.done` holds the numbers of finished units; `add` writes one more. Rows are on disk, not in memory: `answered` reads them."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.done: dict[int, list[dict[str, Any]]] = {}
+        self.done: set[int] = set()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = self._read() if self.path.exists() else 0
         self._file = self.path.open("ab")
@@ -29,7 +29,7 @@ class Journal:
         """Fill `done`; give the length in bytes of the whole lines."""
         whole = 0
         for entry, length in _whole_lines(self.path):
-            self.done[entry["unit"]] = entry["rows"]
+            self.done.add(entry["unit"])
             whole += length
         return whole
 
@@ -37,7 +37,7 @@ class Journal:
         self._file.write(json.dumps({"unit": unit, "rows": rows}, ensure_ascii=False).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.done[unit] = rows
+        self.done.add(unit)
 
     def close(self) -> None:
         self._file.close()
@@ -61,7 +61,28 @@ def shards(path: Path) -> list[Path]:
 
 def answered(path: Path) -> dict[int, list[dict[str, Any]]]:
     """What any process has answered so far. Only reads: a torn end is left to the journal's owner."""
-    return {entry["unit"]: entry["rows"] for file in shards(path) for entry, _ in _whole_lines(file)}
+    memo: dict[str, str] = {}
+    found: dict[int, list[dict[str, Any]]] = {}
+    for file in shards(path):
+        for entry, _ in _whole_lines(file):
+            for row in entry["rows"]:
+                _share_strings(row, memo)
+            found[entry["unit"]] = entry["rows"]
+    return found
+
+
+def _share_strings(row: dict[str, Any], memo: dict[str, str]) -> None:
+    """Equal texts are one object: three models' rows hold the same question, many questions the same clip and options."""
+    for key, value in row.items():
+        if isinstance(value, str):
+            row[key] = memo.setdefault(value, value)
+        elif isinstance(value, list):
+            row[key] = [memo.setdefault(item, item) if isinstance(item, str) else item for item in value]
+
+
+def finished(path: Path) -> set[int]:
+    """Numbers of the units that any process has answered so far."""
+    return {entry["unit"] for file in shards(path) for entry, _ in _whole_lines(file)}
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:

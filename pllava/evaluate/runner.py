@@ -22,7 +22,7 @@ from rich.console import Console
 from pllava.errors import PllavaError
 from pllava.evaluate import metrics
 from pllava.evaluate.benchmark import Benchmark, Sample, load_benchmark
-from pllava.evaluate.journal import Journal, answered, shard
+from pllava.evaluate.journal import Journal, answered, finished, shard
 from pllava.evaluate.judge import Judge, make_judge
 from pllava.evaluate.progress import progress
 from pllava.evaluate.record import RECORDS, write_record
@@ -30,7 +30,7 @@ from pllava.evaluate.scoring import score_rows
 from pllava.evaluate.shards import answer_in_processes
 from pllava.evaluate.table import show
 from pllava.evaluate.units import Clip, questions_of, units
-from pllava.files import atomic_dir, atomic_write_text, read_json, write_json
+from pllava.files import atomic_dir, read_json, write_json
 
 if TYPE_CHECKING:
     from pllava.chat.template import Template
@@ -61,7 +61,7 @@ class Job:
 
     def left(self) -> dict[int, int]:
         """Number of questions of each unit that is not answered yet."""
-        done = answered(self.journal)
+        done = finished(self.journal)
         return {number: self.size(number) for number in range(len(self.plan)) if number not in done}
 
     def size(self, number: int) -> int:
@@ -112,7 +112,7 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
 
 
 def write_scored(
-    rows: Sequence[dict[str, Any]],
+    rows: list[dict[str, Any]],
     benchmark: Benchmark,
     judge: Judge | None,
     max_missing: float,
@@ -126,8 +126,8 @@ def write_scored(
     judge = judge or OfflineJudge()  # never asked by a benchmark that is not judged
     scored = score_rows(rows, benchmark, judge, max_missing)
     found = metrics.build(scored, provenance, benchmark, judge)
-    with atomic_dir(folder) as partial:
-        atomic_write_text(partial / "results.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored))
+    with atomic_dir(folder) as partial, (partial / "results.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scored)
     write_json(path, found)
     return found
 

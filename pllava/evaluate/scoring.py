@@ -14,22 +14,39 @@ from pllava.errors import PllavaError
 from pllava.evaluate.benchmark import Benchmark, Score
 from pllava.evaluate.judge import Judge
 
+QUEUE = 64  # rows that wait, for each request at once
 
-def score_rows(rows: Sequence[dict[str, Any]], benchmark: Benchmark, judge: Judge, max_missing: float = 0.0) -> list[dict[str, Any]]:
-    """The same rows in the same order, scored. Raises PllavaError when more than `max_missing` of the judgements failed."""
-    pool = ThreadPoolExecutor(judge.concurrency if benchmark.judged else 1)
-    try:
-        scores = list(pool.map(lambda row: _scores(row, benchmark, judge), rows))
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error nothing more is asked
-    judged = [score for found in scores for score in found.values()]
-    missing = [score.missing for score in judged if score.value is None]
-    if len(missing) > max_missing * len(judged):
+
+def score_rows(rows: list[dict[str, Any]], benchmark: Benchmark, judge: Judge, max_missing: float = 0.0) -> list[dict[str, Any]]:
+    """The same rows, scored in place. Raises PllavaError when more than `max_missing` of the judgements failed; then none is changed."""
+    if not benchmark.judged:  # nothing can be missing
+        for row in rows:
+            _write(row, _scores(row, benchmark, judge), judged=False)
+        return rows
+    scores = _judge(rows, benchmark, judge)
+    total = sum(len(found) for found in scores)
+    missing = [score.missing for found in scores for score in found.values() if score.value is None]
+    if len(missing) > max_missing * total:
         raise PllavaError(
-            f"{len(missing)} of {len(judged)} judgements failed, judge.max_missing allows {max_missing:.1%}. The first: {missing[0]}. "
+            f"{len(missing)} of {total} judgements failed, judge.max_missing allows {max_missing:.1%}. The first: {missing[0]}. "
             "Answers and replies are kept; when the judge is well, run the same command again"
         )
-    return [_scored(row, found, benchmark.judged) for row, found in zip(rows, scores, strict=True)]
+    for row, found in zip(rows, scores, strict=True):
+        _write(row, found, judged=True)
+    return rows
+
+
+def _judge(rows: Sequence[dict[str, Any]], benchmark: Benchmark, judge: Judge) -> list[dict[str, Score]]:
+    """As many rows at once as the judge allows; a queue of a few hundred waits, not all of them."""
+    scores: list[dict[str, Score]] = []
+    pool = ThreadPoolExecutor(judge.concurrency)
+    try:
+        for first in range(0, len(rows), QUEUE * judge.concurrency):
+            queue = rows[first : first + QUEUE * judge.concurrency]
+            scores += pool.map(lambda row: _scores(row, benchmark, judge), queue)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error nothing more is asked
+    return scores
 
 
 def values(row: Mapping[str, Any]) -> dict[str, float | None]:
@@ -46,8 +63,9 @@ def _scores(row: Mapping[str, Any], benchmark: Benchmark, judge: Judge) -> dict[
     return benchmark.score(row, judge) if benchmark.tasks(row) else {}
 
 
-def _scored(row: dict[str, Any], scores: Mapping[str, Score], judged: bool) -> dict[str, Any]:
+def _write(row: dict[str, Any], scores: Mapping[str, Score], judged: bool) -> None:
     """`correct` of a row: right on all its tasks; None when one is missing or there is none."""
     verdicts = [score.correct for score in scores.values()]
-    scored = row | {"correct": None if not verdicts or None in verdicts else all(verdicts)}
-    return scored | {"scores": {task: score.as_dict() for task, score in scores.items()}} if judged else scored
+    row["correct"] = None if not verdicts or None in verdicts else all(verdicts)
+    if judged:
+        row["scores"] = {task: score.as_dict() for task, score in scores.items()}
