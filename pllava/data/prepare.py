@@ -127,8 +127,10 @@ def _annotation_file(params: Params, name: str, stem: str) -> str:
     from pllava.evaluate.benchmark import load_benchmark
 
     entry = params.evaluate.benchmarks[name]
-    files = [path for path in load_benchmark(name, entry.source).annotations(entry.root) if path.stem == stem]
-    return str(files[0] if files else entry.root)
+    files = load_benchmark(name, entry.source).annotations(entry.root)
+    exact = [path for path in files if path.stem == stem]
+    like = [path for path in files if path.stem.startswith(f"{stem}_")]  # generic_qa.json of "generic"
+    return str((exact or like or files[-1:] or [entry.root])[0])  # where ids bear the benchmark's name, the last: test_q.json
 
 
 def _benchmarks(
