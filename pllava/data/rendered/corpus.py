@@ -41,16 +41,15 @@ def render(params: Params) -> Path:
 
 
 def instruction_qa(clip: Clip, rng: random.Random) -> list[dict[str, str]]:
-    """Conversation about one clip: every question open or as multiple choice, often the dense caption; VideoChat2-IT's `QA`."""
+    """Conversation about one clip: every question open or as multiple choice, and the dense caption; VideoChat2-IT's `QA`."""
     turns = []
     for question in questions(clip, rng):
         for as_choice in (True, False):
             if rng.random() < 0.75:
                 text, answer = question.shuffled(rng).multiple_choice() if as_choice else (question.text, question.answer)
                 turns.append({"i": "", "q": text, "a": answer})
-    if not turns or rng.random() < 0.5:
-        turns.append({"i": "", "q": rng.choice(CAPTION_REQUESTS), "a": caption(clip)})
     rng.shuffle(turns)
+    turns.insert(rng.randint(0, min(2, len(turns))), {"i": "", "q": rng.choice(CAPTION_REQUESTS), "a": caption(clip)})
     return turns
 
 
