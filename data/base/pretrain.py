@@ -39,6 +39,8 @@ from stills import (
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
+from pllava.data.rendered.questions import CAPTION_REQUESTS
+
 HERE = Path(__file__).parent
 SHARES = {"answer": 1.0, "option": 0.5, "marks": 0.25}  # of the losses of one batch
 
@@ -104,13 +106,19 @@ class Changes:
 
 
 class Stories:
-    """Text alone: the words of motion and the form of multiple choice."""
+    """Text alone: the words of motion, the form of multiple choice, and (`told_share` of the rows) descriptions of nothing in particular."""
 
     weight = 0.5
 
+    def __init__(self, told_share: float) -> None:
+        self.told_share = told_share
+
     def draw(self, count: int, writer: Writer, rng: random.Random) -> tuple[Batch, None, None]:
         rows = []
-        for _ in range(count):
+        for number in range(count):
+            if number < count * self.told_share:
+                rows.append(writer.write([(rng.choice(CAPTION_REQUESTS), story(rng)[0]) for _ in range(8)], 0, 400))
+                continue
             told, asked = story(rng)
             said = conversation(rng.sample(asked, min(4, len(asked))), rng, 0.6) + conversation([echo(rng) for _ in range(8)], rng, 1.0)
             rows.append(writer.write(said, 0, 400, told))
@@ -131,6 +139,7 @@ def main() -> None:
     options.add_argument("--album", type=int, default=8)
     options.add_argument("--change", type=int, default=16)
     options.add_argument("--story", type=int, default=8)
+    options.add_argument("--told", type=float, default=0.0, help="share of the stories that are told, not asked about")
     options.add_argument("--init", default="look.safetensors")
     options.add_argument("--out", default="language.safetensors")
     options.add_argument("--stop", type=int, default=None, help="end early, with the schedule of --steps")
@@ -146,7 +155,7 @@ def main() -> None:
         "still": Stills(tower, options.pool),
         "album": Albums(tower, options.pool // 2),
         "change": Changes(tower, options.pool),
-        "story": Stories(),
+        "story": Stories(options.told),
     }
     print(f"pictures in {time.time() - start:.0f} s", flush=True)
     base = Base(len(tokenizer), writer.image)
