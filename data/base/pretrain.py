@@ -106,7 +106,7 @@ class Changes:
 
 
 class Stories:
-    """Text alone: the words of motion, the form of multiple choice, and (`told_share` of the rows) descriptions of nothing in particular."""
+    """Text alone: the words of motion, the form of multiple choice, and (`told_share` of the rows) descriptions of nothing."""
 
     weight = 0.5
 
