@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pllava.commands.options import PARAMS, ParamsFile
 
 app = typer.Typer(help="Corpora: add, list, show, check, remove.", no_args_is_help=True)
 
@@ -31,10 +32,6 @@ def _undo() -> None:
     with suppress(PllavaError):  # another process is at it: no matter for those that only look
         if recover():
             typer.echo("undone: what a killed `pllava data` had left half done", err=True)
-
-
-ParamsFile = Annotated[Path, typer.Option("--params", metavar="FILE", help="the settings")]
-PARAMS = Path("params.yaml")
 
 
 @app.command("add")

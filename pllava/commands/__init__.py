@@ -1,0 +1,1 @@
+"""The commands of `pllava`, a file a topic. Nothing heavy is imported before a command runs."""

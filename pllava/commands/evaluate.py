@@ -1,0 +1,80 @@
+"""`pllava evaluate | judge | report`. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pllava.commands.options import PARAMS, ParamsFile, say, settings_of
+from pllava.errors import PllavaError
+
+if TYPE_CHECKING:
+    from pllava.params import Params
+
+
+commands = typer.Typer()
+
+
+@commands.command()
+def evaluate(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[BENCHMARK]... | compare A B", help="keys of evaluate.benchmarks  [default: all of them]")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="first questions of each task only; goes to outputs/limited/")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="share the questions  [default: evaluate.processes]")] = None,
+    model: Annotated[str, typer.Option(help="compare: the model of both results")] = "adapted",
+    other: Annotated[str | None, typer.Option(help="compare: the model of B, when another")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Stage: answer a benchmark's questions and score them.
+
+    `pllava evaluate compare A B` puts two results (a results.jsonl or its folder) side by side: a paired test a task, and which
+    questions flipped.
+    """
+    if names and names[0] == "compare":
+        from pllava.evaluate.compare import compare
+
+        if len(names) != 3:
+            raise PllavaError(f"compare takes two results, found {len(names) - 1}. Run: pllava evaluate compare A B")
+        typer.echo(compare(names[1], names[2], model, other or model).text())
+        return
+    settings = settings_of(params)
+    chosen = _benchmarks(settings, names, params)
+    from pllava.evaluate import evaluate
+
+    for name in chosen:
+        say(evaluate(settings, name, limit, processes))
+
+
+@commands.command()
+def judge(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[BENCHMARK]...", help="[default: all that need a judge]")] = None,
+    results: Annotated[Path | None, typer.Option(metavar="FILE", help="answers  [default: those of the evaluation]")] = None,
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="where scores go")] = Path("outputs/judged"),
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Score answers again, with the judge of the environment."""
+    settings = settings_of(params)
+    chosen = _benchmarks(settings, names, params)
+    from pllava.evaluate.judging import judge
+
+    for path in judge(settings, chosen, results, output, every=not names):
+        say(path)
+
+
+@commands.command()
+def report(params: ParamsFile = PARAMS) -> None:
+    """Stage: write the tables and plots a person looks at."""
+    from pllava.evaluate import report
+
+    say(report(settings_of(params)))
+
+
+def _benchmarks(settings: Params, names: list[str] | None, params: Path) -> list[str]:
+    known = list(settings.evaluate.benchmarks)
+    for name in names or ():
+        if name not in known:
+            raise PllavaError(f"{params} has no benchmark {name!r} under evaluate.benchmarks; it has: {', '.join(known)}")
+    return names or known
