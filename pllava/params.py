@@ -78,9 +78,11 @@ class Model(Section):
 
 
 class Features(Section):
-    enabled: bool = Field(True, description="encode each clip once before training; costs disk, saves the tower in every step")
+    enabled: bool | Literal["auto"] = Field(
+        "auto", description="encode each clip once before training; costs disk, saves the tower in every step. auto: when it pays"
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
-    batch_size: int = Field(32, ge=1, description="clips encoded at once")
+    processes: int = Field(1, ge=1, description="processes that encode, one a GPU; on a CPU one keeps every core busy")
 
 
 class Lora(Section):

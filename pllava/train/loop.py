@@ -26,8 +26,9 @@ from pllava.chat.template import load_template
 from pllava.data.collator import Collator
 from pllava.data.conversation import IGNORE
 from pllava.data.dataset import InstructionDataset, Pixels, VisionSource
-from pllava.data.features import FeatureStore, encode_clip
+from pllava.data.feature_store import open_store
 from pllava.data.manifest import PREPARED, read_manifest
+from pllava.data.tower import encode_clips
 from pllava.errors import PllavaError
 from pllava.files import atomic_dir, atomic_write_text
 from pllava.model.adapter import add_lora, save_adapter
@@ -73,7 +74,7 @@ class Trainer:
     def __init__(self, params: Params, accelerator: Accelerator) -> None:
         self.params, self.accelerator = params, accelerator
         rows = {split: read_manifest(PREPARED / f"{split}.parquet") for split in ("train", "validation")}
-        store = FeatureStore(params) if params.features.enabled else None
+        store = open_store(params)
         model, processor = pllava.load(
             params.model.base,
             num_frames=params.model.num_frames,
@@ -162,7 +163,7 @@ class Trainer:
         device = self.accelerator.device
         features = batch.get("vision_features")
         if features is None:
-            features = [encode_clip(self.base, clip.to(device), self.params.features.dtype) for clip in batch["pixel_values_videos"]]
+            features = encode_clips(self.base, list(batch["pixel_values_videos"]), self.params.features.dtype)
             features = torch.stack(features) if len({clip.shape for clip in features}) == 1 else features
         # Padding is on the right and attention causal: no supervised position sees it, so a conversation needs no mask and sdpa takes its
         # fast path. Independent turns bring a mask of their own.
