@@ -52,21 +52,23 @@ def clip_key(row: ManifestRow) -> str:
     return f"{row.media_sha256}{bound}"
 
 
-def encode_clip(model: Any, pixels: Tensor, dtype: str) -> Tensor:
-    """Pixels [T, 3, H, W] of ONE clip -> [T, P, Dv] in `dtype`. Never more at once: other sizes round otherwise."""
+def encode_clip(model: Any, pixels: Tensor, dtype: str, threads: int | None = None) -> Tensor:
+    """Pixels [T, 3, H, W] of ONE clip -> [T, P, Dv] in `dtype`. Never more at once: other sizes round otherwise.
+
+    threads: CPU threads, None for those that torch has now; the numbers are the same (tests/unit/data/test_features.py).
+    """
     import torch
 
-    with torch.no_grad(), _one_thread():
+    with torch.no_grad(), _threads(threads or torch.get_num_threads()):
         return model.vision_features(pixels).to(getattr(torch, dtype))
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """One CPU thread: a clip is little work, the decoders need the other cores, and the numbers depend on no setting."""
+def _threads(number: int) -> Iterator[None]:
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:
@@ -143,8 +145,9 @@ def _encode_all(params: Params, clips: dict[str, ManifestRow], folder: Path) -> 
         pending.clear()
 
     held = 0
+    # One thread: a clip is little work, and the decoders need the other cores.
     for key, clip in zip(track(clips, "Encoding clips"), loader, strict=True):
-        pending[key] = encode_clip(model, clip.to(model.device), params.features.dtype).cpu().contiguous()
+        pending[key] = encode_clip(model, clip.to(model.device), params.features.dtype, threads=1).cpu().contiguous()
         held += pending[key].nbytes
         if held >= SHARD_BYTES:
             write()

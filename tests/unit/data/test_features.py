@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pllava
-from pllava.data.features import STORE, FeatureStore, features
+from pllava.data.features import STORE, FeatureStore, encode_clip, features
 from pllava.data.manifest import PREPARED, read_manifest
 from pllava.errors import PllavaError
 from pllava.files import sha256_file
@@ -41,6 +41,26 @@ def test_store_holds_what_the_tower_gives(prepared: Project) -> None:
     unknown = row.__class__(**{**row.__dict__, "media_sha256": "0" * 64})
     with pytest.raises(PllavaError, match="has no features of"):
         FeatureStore(params).get(unknown)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_number_of_threads_does_not_change_the_numbers(dtype: torch.dtype) -> None:
+    """The store is written by one thread, training without it runs the tower with all it has."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=192, intermediate_size=768, num_hidden_layers=2, num_attention_heads=6, image_size=168, patch_size=14
+    )
+    tower = CLIPVisionModel(config).to(dtype).eval()
+
+    class Model:
+        def vision_features(self, pixels: torch.Tensor) -> torch.Tensor:
+            return tower(pixels.to(dtype)).last_hidden_state
+
+    clip = torch.randn(6, 3, 168, 168)
+    one, two = (encode_clip(Model(), clip, "float32", threads) for threads in (1, 2))
+    assert torch.equal(one, two)
 
 
 def test_switched_off_it_writes_an_index_that_says_so(project: Project) -> None:
