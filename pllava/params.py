@@ -78,9 +78,11 @@ class Model(Section):
 
 
 class Features(Section):
-    enabled: bool = Field(True, description="encode each clip once before training; costs disk, saves the tower in every step")
+    enabled: bool | Literal["auto"] = Field(
+        "auto", description="encode each clip once before training; costs disk, saves the tower in every step. auto: when it pays"
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
-    batch_size: int = Field(32, ge=1, description="clips encoded at once")
+    processes: int = Field(1, ge=1, description="processes that encode, one a GPU; on a CPU one keeps every core busy")
 
 
 class Lora(Section):
@@ -104,6 +106,10 @@ class Train(Section):
     turns: Literal["conversation", "independent"] = Field(
         "conversation",
         description="conversation: later turns see earlier ones. independent: the questions of a clip share it without seeing each other",
+    )
+    packing: bool = Field(False, description="the clips of a micro-batch in one row, unseen by each other: no padding, the same loss")
+    gradient_checkpointing: Literal["none", "mlp", "blocks"] = Field(
+        "none", description="compute again instead of keep: mlp, half the activations for a few % of time; blocks, most for a third"
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     log_every: int = Field(10, ge=1)
@@ -189,6 +195,17 @@ class Params(Section):
     registry: Registry = Registry()
     gate: Gate = Gate()
     deploy: Deploy = Deploy()
+
+    @model_validator(mode="after")
+    def _attention_fits(self) -> Params:
+        kind, train = self.model.attn_implementation, self.train
+        if train.packing and kind == "eager":
+            raise ValueError("train.packing needs model.attn_implementation sdpa (or flash_attention_2 on a GPU), found eager")
+        if train.turns == "independent" and kind == "flash_attention_2":
+            raise ValueError(
+                "train.turns independent needs a mask, which flash_attention_2 does not take: set model.attn_implementation sdpa"
+            )
+        return self
 
 
 def load_params(path: str | Path = PARAMS_FILE) -> Params:

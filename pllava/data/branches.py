@@ -65,3 +65,14 @@ def branch_mask(turn: Tensor) -> Tensor:
     size = turn.shape[1]
     same = (turn[:, None, :] == 0) | (turn[:, None, :] == turn[:, :, None])
     return (same & torch.ones(size, size, dtype=torch.bool).tril())[:, None]
+
+
+def branch_rest_mask(turn: Tensor) -> Tensor | None:
+    """turn [1, S] without padding -> bool [1, 1, R, S]: the rows of `branch_mask` after the shared prefix; None where nothing branches."""
+    shared = int((turn == 0).sum())
+    if int(turn.max()) <= 1:
+        return None
+    rest = turn[:, shared:, None]
+    same = (turn[:, None, :] == 0) | (turn[:, None, :] == rest)
+    size = turn.shape[1]
+    return (same & torch.ones(size - shared, size, dtype=torch.bool).tril(shared))[:, None]

@@ -1,17 +1,22 @@
 """The feature store, `pllava features`: the frozen vision tower runs once over each distinct clip of training and validation.
 
-data/features/ holds safetensors shards with one [T, P, Dv] tensor a clip, and index.json, written last. Training reads them or runs the
-tower itself (`features.enabled`): the numbers are the same to the bit, because both encode one clip at a time (`encode_clip`).
+Shards are written one by one into data/.features.partial/, which DVC does not know and so does not delete: after a kill the finished
+ones are checked and kept. Clips of an older store with the same settings are taken over. The folder data/features appears whole.
+Which clip is in which shard depends on the clips alone, so equal inputs are equal bytes, however they were made.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pllava.data.feature_plan import OTHER_FRAMES, clip_bytes, decide, plan_features, size
+from pllava.data.feature_store import STORE, ShardReader, clip_key, digest_of, settings
 from pllava.data.manifest import PREPARED, ManifestRow, read_manifest
 from pllava.errors import PllavaError
 from pllava.files import atomic_dir, read_json, write_json
@@ -21,141 +26,225 @@ if TYPE_CHECKING:
 
     from pllava.params import Params
 
-STORE = Path("data/features")
 SHARD_BYTES = 256 << 20
+PARTIAL = STORE.with_name(f".{STORE.name}.partial")
 
 
 def features(params: Params) -> Path:
-    """Write data/features/. With features.enabled false the index says so, and nothing else is there."""
-    if not params.features.enabled:
-        with atomic_dir(STORE) as folder:
-            write_json(folder / "index.json", {"enabled": False})
-        return STORE
-    if params.train.sampling == "rand":
+    """Write data/features/. When features are not stored the index says why, and nothing else is there. Raises PllavaError when
+    `enabled: true` cannot be, or more than data.max_bad_fraction of the clips cannot be decoded."""
+    if params.features.enabled is False:
+        return _write_none("features.enabled is false")
+    if params.features.enabled is True and params.train.sampling == "rand":
+        raise PllavaError(f"{OTHER_FRAMES}. Set features.enabled: auto or false, or train.sampling: middle, in params.yaml")
+    rows = {split: read_manifest(PREPARED / f"{split}.parquet") for split in ("train", "validation")}
+    plan = plan_features(params, rows["train"], rows["validation"])
+    print(plan, file=sys.stderr)
+    if reason := decide(params, plan):
+        print(f"features: not stored, {reason}; training runs the tower in every step", file=sys.stderr)
+        return _write_none(reason)
+    clips: dict[str, ManifestRow] = {}
+    for row in (*rows["train"], *rows["validation"]):
+        clips.setdefault(clip_key(row), row)  # of several rows of a clip, the first
+    build = Build(params, dict(sorted(clips.items())))
+    build.run()
+    stored, unreadable = build.index()
+    if len(unreadable) > params.data.max_bad_fraction * len(clips):
+        listed = "\n".join(f"  {clips[key].media}: {reason}" for key, reason in list(unreadable.items())[:10])
         raise PllavaError(
-            "train.sampling rand takes other frames every epoch, so there is nothing to encode once. "
-            "Set features.enabled: false, or train.sampling: middle, in params.yaml"
+            f"{len(unreadable)} of {len(clips)} clips cannot be decoded, more than data.max_bad_fraction {params.data.max_bad_fraction}:\n"
+            f"{listed}\n"
+            "Mend them, or check the data again: pllava prepare"
         )
-    rows = [row for split in ("train", "validation") for row in read_manifest(PREPARED / f"{split}.parquet")]
-    clips = {clip_key(row): row for row in reversed(rows)}  # of several rows of a clip, the first
     with atomic_dir(STORE) as folder:
-        index = _encode_all(params, dict(sorted(clips.items())), folder)
+        for shard in sorted({entry["shard"] for entry in stored.values()}):
+            _link(build.folder / shard, folder / shard)
+        index = {"enabled": True, "settings": build.settings, "clips": stored, "unreadable": unreadable}
         write_json(folder / "index.json", index)  # last: its existence means the store is whole
-    size = sum(file.stat().st_size for file in STORE.iterdir())
-    print(f"{STORE}: {len(clips)} clip(s), {size / 1e6:.1f} MB on disk, {size / len(clips) / 1e3:.1f} kB a clip", file=sys.stderr)
+    shutil.rmtree(PARTIAL)
+    used = sum(file.stat().st_size for file in STORE.iterdir())
+    print(f"{STORE}: {len(stored)} clip(s), {size(used)} on disk, {len(build.kept)} shard(s) kept from before", file=sys.stderr)
     return STORE
 
 
-def clip_key(row: ManifestRow) -> str:
-    """Content and time bound of a clip: what decides its frames."""
-    bound = "" if row.start is None and row.end is None else f":{row.start}:{row.end}"
-    return f"{row.media_sha256}{bound}"
+def _write_none(reason: str) -> Path:
+    with atomic_dir(STORE) as folder:
+        write_json(folder / "index.json", {"enabled": False, "reason": reason})
+    shutil.rmtree(PARTIAL, ignore_errors=True)
+    return STORE
 
 
-def encode_clip(model: Any, pixels: Tensor, dtype: str) -> Tensor:
-    """Pixels [T, 3, H, W] of ONE clip -> [T, P, Dv] in `dtype`. Never more at once: other sizes round otherwise."""
-    import torch
+class Build:
+    """One store in the making: a plan of shards, the finished ones in `folder`, and where else its clips may be found."""
 
-    with torch.no_grad(), _one_thread():
-        return model.vision_features(pixels).to(getattr(torch, dtype))
+    def __init__(self, params: Params, clips: dict[str, ManifestRow]) -> None:
+        import hashlib
 
+        self.params, self.clips, self.settings = params, clips, settings(params)
+        name = hashlib.sha256(repr(sorted(self.settings.items())).encode()).hexdigest()[:16]
+        self.folder = PARTIAL / name
+        for other in PARTIAL.glob("*"):
+            if other != self.folder:
+                shutil.rmtree(other)  # of other settings: no use any more
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.shards = _shards(clips, clip_bytes(params), params.model.num_frames)
+        self.kept: list[str] = []
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One CPU thread: a clip is little work, the decoders need the other cores, and the numbers depend on no setting."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def settings(params: Params) -> dict[str, Any]:
-    """What the stored numbers depend on besides the clips; compared when the store is opened."""
-    return {
-        "base": params.model.base,
-        "model_dtype": params.model.dtype,
-        "num_frames": params.model.num_frames,
-        "sampling": params.train.sampling,
-        "dtype": params.features.dtype,
-    }
-
-
-class FeatureStore:
-    """Reads clips of data/features by memory map. Raises PllavaError if it was made with other settings or lacks a clip."""
-
-    is_features = True
-
-    def __init__(self, params: Params, folder: Path = STORE) -> None:
+    def run(self) -> None:
+        """Encode what is missing, in `features.processes` processes that take shards in turn."""
+        self.kept = [name for name, keys in self.shards.items() if self._is_whole(name, keys)]
+        missing = [name for name in self.shards if name not in self.kept]
+        if self.kept:
+            print(f"features: {len(self.kept)} of {len(self.shards)} shard(s) are finished and whole: kept", file=sys.stderr)
+        processes = min(self.params.features.processes, len(missing))
+        if processes < 2:
+            if missing:
+                self.encode(missing, bar=True)
+            return
+        spawn = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU
+        workers = [
+            spawn.Process(target=_encode_share, args=(self, missing[number::processes], number, os.getpid())) for number in range(processes)
+        ]
         try:
-            index = read_json(folder / "index.json")
-        except FileNotFoundError:
-            raise PllavaError(f"{folder}/index.json is not there. Write it: pllava features") from None
-        if not index["enabled"]:
-            raise PllavaError(f"{folder} was written with features.enabled false, params.yaml now says true. Run: pllava features")
-        if index["settings"] != settings(params):
-            changed = [key for key, value in settings(params).items() if index["settings"].get(key) != value]
-            raise PllavaError(f"{folder} was made with other settings ({', '.join(changed)}). Write it again: pllava features")
-        self.folder, self.clips = folder, index["clips"]
-        self._shards: dict[str, Any] = {}
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+        finally:
+            for worker in workers:
+                if worker.is_alive():
+                    worker.terminate()
+        if any(worker.exitcode for worker in workers):
+            raise PllavaError(
+                "a process that encodes clips has failed; the reason is printed above. Finished shards are kept: pllava features"
+            )
 
-    def get(self, row: ManifestRow, epoch: int = 0) -> Tensor:
-        """[T, P, Dv] of a row's clip."""
-        from safetensors import safe_open
+    def encode(self, names: list[str], bar: bool, device: str = "auto", alive: Any = None) -> None:
+        """Write shards. Decoding runs in worker processes, the tower here."""
+        from rich.progress import track
 
-        key = clip_key(row)
-        shard = self.clips.get(key)
-        if shard is None:
-            raise PllavaError(f"{self.folder} has no features of {row.media} (row {row.id}). Write them: pllava features")
-        if shard not in self._shards:
-            self._shards[shard] = safe_open(self.folder / shard, framework="pt")
-        return self._shards[shard].get_tensor(key)
+        import pllava
+        from pllava.data.dataset import Pixels
+
+        params = self.params
+        model, processor = pllava.load(
+            params.model.base,
+            num_frames=params.model.num_frames,
+            dtype=params.model.dtype,
+            device=device,
+            attn_implementation=params.model.attn_implementation,
+        )
+        keys = [key for name in names for key in self.shards[name]]
+        before = self._older_clips(set(keys))
+        fresh = [key for key in keys if key not in before]
+        encoded = self._encoded(
+            model, [self.clips[key] for key in fresh], Pixels(processor, params.model.num_frames, params.train.sampling, params.seed)
+        )
+        progress = iter(track(keys, "Encoding clips", disable=not bar))
+        for name in names:
+            tensors: dict[str, Tensor] = {}
+            bad: dict[str, str] = {}
+            for key in self.shards[name]:
+                next(progress)
+                found = before[key].get(key) if key in before else next(encoded)
+                if isinstance(found, str):
+                    bad[key] = found
+                else:
+                    tensors[key] = found
+            if alive is not None and not alive():
+                raise PllavaError("the process that started this one has ended")
+            self._write(name, tensors, bad)
+        next(progress, None)
+
+    def _encoded(self, model: Any, rows: list[ManifestRow], pixels: Any) -> Iterator[Tensor | str]:
+        """Features of each row's clip, or why it has none."""
+        import torch
+        from torch.utils.data import DataLoader
+
+        from pllava.data.tower import encode_clips
+
+        params = self.params
+        together = max(1, torch.get_num_threads())
+        loader = DataLoader(_Clips(rows, pixels), batch_size=together, collate_fn=list, num_workers=params.data.workers if rows else 0)
+        for batch in loader:
+            good = iter(encode_clips(model, [clip for clip in batch if not isinstance(clip, str)], params.features.dtype))
+            for clip in batch:
+                yield clip if isinstance(clip, str) else next(good).cpu().contiguous()
+
+    def _write(self, name: str, tensors: dict[str, Tensor], bad: dict[str, str]) -> None:
+        """The shard, then what is in it: a shard without that is not finished."""
+        from safetensors.torch import save_file
+
+        temporary = self.folder / f".{name}.{os.getpid()}.partial"
+        save_file(tensors, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(self.folder / name)
+        entries = {
+            key: {"shard": name, "shape": [*tensor.shape], "dtype": str(tensor.dtype).removeprefix("torch."), "sha256": digest_of(tensor)}
+            for key, tensor in tensors.items()
+        }
+        write_json(self.folder / f"{name}.json", {"clips": entries, "unreadable": bad})
+
+    def _contents(self, name: str) -> dict[str, Any] | None:
+        try:
+            return read_json(self.folder / f"{name}.json")
+        except (FileNotFoundError, PllavaError):
+            return None
+
+    def _is_whole(self, name: str, keys: list[str]) -> bool:
+        contents = self._contents(name)
+        if contents is None or sorted([*contents["clips"], *contents["unreadable"]]) != keys or contents["unreadable"]:
+            return False  # what could not be read is tried again
+        return all(_is_good(ShardReader(self.folder, contents["clips"]), key) for key in keys)
+
+    def _older_clips(self, keys: set[str]) -> dict[str, ShardReader]:
+        """Clips that are already encoded with these settings: in data/features, or in shards of a run with other clips."""
+        found: dict[str, ShardReader] = {}
+        index = _read_index(STORE)
+        if index.get("settings") == self.settings:
+            found |= dict.fromkeys(index["clips"], ShardReader(STORE, index["clips"]))
+        for file in sorted(self.folder.glob("*.safetensors.json")):
+            if file.name.removesuffix(".json") not in self.kept and (contents := self._contents(file.name.removesuffix(".json"))):
+                found |= dict.fromkeys(contents["clips"], ShardReader(self.folder, contents["clips"]))
+        return {key: reader for key, reader in found.items() if key in keys and _is_good(reader, key)}
+
+    def index(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Entries of all clips, and those that could not be read, each sorted by key."""
+        contents = [read_json(self.folder / f"{name}.json") for name in self.shards]
+        clips = {key: entry for content in contents for key, entry in content["clips"].items()}
+        return clips, {key: reason for content in contents for key, reason in content["unreadable"].items()}
 
 
-def _encode_all(params: Params, clips: dict[str, ManifestRow], folder: Path) -> dict[str, Any]:
-    """Encode in the order of the keys and write shards; decoding runs in worker processes, the tower here."""
-    from rich.progress import track
-    from safetensors.torch import save_file
-    from torch.utils.data import DataLoader
+def _shards(clips: dict[str, ManifestRow], each: int, num_frames: int) -> dict[str, list[str]]:
+    """Keys of each shard, in order, by the size the clips are planned to have."""
+    shards: list[list[str]] = []
+    room = 0
+    for key, row in clips.items():
+        if room <= 0:
+            shards.append([])
+            room = SHARD_BYTES
+        shards[-1].append(key)
+        room -= each // num_frames if row.kind == "image" else each
+    return {f"features-{number:05d}.safetensors": keys for number, keys in enumerate(shards)}
 
-    import pllava
-    from pllava.data.dataset import Pixels
 
-    model, processor = pllava.load(
-        params.model.base,
-        num_frames=params.model.num_frames,
-        dtype=params.model.dtype,
-        attn_implementation=params.model.attn_implementation,
-    )
-    pixels = Pixels(processor, params.model.num_frames, params.train.sampling, params.seed)
-    loader = DataLoader(_Clips(list(clips.values()), pixels), batch_size=None, num_workers=params.data.workers)
-    shards: list[str] = []
-    where: dict[str, str] = {}
-    pending: dict[str, Any] = {}
+def _encode_share(build: Build, names: list[str], number: int, parent: int) -> None:
+    """What one of several processes does."""
+    import torch
 
-    def write() -> None:
-        shards.append(f"features-{len(shards):05d}.safetensors")
-        save_file(pending, folder / shards[-1])
-        where.update(dict.fromkeys(pending, shards[-1]))
-        pending.clear()
-
-    held = 0
-    for key, clip in zip(track(clips, "Encoding clips"), loader, strict=True):
-        pending[key] = encode_clip(model, clip.to(model.device), params.features.dtype).cpu().contiguous()
-        held += pending[key].nbytes
-        if held >= SHARD_BYTES:
-            write()
-            held = 0
-    if pending:
-        write()
-    return {"enabled": True, "settings": settings(params), "clips": where}
+    gpus = torch.cuda.device_count()
+    if not gpus:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // build.params.features.processes))
+    try:
+        build.encode(names, number == 0, f"cuda:{number % gpus}" if gpus else "auto", lambda: os.getppid() == parent)
+    except PllavaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 class _Clips:
-    """Map-style dataset of the pixels of distinct clips."""
+    """Map-style dataset of the pixels of distinct clips; a clip that cannot be read is the reason, a string."""
 
     def __init__(self, rows: list[ManifestRow], pixels: Any) -> None:
         self.rows, self.pixels = rows, pixels
@@ -163,5 +252,31 @@ class _Clips:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> Tensor:
-        return self.pixels.get(self.rows[number], 0)
+    def __getitem__(self, number: int) -> Tensor | str:
+        try:
+            return self.pixels.get(self.rows[number], 0)
+        except PllavaError as error:
+            return str(error)
+
+
+def _is_good(reader: ShardReader, key: str) -> bool:
+    try:
+        reader.get(key)
+    except PllavaError:
+        return False
+    return True
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / "index.json")
+    except (FileNotFoundError, PllavaError):
+        return {}
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name, where the file system can; a copy elsewhere."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -26,11 +26,14 @@ from pllava.chat.template import load_template
 from pllava.data.collator import Collator
 from pllava.data.conversation import IGNORE
 from pllava.data.dataset import InstructionDataset, Pixels, VisionSource
-from pllava.data.features import FeatureStore, encode_clip
+from pllava.data.feature_store import open_store
 from pllava.data.manifest import PREPARED, read_manifest
+from pllava.data.tower import encode_clips
 from pllava.errors import PllavaError
 from pllava.files import atomic_dir, atomic_write_text
 from pllava.model.adapter import add_lora, save_adapter
+from pllava.model.attention import use_packed_attention
+from pllava.model.checkpointing import recompute
 from pllava.registry.tracking import Run, training_run
 from pllava.train.journal import Journal
 from pllava.train.optimizer import adamw
@@ -73,7 +76,7 @@ class Trainer:
     def __init__(self, params: Params, accelerator: Accelerator) -> None:
         self.params, self.accelerator = params, accelerator
         rows = {split: read_manifest(PREPARED / f"{split}.parquet") for split in ("train", "validation")}
-        store = FeatureStore(params) if params.features.enabled else None
+        store = open_store(params)
         model, processor = pllava.load(
             params.model.base,
             num_frames=params.model.num_frames,
@@ -83,6 +86,9 @@ class Trainer:
             attn_implementation=params.model.attn_implementation,
         )
         self.base = model
+        if params.train.packing:
+            use_packed_attention(model)
+        recompute(model, params.train.gradient_checkpointing)
         self.peft = add_lora(model, params.train.lora, params.seed)
         optimizer = adamw(self.peft, params.train.learning_rate, params.train.weight_decay)
         self.schedule = cosine(params.train.steps, params.train.warmup_ratio, params.train.min_lr_ratio)
@@ -100,7 +106,8 @@ class Trainer:
             for split, table in rows.items()
         }
         key = "vision_features" if vision.is_features else "pixel_values_videos"
-        self.collator = Collator(processor.image_token_id, processor.num_visual_tokens, processor.tokenizer.pad_token_id or 0, key)
+        pad_token_id = processor.tokenizer.pad_token_id or 0
+        self.collator = Collator(processor.image_token_id, processor.num_visual_tokens, pad_token_id, key, params.train.packing)
         self.workers = 0 if vision.is_features else params.data.workers
 
     def train(self, journal: Journal) -> None:
@@ -162,20 +169,22 @@ class Trainer:
         device = self.accelerator.device
         features = batch.get("vision_features")
         if features is None:
-            features = [encode_clip(self.base, clip.to(device), self.params.features.dtype) for clip in batch["pixel_values_videos"]]
+            features = encode_clips(self.base, list(batch["pixel_values_videos"]), self.params.features.dtype)
             features = torch.stack(features) if len({clip.shape for clip in features}) == 1 else features
         # Padding is on the right and attention causal: no supervised position sees it, so a conversation needs no mask and sdpa takes its
-        # fast path. Independent turns bring a mask of their own.
-        branches = "position_ids" in batch
+        # fast path. Independent turns bring a mask of their own, a packed row its segments.
+        positions, segments = batch.get("position_ids"), batch.get("segments")
+        mask = batch["attention_mask"] if positions is not None and segments is None else None
         output = self.model(
             input_ids=batch["input_ids"].to(device),
             labels=batch["labels"].to(device),
-            attention_mask=batch["attention_mask"].to(device) if branches else None,
-            position_ids=batch["position_ids"].to(device) if branches else None,
+            attention_mask=None if mask is None else mask.to(device),
+            position_ids=None if positions is None else positions.to(device),
             vision_features=features.to(device) if isinstance(features, Tensor) else [clip.to(device) for clip in features],
             num_items_in_batch=tokens,
             logits_to_keep=1,
             use_cache=False,
+            **({} if segments is None else {"segments": segments}),
         )
         return output.loss
 

@@ -32,6 +32,8 @@ def test_every_problem_is_named_at_once_with_the_nearest_key(tmp_path):
 def test_settings_that_contradict_each_other_are_said_in_one_sentence(tmp_path):
     said = problems(tmp_path, ("pooling_shape: [8,", "pooling_shape: [9,"))
     assert said.splitlines()[1:] == ["  model: pooling_shape[0] = 9 is more than num_frames = 8"]
+    said = problems(tmp_path, ("packing: false", "packing: true"), ("implementation: sdpa", "implementation: eager"))
+    assert "train.packing needs model.attn_implementation sdpa" in said
 
 
 def test_without_a_benchmark_there_is_nothing_to_judge_by(tmp_path):

@@ -1,0 +1,72 @@
+"""Attention over a packed row: `use_packed_attention(model)`, then `model(..., position_ids=positions, segments=segments)`.
+
+Several samples stand one after the other in one row and none sees another. Each segment is attended by itself, causally, so no [S, S] mask
+exists and nothing is computed for pairs of samples. A segment with branches (`pllava.data.branches`) is a causal prefix and a rest with a
+mask of its own, [rest, segment].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from pllava.errors import PllavaError
+
+PACKED = "pllava_packed_sdpa"
+
+
+class Segment(NamedTuple):
+    """One sample of a packed row. `mask`: bool [1, 1, R, length], what each of the last R positions sees; None: plain causal."""
+
+    length: int
+    mask: Tensor | None = None
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    segments: Sequence[Segment] = (),
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' sdpa, a segment at a time. query, key, value [1, heads, S, head_dim] -> [1, S, heads, head_dim]."""
+    if not segments:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    lengths = [segment.length for segment in segments]
+    parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    found = []
+    for segment, (q, k, v) in zip(segments, parts, strict=True):
+        if segment.mask is None:
+            found.append(sdpa_attention_forward(module, q, k, v, None, **kwargs)[0])
+            continue
+        rest = segment.mask.shape[2]
+        shared = segment.length - rest
+        before = [tensor[:, :, :shared] for tensor in (q, k, v)]
+        found.append(sdpa_attention_forward(module, *before, None, **kwargs)[0])
+        found.append(sdpa_attention_forward(module, q[:, :, shared:], k, v, segment.mask.to(q.device), **kwargs)[0])
+    return torch.cat(found, dim=1), None
+
+
+AttentionInterface.register(PACKED, packed_attention)
+
+
+def use_packed_attention(model: Any) -> None:
+    """Make the language model of a loaded model take `segments`. flash_attention_2 needs none: it reads them off the positions.
+
+    Raises PllavaError for a language model whose layers look through a sliding window.
+    """
+    config = model.model.language_model.config
+    if config._attn_implementation == "flash_attention_2":
+        return
+    if config._attn_implementation != "sdpa":
+        raise PllavaError(f"train.packing needs model.attn_implementation sdpa or flash_attention_2, not {config._attn_implementation}")
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        raise PllavaError("train.packing: this language model attends through a sliding window. Set train.packing: false in params.yaml")
+    config._attn_implementation = PACKED
