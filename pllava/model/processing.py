@@ -209,8 +209,9 @@ def _looked_up(table: np.ndarray, pictures: np.ndarray) -> torch.Tensor:
     """[3, 256], uint8 [T, h, w, 3] -> float32 [T, 3, h, w]."""
     num_frames, height, width, channels = pictures.shape
     pixels = np.empty((num_frames, channels, height, width), table.dtype)
-    for channel in range(channels):
-        np.take(table[channel], pictures[..., channel], out=pixels[:, channel], mode="clip")  # the mode without a check; none is out
+    for picture, made in zip(pictures, pixels, strict=True):  # one at a time: numpy makes 8 bytes of each level
+        for channel in range(channels):
+            np.take(table[channel], picture[..., channel], out=made[channel], mode="clip")  # the mode without a check; none is out
     return torch.from_numpy(pixels)
 
 
