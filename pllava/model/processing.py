@@ -118,7 +118,7 @@ class PllavaProcessor(ProcessorMixin):
 
     def _pixel_values(self) -> np.ndarray:
         """float32 [3, 256]: what the library's rescaling and normalisation make of each level of each channel."""
-        levels = np.arange(256, dtype=np.uint8).reshape(16, 16)[..., None].repeat(3, -1)
+        levels: np.ndarray = np.arange(256, dtype=np.uint8).reshape(16, 16)[..., None].repeat(3, -1)
         made = self.image_processor([Image.fromarray(levels)], do_resize=False, do_center_crop=False, return_tensors="np")["pixel_values"]
         return np.asarray(made[0]).reshape(3, 256)
 

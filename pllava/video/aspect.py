@@ -53,8 +53,8 @@ def steps(sizes: list[Size], number: int, resolution: int, final: Size) -> list[
     """
     size = sizes[number]
     short, long = working_size(sizes, resolution)
-    done = _cover(size, (long, short) if size[0] > size[1] else (short, long))
-    width, height = done[-1].size
+    width, height = target = (long, short) if size[0] > size[1] else (short, long)
+    done = _cover(size, target)
     short, long = sorted((width, height))
     other = int(resolution * long / short)  # the long side is truncated to a whole pixel
     scaled = (resolution, other) if width <= height else (other, resolution)

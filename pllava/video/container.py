@@ -19,8 +19,8 @@ from pllava.video.pyav import MEND, OPEN_OPTIONS, Header, PyavSource, check_whol
 log = logging.getLogger(__name__)
 
 
-def read_header(path: Path, limits: Limits) -> Header:
-    """Raises PllavaError when the file is empty, is no video, has no video stream, or is beyond a limit."""
+def read_header(path: Path, limits: Limits, whole: bool = True) -> Header:
+    """Raises PllavaError when the file is empty, is no video, has no video stream, is beyond a limit or, with `whole`, is cut off."""
     import av
 
     size = path.stat().st_size
@@ -35,7 +35,7 @@ def read_header(path: Path, limits: Limits) -> Header:
             stream = container.streams.video[0]
             seconds = float(container.duration or 0) / av.time_base
             header = Header(stream.width, stream.height, stream.frames, seconds)
-            if container.format.name.startswith("mov"):  # mp4 and its kin say where each frame is
+            if whole and container.format.name.startswith("mov"):  # mp4 and its kin say where each frame is
                 _check_places(path, [entry.pos + entry.size for entry in stream.index_entries], size)
     except (av.FFmpegError, ValueError) as error:
         raise PllavaError(f"{path}: not a readable video ({reason(error)}). {MEND}") from error

@@ -51,7 +51,8 @@ class PyavSource:
             base, times = float(first.time_base), [pts * float(first.time_base) for pts in self._pts]
             spacing = self._last_duration * base
         else:  # packets without a time, or that are not one frame each
-            self._pts, times, spacing = [], *self._decoded_times()
+            self._pts = []
+            times, spacing = self._decoded_times()
         check_whole(path, header, len(times))
         self.times = np.asarray(times) - times[0]
         self.duration = float(self.times[-1]) + spacing

@@ -92,16 +92,20 @@ def read_video(
     return VideoFrames(frames, times, indices, source.fps, len(source.times), source.duration, source.reader)
 
 
-def _open(path: Path, limits: Limits, reader: str) -> Source:
+def kind_of_path(path: Path) -> str:
+    """ "folder", "gif", "image" or "video". Raises PllavaError when there is nothing that could be read."""
     if not path.exists():
         raise PllavaError(f"{path}: no such file or folder")
     if not (path.is_file() or path.is_dir()):
         raise PllavaError(f"{path}: neither a file nor a folder of frames")
     try:
-        kind = kind_of(path)
+        return kind_of(path)
     except PermissionError:
         raise PllavaError(f"{path}: no permission to read it") from None
-    match kind:
+
+
+def _open(path: Path, limits: Limits, reader: str) -> Source:
+    match kind_of_path(path):
         case "folder":
             return FolderSource(path, limits)
         case "gif":

@@ -10,28 +10,22 @@ longer than the limit costs that process and is reported; the other clips are no
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from pllava.errors import PllavaError
+from pllava.video.child import Child, Gone
 from pllava.video.limits import Limits
+from pllava.video.pyav import MEND
 from pllava.video.reader import VideoFrames
 
-ROOT = Path(__file__).resolve().parents[2]
 TIME_LIMIT = 120.0  # seconds for the frames of one clip
-START_LIMIT = 120.0  # seconds for a worker to start
 
 
 class Readers:
@@ -50,8 +44,8 @@ class Readers:
             raise PllavaError(f"{workers} reader(s) with {time_limit} s a clip: need at least 1, and more than 0 s")
         self.workers, self.time_limit, self.limits, self.picture = workers, time_limit, limits or Limits(), picture
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="reader")
-        self._idle: deque[_Child] = deque()
-        self._all: set[_Child] = set()
+        self._idle: deque[Child] = deque()
+        self._all: set[Child] = set()
         self._closed = False
 
     def __enter__(self) -> Readers:
@@ -72,18 +66,17 @@ class Readers:
     def read(self, path: str | Path, num_frames: int = 16, sampling: str = "eval", **arguments: Any) -> VideoFrames:
         """As `read_video`, without `rng` and `limits`. Raises PllavaError, also for a clip that takes too long or kills the decoder."""
         job = {"path": str(path), "num_frames": num_frames, "sampling": sampling, "picture": self.picture, "limits": asdict(self.limits)}
-        child = self._idle.pop() if self._idle else _Child()
+        child = self._idle.pop() if self._idle else Child("pllava.video.worker")
         self._all.add(child)
         try:
-            video = child.read(job | arguments, self.time_limit)
-        except _Gone as error:
+            [(said, frames)] = child.ask(job | arguments, self.time_limit)
+        except Gone as error:
             self._all.discard(child)
-            raise PllavaError(f"{path}: {error}. Skip it, or write it anew: ffmpeg -i IN -c:v libx264 -an OUT.mp4") from None
-        except PllavaError:
-            self._idle.append(child)
-            raise
+            raise PllavaError(f"{path}: {error}. {MEND}") from None
         self._idle.append(child)
-        return video
+        if frames is None:
+            raise PllavaError(said["error"])
+        return VideoFrames(frames, np.asarray(said["video"].pop("times")), **said["video"])
 
     def ahead(
         self, paths: Iterable[str | Path], num_frames: int = 16, sampling: str = "eval", window: int | None = None
@@ -104,66 +97,3 @@ class Readers:
             return path, future.result()
         except PllavaError as error:
             return path, error
-
-
-class _Gone(Exception):
-    """The process is no more: killed at the limit, or dead by itself."""
-
-
-class _Child:
-    def __init__(self) -> None:
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pllava.video.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=os.name == "posix",  # Ctrl-C is ours to handle
-        )
-        self._ready = False
-
-    def read(self, job: dict[str, Any], time_limit: float) -> VideoFrames:
-        if not self._ready:
-            self._exchange(None, START_LIMIT, "the reader did not start")
-            self._ready = True
-        said, data = self._exchange(job, time_limit, f"not read within {time_limit:g} s, stopped")
-        if "error" in said:
-            raise PllavaError(said["error"])
-        frames = np.frombuffer(data, np.uint8).reshape(said.pop("shape"))
-        return VideoFrames(frames, np.asarray(said.pop("times")), **said)
-
-    def _exchange(self, job: dict[str, Any] | None, time_limit: float, too_long: str) -> tuple[dict[str, Any], bytearray]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
-        expired = threading.Event()
-        timer = threading.Timer(time_limit, lambda: (expired.set(), self.end()))
-        timer.daemon = True
-        timer.start()
-        try:
-            if job is not None:
-                stdin.write(json.dumps(job).encode() + b"\n")
-                stdin.flush()
-            line = stdout.readline()
-            said = json.loads(line) if line.endswith(b"\n") else None
-            data = bytearray(int(np.prod(said["shape"])) if said and "shape" in said else 0)
-            if said is None or (data and stdout.readinto(data) < len(data)):  # type: ignore[attr-defined]
-                raise BrokenPipeError
-        except (OSError, ValueError):
-            timer.cancel()
-            self.end()
-            raise _Gone(too_long if expired.is_set() else self._death()) from None
-        timer.cancel()
-        return said, data
-
-    def _death(self) -> str:
-        code = self._process.wait()
-        self._log.seek(0)
-        last = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"the decoder died ({how}{'; ' + last[0][:200] if last else ''})"
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.wait()

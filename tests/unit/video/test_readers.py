@@ -53,7 +53,7 @@ def test_a_reader_that_hangs_or_dies_is_replaced(make_clip: MakeClip, sent: int,
     path = make_clip()
     with Readers(1, time_limit=0.7) as readers:
         readers.read(path, 4)
-        os.kill(readers._idle[0]._process.pid, sent)
+        os.kill(readers._idle[0].process.pid, sent)
         began = time.monotonic()
         with pytest.raises(PllavaError, match=said):
             readers.read(path, 4)
@@ -65,7 +65,7 @@ def test_a_reader_that_hangs_or_dies_is_replaced(make_clip: MakeClip, sent: int,
 def test_closing_ends_a_read_under_way(make_clip: MakeClip):
     readers = Readers(1, time_limit=60)
     readers.read(make_clip(), 4)
-    process = readers._idle[0]._process
+    process = readers._idle[0].process
     os.kill(process.pid, signal.SIGSTOP)
     caught: list[Exception] = []
 
