@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_serializer
 
 from pllava import recipe as recipes
 from pllava.errors import PllavaError
@@ -21,11 +21,20 @@ from pllava.params import Params, load_params
 NOT_OF_A_RUN = ("deploy", "registry", "gate")  # where a model serves, is recorded and is judged is no matter of one run
 
 
-def _forget_defaults(schema: dict[str, Any]) -> None:
-    """A field that is left empty is not sent: no default is shown, none is asked for."""
+class _Partial(BaseModel):
+    """A section of which any part may be left out: what was not set is neither shown as a default nor sent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_serializer
+    def _only_what_was_set(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+
+def _as_in_the_file(schema: dict[str, Any]) -> None:
     for name, field in schema.get("properties", {}).items():
         field.pop("default", None)
-        field["title"] = name  # as it is called in params.yaml
+        field["title"] = name
 
 
 def _partial(section: type[BaseModel], name: str, leave_out: tuple[str, ...] = ()) -> type[BaseModel]:
@@ -39,11 +48,15 @@ def _partial(section: type[BaseModel], name: str, leave_out: tuple[str, ...] = (
             fields[key] = (inner, Field(default_factory=inner))
         else:
             fields[key] = (Annotated[(kind, Field(description=field.description), *field.metadata)], None)
-    config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_forget_defaults)
-    return cast(type[BaseModel], create_model(name, __config__=config, __doc__="Left empty: as in the recipe.", **fields))
+    model = create_model(name, __base__=_Partial, __doc__="Left empty: as in the recipe.", **fields)
+    model.model_config["json_schema_extra"] = _as_in_the_file
+    return cast(type[BaseModel], model)
 
 
-Overrides = _partial(Params, "Overrides", NOT_OF_A_RUN)
+if TYPE_CHECKING:
+    Overrides = _Partial
+else:
+    Overrides = _partial(Params, "Overrides", NOT_OF_A_RUN)
 
 
 def given(overrides: BaseModel) -> dict[str, Any]:
@@ -53,7 +66,7 @@ def given(overrides: BaseModel) -> dict[str, Any]:
         inner = {key: pruned(value) if isinstance(value, dict) else value for key, value in values.items()}
         return {key: value for key, value in inner.items() if value != {}}
 
-    return pruned(overrides.model_dump(mode="json", exclude_unset=True))
+    return pruned(overrides.model_dump(mode="json"))
 
 
 def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params:
