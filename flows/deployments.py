@@ -1,4 +1,4 @@
-"""`python -m flows.deployments`, which `make up` calls: the work pool, every deployment of prefect.yaml, and the truth about runs that died.
+"""`python -m flows.deployments`, which `make up` calls: work pool, deployments of prefect.yaml, and what became of runs.
 
 A schedule that was switched on in the UI stays on; those of prefect.yaml start switched off.
 """
@@ -26,9 +26,8 @@ def main() -> int:
         template = ProcessWorker.get_default_base_job_template()
         with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-        switched_on = {
-            (deployment.name, schedule.slug) for deployment in deployments(client) for schedule in deployment.schedules if schedule.active
-        }
+        known = [(deployment, schedule) for deployment in deployments(client) for schedule in deployment.schedules]
+        switched_on = {(deployment.name, schedule.slug) for deployment, schedule in known if schedule.active}
         done = subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=ROOT, stdin=subprocess.DEVNULL)
         if done.returncode:
             return done.returncode

@@ -20,11 +20,13 @@ from pllava.errors import PllavaError
 
 POLL = 1.0  # seconds
 NO_CHAMPION = 3  # exit code of one deployment
+WAITING = process.HOME / "waiting"  # is there while there is no champion
 
 
 def keep() -> None:
     """Until SIGTERM; then the demo is stopped as well. A deployment that fails ends us with code 1: supervisord tries again."""
     signal.signal(signal.SIGTERM, _leave)
+    WAITING.unlink(missing_ok=True)
     try:
         served = process.recorded() is not None
         while True:
@@ -60,8 +62,10 @@ def once() -> int:
 
 
 def _wait_for_a_first_champion() -> None:
+    WAITING.touch()
     while process.recorded() is None:
         time.sleep(POLL)
+    WAITING.unlink(missing_ok=True)
 
 
 def _deploying() -> bool:
@@ -79,4 +83,6 @@ def _leave(signum: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(once() if sys.argv[1:] == ["once"] else keep())
+    if sys.argv[1:] == ["once"]:
+        sys.exit(once())
+    keep()

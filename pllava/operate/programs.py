@@ -40,9 +40,9 @@ def programs(stack: Stack) -> list[Program]:
         "worker",
         [python, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "worker"],
         environment={
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",  # how long a run waits to be started
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
-            "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
+            "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # of runs that have not begun, too
         },
         stop_seconds=20,  # runs under way end first
     )

@@ -12,14 +12,7 @@ from pllava.operate.health import answers
 from pllava.operate.programs import programs
 from pllava.operate.stack import LOGS, Stack
 
-WORDS = {
-    "RUNNING": "running",
-    "STARTING": "starting",
-    "BACKOFF": "dies and is restarted",
-    "FATAL": "given up",
-    "EXITED": "ended",
-    "STOPPED": "stopped",
-}
+WORDS = {"BACKOFF": "dies and is restarted", "FATAL": "given up"}  # supervisor's other words speak for themselves
 
 
 def status(root: Path) -> str:
@@ -29,9 +22,7 @@ def status(root: Path) -> str:
     stack = stacks.recorded(root)
     if running is None or stack is None:
         demo = demo_process.recorded()
-        alone = (
-            f"\nthe demo alone serves {demo['model']} version {demo['version']} at {demo['url']} (process {demo['pid']})" if demo else ""
-        )
+        alone = f"\nthe demo alone runs at {demo['url']} ({demo['model']} version {demo['version']})" if demo else ""
         return f"no services run. Start them: make up{alone}"
     found = supervisor.states(running)
     rows = [("service", "state", "process", "up", "address")]

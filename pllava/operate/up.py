@@ -18,6 +18,7 @@ from pllava.app import process as demo_process
 from pllava.errors import PllavaError
 from pllava.operate import leftovers, supervisor
 from pllava.operate import stack as stacks
+from pllava.operate.demo import WAITING
 from pllava.operate.down import stop_all
 from pllava.operate.health import NO_PROXY, answers, wait_until
 from pllava.operate.programs import POOL, Program, programs
@@ -106,13 +107,11 @@ def _wait(stack: Stack, running: Any, program: Program) -> None:
         if program.name == "worker":
             return _worker_is_online(stack, supervisor.states(running)["worker"]["start"])
         recorded = demo_process.recorded()
-        return (recorded is not None and recorded["state"] == "serving") or "no champion yet" in _log_tail(stack, "demo")
+        return (recorded is not None and recorded["state"] == "serving") or WAITING.exists()
 
     if not wait_until(done, PATIENCE, alive):
         state = supervisor.states(running)[program.name]["statename"].lower()
-        raise PllavaError(
-            f"{program.name} does not serve ({state}). The end of {_log(stack, program.name)}:\n{_log_tail(stack, program.name)}"
-        )
+        raise PllavaError(f"{program.name} does not serve ({state}). {_end_of_log(stack, program.name)}")
 
 
 def _worker_is_online(stack: Stack, since: int) -> bool:
@@ -141,7 +140,7 @@ def _register(stack: Stack, say: Callable[[object], None]) -> None:
             stderr=subprocess.STDOUT,
         )
     if done.returncode:
-        raise PllavaError(f"the deployments of prefect.yaml could not be registered. The end of {log}:\n{_log_tail(stack, 'deployments')}")
+        raise PllavaError(f"the deployments of prefect.yaml could not be registered. {_end_of_log(stack, 'deployments')}")
     say("deployments registered")
 
 
@@ -160,6 +159,7 @@ def _log(stack: Stack, name: str) -> Path:
     return stack.root / LOGS / f"{name}.log"
 
 
-def _log_tail(stack: Stack, name: str, lines: int = 15) -> str:
+def _end_of_log(stack: Stack, name: str, lines: int = 15) -> str:
     log = _log(stack, name)
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else "(no log)"
+    text = "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else "(no log)"
+    return f"The end of {log}:\n{text}"
