@@ -73,6 +73,7 @@ class Stack:
         """What every service and every run sees beside its own settings."""
         shared = {
             MARK: str(self.root),
+            "PWD": str(self.root),  # prefect.yaml asks for it, and `make -C` or a subprocess leaves another one
             "PREFECT_HOME": str(self.root / STATE / "prefect"),
             "PREFECT_API_URL": f"{self.prefect_url}/api",
             "PREFECT_SERVER_API_HOST": HOST,
