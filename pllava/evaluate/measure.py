@@ -70,7 +70,8 @@ def measure(
     console = Console(stderr=True, width=None if sys.stderr.isatty() else runner.WIDTH)
     source = choose(params, model, adapter)
     loaded = _load(params, source, model)
-    folder = output or MEASURED / re.sub(r"[^\w.-]+", "-", source.name if source.version else model).strip("-.")
+    named = f"{params.registry.model_name}-{source.version}" if source.version else model
+    folder = output or MEASURED / re.sub(r"[^\w.-]+", "-", named).strip("-.")
     written = []
     for name in benchmarks:
         path, results = _measure(params, loaded, name, limit, lora_alpha, folder, console)

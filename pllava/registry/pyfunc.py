@@ -9,6 +9,7 @@ or frame folder that this process can read) and `question`, optionally `start` a
 from __future__ import annotations
 
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
+
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict`")  # the signature says it all
 
 
 class VideoQuestions(PythonModel):
