@@ -19,7 +19,7 @@ export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
 export PREFECT_SERVER_UI_V2_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help run repro test lint up down status remote mlflow prefect clean
+.PHONY: help run repro test lint up down status remote clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,13 +52,14 @@ lint: $(INSTALLED) ## format and check the code, and its types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy pllava flows
 
-up: $(INSTALLED) ## serve the champion in the background
-	@$(BIN)/pllava deploy
+up: $(INSTALLED) ## start Prefect, MLflow, a worker and the demo in the background (docs/operations.md)
+	@$(BIN)/pllava up
 
 down: $(INSTALLED) ## stop what runs in the background
-	@$(BIN)/pllava stop
+	@$(BIN)/pllava down
 
-status: $(INSTALLED) ## what is out of date
+status: $(INSTALLED) ## what runs, and what is out of date
+	@$(BIN)/pllava status
 	@$(BIN)/dvc status
 
 # Written to .dvc/config, so that a clone knows it; credentials belong in .dvc/config.local (docs/data.md).
@@ -66,13 +67,6 @@ REMOTE ?= ../pllava-storage
 remote: $(INSTALLED) ## push data to a folder beside the project, or to REMOTE=s3://bucket/path (docs/data.md)
 	@$(BIN)/dvc remote add -q --force --default storage "$(REMOTE)"
 	@$(BIN)/dvc push
-
-mlflow: $(INSTALLED) ## runs and model versions on http://127.0.0.1:5000, until Ctrl-C
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
-		--backend-store-uri sqlite:///$(CURDIR)/.state/mlflow/mlflow.db
-
-prefect: $(INSTALLED) ## flow runs and logs on http://127.0.0.1:4200, until Ctrl-C
-	@PREFECT_SERVER_API_PORT=4200 $(BIN)/prefect server start --host 127.0.0.1 --port 4200
 
 clean: ## remove the environment and caches; data, models and records stay
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -8,11 +8,14 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from flows import retry
 from pllava.errors import PllavaError
 from pllava.params import load_params
 
+RETRIED = {"retries": len(retry.DELAYS), "retry_delay_seconds": retry.DELAYS, "retry_condition_fn": retry.may_pass}  # all may be repeated
 
-@task(task_run_name="register")
+
+@task(task_run_name="register", **RETRIED)
 def register() -> Any:
     """The trained adapter becomes a version (the same adapter stays the same version)."""
     from pllava import registry
@@ -20,8 +23,8 @@ def register() -> Any:
     return _attempt(lambda: registry.register(load_params()), "version {}")
 
 
-@task(task_run_name="gate")
-def gate(version: int) -> Any:
+@task(task_run_name="gate", **RETRIED)
+def gate(version: int | None) -> Any:
     """Compared with the champion; a version that is not known to be as good fails this task."""
     from pllava import registry
 
@@ -41,12 +44,20 @@ def gate(version: int) -> Any:
     return _attempt(compare, "version {} passed")
 
 
-@task(task_run_name="promote")
-def promote(version: int) -> Any:
+@task(task_run_name="promote", **RETRIED)
+def promote(version: int | None, force: bool = False, reason: str | None = None) -> Any:
     """The alias `champion` moves to the version that passed."""
     from pllava import registry
 
-    return _attempt(lambda: registry.promote(load_params(), version), "{}")
+    return _attempt(lambda: registry.promote(load_params(), version, force, reason), "{}")
+
+
+@task(task_run_name="rollback")
+def rollback() -> Any:
+    """The alias `champion` goes back; twice is not once, so this is never tried again."""
+    from pllava import registry
+
+    return _attempt(lambda: registry.rollback(load_params()), "{}")
 
 
 @task(task_run_name="deploy")

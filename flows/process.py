@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-GRACE_SECONDS = 5.0  # between asking to end and ending
+GRACE_SECONDS = 2.0  # between asking to end and ending; a cancelled run is gone within 5 s
 KEPT_LINES = 30
 
 _running: set[subprocess.Popen[bytes]] = set()

@@ -3,10 +3,12 @@
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
@@ -22,9 +24,12 @@ ADVICE = re.compile(
 LAST_LINES = 15
 
 
-@task(name="stage", task_run_name="{stage}")
-def run_stage(stage: str, root: Path, flow_run_id: str = "") -> State[Any]:
-    """`dvc repro` of this one stage: Completed when it ran, Cached when DVC found it up to date or had its outputs, Failed otherwise."""
+@task(name="stage", task_run_name="{stage}", cache_policy=NO_CACHE)  # what is out of date is DVC's decision
+def run_stage(stage: str, root: Path, flow_run_id: str = "", base: Mapping[str, str] = os.environ) -> State[Any]:
+    """`dvc repro` of this one stage: Completed when it ran, Cached when DVC found it up to date or had its outputs, Failed otherwise.
+
+    base: the environment it gets, completed by `environment`.
+    """
     logger = get_run_logger()
     outcome = "ran"
 
@@ -38,7 +43,7 @@ def run_stage(stage: str, root: Path, flow_run_id: str = "") -> State[Any]:
             logger.info(line)
 
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    code, last = stream(command, root, environment(flow_run_id), say)
+    code, last = stream(command, root, environment(flow_run_id, base), say)
     if code:
         shown = "\n".join(last[-LAST_LINES:])
         return Failed(message=f"stage {stage} failed (dvc exit code {code}). Its last lines:\n{shown}")
@@ -47,11 +52,11 @@ def run_stage(stage: str, root: Path, flow_run_id: str = "") -> State[Any]:
     return Completed(name="Cached", message=f"stage {stage}: {outcome}", data=outcome)
 
 
-def environment(flow_run_id: str) -> dict[str, str]:
+def environment(flow_run_id: str, base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What a stage sees: the programs of this environment first, and the flow run it belongs to (MLflow keeps it with the training)."""
     return {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        **base,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", "")]),
         "PLLAVA_FLOW_RUN_ID": flow_run_id,
         "PYTHONUNBUFFERED": "1",
     }

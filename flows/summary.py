@@ -26,8 +26,7 @@ def print_summary(root: Path, outcome: list[Any], console: Console | None = None
         console.print(f"  {escape(deployment.question)}\n  [bold]-> {escape(deployment.answer)}[/bold]", soft_wrap=True)
         console.print(f"Demo: {deployment.url} (make down stops it)")
     console.print("Look closer:")
-    console.print("  make mlflow    runs, curves and model versions, on http://127.0.0.1:5000")
-    console.print("  make prefect   flow runs and their logs, on http://127.0.0.1:4200")
+    console.print("  make up        flows, runs, curves and model versions in the browser")
     console.print("  outputs/report/report.md")
 
 

@@ -23,7 +23,9 @@ from pllava.app.samples import Sample, first_sample
 from pllava.app.source import champion
 from pllava.errors import PllavaError
 from pllava.files import atomic_write_text
+from pllava.operate.stack import recorded as recorded_stack
 from pllava.params import Params
+from pllava.registry.store import project_root
 
 POLL = 0.25  # seconds
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is never reached through a proxy
@@ -59,12 +61,18 @@ def deploy(params: Params) -> Deployment:
 
     process.HOME.mkdir(parents=True, exist_ok=True)
     with FileLock(process.HOME / "deploy.lock"):  # two deployments at once would fight over the port
-        return _deploy(params)
+        return _deploy(_where_the_stack_has_it(params))
 
 
 def stop_demo() -> int | None:
     """End the process that `deploy` started and return its pid; None when none is running."""
     return process.stop()
+
+
+def _where_the_stack_has_it(params: Params) -> Params:
+    """While the services run, the port is the one `make up` was given."""
+    stack = recorded_stack(project_root())
+    return params.model_copy(update={"deploy": params.deploy.model_copy(update={"port": stack.demo_port})}) if stack else params
 
 
 def _deploy(params: Params) -> Deployment:
@@ -109,6 +117,7 @@ def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, An
         str(settings),
     ]
     url = f"http://{params.deploy.host}:{params.deploy.port}"
+    process.LOG.parent.mkdir(parents=True, exist_ok=True)
     with process.LOG.open("wb") as log:
         child = subprocess.Popen(
             command,

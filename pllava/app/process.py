@@ -18,7 +18,7 @@ from pllava.files import read_json, write_json
 
 HOME = Path(".state/demo")  # under the project folder
 RECORD = HOME / "demo.json"
-LOG = HOME / "demo.log"
+LOG = Path(".state/logs/page.log")
 PATIENCE = 10  # seconds between asking a process to end and ending it
 
 

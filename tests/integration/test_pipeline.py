@@ -55,7 +55,7 @@ def run(prefect_server):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-    from flows.pipeline import run_stages
+    from flows.stages import run_stages
 
     @task(task_run_name="after")
     def after():

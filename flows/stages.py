@@ -1,0 +1,62 @@
+"""The DVC stages of a folder as tasks of the flow that calls, and what they measured as pages of its run."""
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+
+from flows import retry
+from flows.dag import Stage, read_dag
+from flows.stage import run_stage
+from pllava.files import read_json
+from pllava.registry.card import metrics_table, title
+
+
+def run_stages(
+    root: Path, base: Mapping[str, str] = os.environ, only: Collection[str] | None = None
+) -> tuple[str | None, list[PrefectFuture[Any]]]:
+    """Run each stage of root/dvc.yaml after those it needs.
+
+    Gives the message of the first failure (None when all is up to date), and the futures of the stages that no other one needs.
+
+    Call it in a flow. After a failure the stages that need the failed one are not run; the others are.
+    base: the environment stages get. only: these stages and what they need, instead of all.
+    """
+    run_id = str(flow_run.get_id() or "")
+    futures: dict[str, PrefectFuture[Any]] = {}
+    stages = read_dag(root)
+    if only is not None:
+        wanted = with_needed(stages, only)
+        stages = [stage for stage in stages if stage.name in wanted]
+    for stage in stages:
+        task = run_stage.with_options(description=stage.description, **retry.options(stage.name))
+        futures[stage.name] = task.submit(stage.name, root, run_id, base, wait_for=[futures[name] for name in stage.needs])
+    needed = {name for stage in stages for name in stage.needs}
+    return first_failure(list(futures.values())), [future for name, future in futures.items() if name not in needed]
+
+
+def with_needed(stages: list[Stage], names: Collection[str]) -> set[str]:
+    """The names, and those of all stages they stand on."""
+    found = set(names)
+    for stage in reversed(stages):  # those that need come after those that are needed
+        if stage.name in found:
+            found |= set(stage.needs)
+    return found
+
+
+def first_failure(futures: list[PrefectFuture[Any]]) -> str | None:
+    """Wait for all; what the first failed one has to say."""
+    for future in futures:
+        future.wait()
+    return next((future.state.message or "failed" for future in futures if future.state.is_failed() or future.state.is_crashed()), None)
+
+
+def publish_metrics(root: Path) -> None:
+    """The numbers as a page of the flow run."""
+    found = {path.stem: read_json(path) for path in sorted((root / "metrics").glob("*.json"))}
+    parts = [f"## {title(name, metrics)}\n\n{metrics_table(metrics)}\n" for name, metrics in found.items()]
+    create_markdown_artifact("\n".join(parts) or "No metrics.", key="metrics", description="Percent, with 95 % intervals")

@@ -1,0 +1,50 @@
+"""`make down`: workers first, then the servers they report to; in the end no process of this project's stack is left."""
+
+from __future__ import annotations
+
+import time
+import xmlrpc.client
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock
+
+from pllava.app import process as demo_process
+from pllava.operate import leftovers, supervisor
+from pllava.operate.stack import RECORD, STATE
+
+LAST_WORDS = 15.0  # seconds for supervisord to end once it was told to
+
+
+def down(root: Path) -> str:
+    """Stop everything of this project; what is kept in .state stays."""
+    root = root.resolve()
+    if not (root / STATE).is_dir():
+        return "nothing of this project is running"
+    with FileLock(root / STATE / "stack.lock"):
+        stopped = stop_all(root)
+    return f"stopped: {', '.join(stopped)}" if stopped else "nothing of this project is running"
+
+
+def stop_all(root: Path) -> list[str]:
+    """Names of what was running."""
+    stopped: list[str] = []
+    running = supervisor.connect(root)
+    if running is not None:
+        with suppress(xmlrpc.client.Error, OSError):  # it dies while we talk: what it leaves is ended below
+            found = supervisor.states(running)
+            for info in sorted(found.values(), key=lambda info: info["group"] != "worker"):
+                if info["statename"] in ("RUNNING", "STARTING", "BACKOFF", "STOPPING"):
+                    running.stopProcess(info["name"])
+                    stopped.append(info["name"])
+            running.shutdown()
+        deadline = time.monotonic() + LAST_WORDS
+        while supervisor.connect(root) is not None and time.monotonic() < deadline:
+            time.sleep(0.1)
+    if demo_process.stop() is not None and "demo" not in stopped:
+        stopped.append("demo")
+    if ended := leftovers.end(root):
+        stopped.append(f"{len(ended)} process(es) that were left")
+    (root / RECORD).unlink(missing_ok=True)
+    supervisor.socket_path(root).unlink(missing_ok=True)
+    return stopped

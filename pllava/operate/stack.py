@@ -1,0 +1,117 @@
+"""What `make up` is told: ports and stores, from the environment, and remembered in .state while the services run.
+
+| variable | meaning | default |
+|---|---|---|
+| PLLAVA_MLFLOW_PORT, PLLAVA_PREFECT_PORT, PLLAVA_DEMO_PORT | ports on loopback | 5000, 4200, deploy.port of params.yaml |
+| MLFLOW_BACKEND_STORE_URI | MLflow's records, postgresql://... | a sqlite file in .state/mlflow |
+| MLFLOW_ARTIFACTS_DESTINATION | MLflow's files, s3://bucket/path | .state/mlflow/artifacts |
+| MLFLOW_TRACKING_URI | a tracking server elsewhere; then none is started here | |
+| PREFECT_SERVER_DATABASE_CONNECTION_URL | Prefect's records, postgresql+asyncpg://... | a sqlite file in .state/prefect |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pllava.errors import PllavaError
+from pllava.files import read_json, write_json
+
+HOST = "127.0.0.1"
+STATE = Path(".state")  # all below is relative to the project folder
+LOGS = STATE / "logs"
+RECORD = STATE / "stack.json"
+MARK = "PLLAVA_STACK"  # in the environment of every process of the stack: the project folder it belongs to
+PORTS = {"mlflow": ("PLLAVA_MLFLOW_PORT", 5000), "prefect": ("PLLAVA_PREFECT_PORT", 4200), "demo": ("PLLAVA_DEMO_PORT", None)}
+
+# Nothing phones home. flows/__init__.py settles the same for what runs without the stack.
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the V2 page asks an outside host even with analytics off
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Addresses of one project's services. Two projects differ in `root` and in ports."""
+
+    root: Path
+    mlflow_port: int
+    prefect_port: int
+    demo_port: int
+
+    @property
+    def mlflow_url(self) -> str:
+        return os.environ.get("MLFLOW_TRACKING_URI", "") if self.mlflow_elsewhere else f"http://{HOST}:{self.mlflow_port}"
+
+    @property
+    def mlflow_elsewhere(self) -> bool:
+        """Is there a tracking server already? Then none is started."""
+        address = os.environ.get("MLFLOW_TRACKING_URI", "")
+        return address.startswith("http") and address.rstrip("/") != f"http://{HOST}:{self.mlflow_port}"
+
+    @property
+    def prefect_url(self) -> str:
+        return f"http://{HOST}:{self.prefect_port}"
+
+    @property
+    def demo_url(self) -> str:
+        return f"http://{HOST}:{self.demo_port}"
+
+    def environment(self) -> dict[str, str]:
+        """What every service and every run sees beside its own settings."""
+        shared = {
+            MARK: str(self.root),
+            "PREFECT_HOME": str(self.root / STATE / "prefect"),
+            "PREFECT_API_URL": f"{self.prefect_url}/api",
+            "PREFECT_SERVER_API_HOST": HOST,
+            "PREFECT_SERVER_API_PORT": str(self.prefect_port),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")])),
+        }
+        # Records in a sqlite file are opened by each process itself, as the command line does; others only the server can reach.
+        if self.mlflow_elsewhere or os.environ.get("MLFLOW_BACKEND_STORE_URI"):
+            shared["MLFLOW_TRACKING_URI"] = self.mlflow_url
+        return {**{name: value for name, value in QUIET.items() if name not in os.environ}, **shared}
+
+    def save(self) -> None:
+        write_json(self.root / RECORD, asdict(self) | {"root": str(self.root)})
+
+
+def wanted(root: Path) -> Stack:
+    """The stack the environment asks for. Raises PllavaError for a port that is none, or is asked for twice."""
+    from pllava.params import load_params
+
+    fallback = {"demo": load_params(root / "params.yaml").deploy.port}
+    ports = {name: _port(variable, default or fallback[name]) for name, (variable, default) in PORTS.items()}
+    if len(set(ports.values())) < len(ports):
+        raise PllavaError(f"two services cannot share a port: {ports}. Set {', '.join(variable for variable, _ in PORTS.values())}")
+    return Stack(root, **{f"{name}_port": port for name, port in ports.items()})
+
+
+def recorded(root: Path) -> Stack | None:
+    """The stack that was started last, and perhaps runs; None after `down`."""
+    if not (root / RECORD).is_file():
+        return None
+    try:
+        return Stack(**{**read_json(root / RECORD), "root": root})
+    except (TypeError, json.JSONDecodeError):
+        raise PllavaError(f"{root / RECORD} is not what `make up` writes. Remove it") from None
+
+
+def _port(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise PllavaError(f"{variable} is {text!r}: a port is a number from 1 to 65535")
+    return int(text)
