@@ -33,13 +33,14 @@ def provenance(
     benchmark: Benchmark,
     samples: Sequence[Sample],
     template: Template,
-    adapter: Path,
+    adapter: Path | None,
     lora_alpha: float | None,
     limit: int | None,
 ) -> dict[str, Any]:
-    """What the answers are a function of. `lora_alpha`: the strength in use, not the setting (which may say "as trained")."""
+    """What the answers are a function of. `lora_alpha`: the strength in use, not the setting (which may say "as trained"). `adapter`:
+    the folder of the trained one; None: the caller says what the weights are."""
     settings = params.evaluate.benchmarks[name]
-    manifest = read_json(adapter / "manifest.json")
+    manifest = read_json(adapter / "manifest.json") if adapter else {"adapter_sha256": None}
     return {
         "benchmark": name,
         "source_sha256": sha256_file(settings.source) if settings.source else None,
