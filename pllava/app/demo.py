@@ -218,7 +218,7 @@ def _advanced(engine: ChatEngine) -> list[Any]:
             processor.num_frames,
             step=1,
             label="Frames",
-            info=f"Moments of the clip the model looks at. More show finer motion; they are pooled into the same {t * h * w:,} visual tokens.",
+            info=f"Moments of the clip the model sees. More show finer motion; they are pooled into the same {t * h * w:,} visual tokens.",
         ),
         gr.Slider(
             1,
