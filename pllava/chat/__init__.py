@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pllava.chat.template import Template, load_template, to_messages
 
 if TYPE_CHECKING:
-    from pllava.chat.video_chat import Answer, VideoChat, WatchedVideo
+    from pllava.chat.video_chat import Answer, Conversation, VideoChat, WatchedVideo
 
-__all__ = ["Answer", "Template", "VideoChat", "WatchedVideo", "load_template", "render"]
+__all__ = ["Answer", "Conversation", "Template", "VideoChat", "WatchedVideo", "load_template", "render"]
 
 
 def render(template: Template | str, messages: Sequence[Any], system: str | None = None) -> str:
@@ -26,7 +26,7 @@ def render(template: Template | str, messages: Sequence[Any], system: str | None
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Answer", "VideoChat", "WatchedVideo"):  # they import torch
+    if name in ("Answer", "Conversation", "VideoChat", "WatchedVideo"):  # they import torch
         from pllava.chat import video_chat
 
         return getattr(video_chat, name)

@@ -35,10 +35,12 @@ class Template(BaseModel):
     roles: tuple[str, str] = Field(description="written before a user's and an assistant's message")
     sep: tuple[str, str] = Field(description="written after system and user messages, and after assistant messages")
     mm_token: str = Field(description="stands for the video; holds <image> once")
-    mm_style: Literal["MM_INTERLEAF", "MM_ALONE"] = Field(
-        "MM_INTERLEAF", description="the video in the first user message, or in a user message of its own before it"
+    mm_style: Literal["MM_INTERLEAF", "MM_ALONE", "MM_AFTER"] = Field(
+        "MM_INTERLEAF",
+        description="the video at the beginning of the first user message, in a user message of its own before it, or at the end of it "
+        "(then questions share nothing of a video but its encoding)",
     )
-    mm_join: str = Field(" ", description="between the video and the question (MM_INTERLEAF)")
+    mm_join: str = Field(" ", description="between the video and the question (MM_INTERLEAF, MM_AFTER)")
     pre_query_prompt: str | None = Field(None, description="before each question, joined by a space")
     post_query_prompt: str | None = Field(None, description="after each question, joined by a space")
     answer_prompt: str | None = Field(None, description="the assistant's message is begun with this")
@@ -62,7 +64,7 @@ class Template(BaseModel):
             if number == 0 and media and self.mm_style == "MM_ALONE":
                 messages.append((user, self.mm_token))
             elif number == 0 and media:
-                text = self.mm_token + self.mm_join + text
+                text = text + self.mm_join + self.mm_token if self.mm_style == "MM_AFTER" else self.mm_token + self.mm_join + text
             messages.append((user, text))
             if answer is not None:
                 messages.append((assistant, answer))

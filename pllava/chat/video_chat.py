@@ -5,6 +5,7 @@
     video.ask("What happens?").text
     video.ask_all(["Where is it?", "Who is there?"])
     for piece in video.stream("Describe it."): print(piece, end="")
+    chat.ask_each(chat.watch_all(["a.mp4", "b.mp4"]), "What happens?")      # several videos at once
 
 The keys and values of the prompt's beginning (2,304 of some 2,350 tokens in the published models) are computed once a video and
 reused by every question. Answers are those of `model.generate` on the whole prompt.
@@ -13,66 +14,311 @@ reused by every question. Answers are those of `model.generate` on the whole pro
 from __future__ import annotations
 
 import copy
-import queue
-import re
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import logging
+import os
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from pllava.chat.generation import FinishReason, Generation, Options, cut, seeded
+from pllava.chat.media_key import frames_key, path_key
+from pllava.chat.prefix_cache import ROOM, EncodedVideo, PrefixCache, opened, split, tail_of, weights_key
 from pllava.chat.template import Template, load_template
+from pllava.chat.watched import Conversation, History, WatchedVideo
 from pllava.errors import PllavaError
+from pllava.model.shared_prefix import BufferedLayer, stop_if
 from pllava.video.reader import VideoFrames, read_video
 
-BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # how SentencePiece-like tokenizers spell a byte that is no token of its own
-History = Sequence[tuple[str, str]]  # (question, answer), oldest first
+__all__ = ["Answer", "Conversation", "History", "VideoChat", "WatchedVideo"]
+
+CACHE_BYTES = 4 << 30  # a 7B model's keys and values of 2,304 visual tokens are about 1.2 GB a video in bf16
+FIRST_STEPS = 32  # generated tokens that room is made for at once; longer answers get more as they grow
+logger = logging.getLogger("pllava")
 
 
 @dataclass(frozen=True)
 class Answer:
     text: str
-    token_ids: list[int]  # generated, without the end token
+    token_ids: list[int]  # generated, without the end token; with those of a stop string
     prompt: str  # with one `<image>`
+    finish_reason: FinishReason = "stop"
+    prompt_tokens: int = 0  # placeholders expanded
 
     def __str__(self) -> str:
         return self.text
 
 
 class VideoChat:
-    """model, processor: of `pllava.load`. template: a shipped name, a .yaml file or a Template. sampling: frame rule of `read_video`."""
+    """model, processor: of `pllava.load`. template: a shipped name, a .yaml file or a Template. sampling: frame rule of `read_video`.
 
-    def __init__(self, model: Any, processor: Any, template: Template | str = "vicuna", sampling: str = "eval") -> None:
+    cache_bytes: what encoded videos may take, on the model's device; `cache.stats()` counts hits and misses. 0 keeps none.
+    Any number of threads may use one VideoChat; answers do not depend on what is asked beside them.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, template: Template | str = "vicuna", sampling: str = "eval", cache_bytes: int = CACHE_BYTES
+    ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.template = template if isinstance(template, Template) else load_template(template)
         self.sampling = sampling
+        self.cache = PrefixCache(cache_bytes)
+        self._told: set[str] = set()
 
-    def watch(self, video: str | Path | VideoFrames, start: float | None = None, end: float | None = None) -> WatchedVideo:
-        """Raises PllavaError when the video cannot be read. start, end: seconds."""
-        if not isinstance(video, VideoFrames):
-            video = read_video(video, self.processor.num_frames, self.sampling, start, end)
-        elif start is not None or end is not None:
-            raise PllavaError("start and end are for a path; these frames are sampled already. Pass them to pllava.read_video")
-        return WatchedVideo(self, video)
+    def with_template(self, template: Template | str) -> VideoChat:
+        """Another way to talk to the same model, with the same cache."""
+        other = copy.copy(self)
+        other.template = template if isinstance(template, Template) else load_template(template)
+        return other
+
+    # Watching
+
+    def watch(
+        self, video: str | Path | VideoFrames, start: float | None = None, end: float | None = None, cancel: Any = None
+    ) -> WatchedVideo:
+        """Decode, encode and prefill a video, or find it in the cache. start, end: seconds. cancel: an event that stops it.
+
+        Raises PllavaError when the video cannot be read, Cancelled when the event is set.
+        """
+        key, read = self._source(video, start, end)
+        return WatchedVideo(self, self.encoded(key, read, cancel), key)
+
+    def watch_all(self, videos: Iterable[str | Path | VideoFrames], batch_size: int = 8, workers: int = 2) -> list[WatchedVideo]:
+        """Several videos of any sizes, `batch_size` encoded at once. Each is what `watch` gives. Raises PllavaError where that does."""
+        sources = [self._source(video, None, None) for video in videos]
+        # Equal videos are encoded once; what depends on chance is told apart by its place.
+        keys = [number if key is None else self._full_key(key) for number, (key, _) in enumerate(sources)]
+        found: dict[Hashable, Any] = {key: None if isinstance(key, int) else self.cache.find(key) for key in dict.fromkeys(keys)}
+        missing = [keys.index(key) for key, entry in found.items() if entry is None]
+        with ThreadPoolExecutor(workers) as pool:  # decoders release the interpreter's lock
+            for first in range(0, len(missing), batch_size):
+                batch = missing[first : first + batch_size]
+                frames = list(pool.map(lambda number: sources[number][1](), batch))
+                for number, entry in zip(batch, self._encode(frames), strict=True):
+                    found[keys[number]] = entry
+                    if not isinstance(keys[number], int):
+                        self.cache.add(keys[number], entry)
+        return [WatchedVideo(self, found[key], source) for key, (source, _) in zip(keys, sources, strict=True)]
+
+    def watch_features(self, features: Sequence[Tensor]) -> list[WatchedVideo]:
+        """Clips that passed the vision tower already, [T, P, Dv] each (`model.vision_features`); they are not kept in the cache."""
+        with torch.inference_mode():
+            visual = self._base.model.encode_media(vision_features=_stacked(features))
+        return [WatchedVideo(self, entry, None) for entry in self._prefill([None] * len(visual), visual)]
+
+    def _source(
+        self, video: str | Path | VideoFrames, start: float | None, end: float | None
+    ) -> tuple[Hashable | None, Callable[[], VideoFrames]]:
+        """What the frames depend on (None: on chance), and how to get them."""
+        if isinstance(video, VideoFrames):
+            if start is not None or end is not None:
+                raise PllavaError("start and end are for a path; these frames are sampled already. Pass them to pllava.read_video")
+            return frames_key(video), lambda: video
+        number = self.processor.num_frames
+        read: Callable[[], VideoFrames] = lambda: read_video(video, number, self.sampling, start, end)  # noqa: E731
+        if self.sampling == "rand" or not os.access(video, os.R_OK):
+            return None, read  # the reader says what is wrong
+        return (path_key(Path(video)), number, self.sampling, start, end), read
+
+    def encoded(self, key: Hashable | None, read: Callable[[], VideoFrames], cancel: Any = None) -> EncodedVideo:
+        make = lambda: self._encode([read()], cancel)[0]  # noqa: E731
+        return make() if key is None else self.cache.find_or_make(self._full_key(key), make)
+
+    def _full_key(self, key: Hashable) -> Hashable:
+        return key, self.processor.pooling_shape, tuple(self._prefix), self.shares_prefix, weights_key(self.model)
+
+    def _encode(self, frames: Sequence[VideoFrames], cancel: Any = None) -> list[EncodedVideo]:
+        stop_if(cancel)
+        with torch.inference_mode():
+            pixels = [self.processor.preprocess_video(video.frames).to(self.device) for video in frames]  # [T, 3, H, W]
+            stop_if(cancel)
+            visual = self._base.model.encode_media(_stacked(pixels))
+        return self._prefill(frames, visual, cancel)
+
+    @torch.inference_mode()
+    def _prefill(self, frames: Sequence[VideoFrames | None], visual: Sequence[Tensor], cancel: Any = None) -> list[EncodedVideo]:
+        stop_if(cancel)
+        prefix = self._prefix
+        if not self.shares_prefix:
+            return [EncodedVideo(seen, prefix, None, tokens) for seen, tokens in zip(frames, visual, strict=True)]
+        room = ROOM if len(visual) == 1 else 0
+        text = self._base.config.get_text_config()
+        cache = Cache(layers=[BufferedLayer(room, cancel) for _ in range(text.num_hidden_layers)])
+        ids = torch.tensor([prefix] * len(visual), device=self.device)
+        media = {"image": BaseModelOutputWithPooling(pooler_output=list(visual))}
+        self.model(input_ids=ids, mm_encoder_outputs=media, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        for layer in cache.layers:
+            layer.cancel = None
+        return [EncodedVideo(seen, prefix, layers) for seen, layers in zip(frames, split(cache), strict=True)]
+
+    # Asking
+
+    def ask_each(
+        self,
+        videos: Sequence[WatchedVideo],
+        questions: str | Sequence[str],
+        max_new_tokens: int = 100,
+        batch_size: int = 16,
+        **options: Unpack[Options],
+    ) -> list[Answer]:
+        """One answer a video: to the question of its place, or to one question for all. `batch_size` at once, also of several videos."""
+        asked = [questions] * len(videos) if isinstance(questions, str) else list(questions)
+        if len(asked) != len(videos):
+            raise PllavaError(f"{len(videos)} videos, {len(asked)} questions: give one question for each, or a single one for all")
+        prompts = [self.template.prompt_for(question) for question in asked]
+        settings = Generation(max_new_tokens, **options)
+        size = 1 if settings.samples_beams else batch_size
+        answers: list[Answer] = []
+        for first in range(0, len(prompts), size):
+            encoded = [video.encoded() for video in videos[first : first + size]]
+            answers += self.answer(encoded, prompts[first : first + size], settings)
+        return answers
+
+    def answer(self, videos: Sequence[EncodedVideo], prompts: Sequence[str], settings: Generation, streamer: Any = None) -> list[Answer]:
+        """Answers to whole prompts in one batch, each about the video of its place."""
+        rows = [self.tokenize(prompt) for prompt in prompts]
+        shared = [self._shares(video, row) for video, row in zip(videos, rows, strict=True)]
+        generated: dict[int, list[int]] = {}
+        for together in (True, False):
+            numbers = [number for number, shares in enumerate(shared) if shares == together]
+            if numbers:
+                run = self._behind_prefix if together else self._whole
+                made = run([videos[i] for i in numbers], [rows[i] for i in numbers], settings, streamer)
+                generated |= dict(zip(numbers, made, strict=True))
+        return [
+            self._answer(prompt, row, generated[number], settings) for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
+        ]
+
+    def _shares(self, video: EncodedVideo, row: list[int]) -> bool:
+        if video.layers is None:
+            return False
+        if row[: len(video.prefix)] == video.prefix:
+            return True
+        raise PllavaError("the prompt does not begin as the encoded one did: the template's text before the video must not vary")
+
+    def _behind_prefix(self, videos: Sequence[EncodedVideo], rows: list[list[int]], settings: Generation, streamer: Any) -> list[list[int]]:
+        """New ids of each row: only what follows the video is computed."""
+        different = list({id(video): video for video in videos}.values())
+        numbers = [next(i for i, other in enumerate(different) if other is video) for video in videos]
+        single = len(rows) == 1 and settings.num_beams == 1
+        shared = len(videos[0].prefix)
+        tail, kept = different[0].tail_for(rows[0][shared:]) if single else (None, 0)
+        longest = max(len(row) for row in rows)
+        # A placeholder fills the gaps: every prompt holds one, so a repetition penalty does not see another row's length.
+        fill = self.processor.image_token_id
+        padded = [row[:shared] + [fill] * (longest - len(row)) + row[shared:] for row in rows]
+        ids = torch.tensor(padded, device=self.device)
+        mask = torch.ones_like(ids)
+        for row, given in zip(mask, rows, strict=True):
+            row[shared : shared + longest - len(given)] = 0
+        most = max(numbers.count(number) for number in numbers) * settings.num_beams
+        room = sum(len(row) - shared for row in rows) + most * min(settings.max_new_tokens, FIRST_STEPS)
+        beams = [number for number in numbers for _ in range(settings.num_beams)]
+        with torch.inference_mode(), opened(different, beams, tail, kept, room, settings.cancel) as cache:
+            output = self._generate(ids, mask, rows, settings, streamer, past_key_values=cache)
+            if single:
+                videos[0].keep_tail(tail_of(cache, shared, output[0].tolist()))
+        self.cache.trim()
+        return output[:, longest:].tolist()
+
+    def _whole(self, videos: Sequence[EncodedVideo], rows: list[list[int]], settings: Generation, streamer: Any) -> list[list[int]]:
+        """New ids of each row, the whole prompt computed: for a template that puts the question before the video."""
+        batch = self.processor.pad(rows)
+        ids, mask = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
+        visual = [video.visual_tokens for video in videos]
+        media = {"image": BaseModelOutputWithPooling(pooler_output=visual)}
+        with torch.inference_mode():
+            cache = DynamicCache(config=self._base.config.get_text_config())
+            output = self._generate(ids, mask, rows, settings, streamer, mm_encoder_outputs=media, past_key_values=cache)
+        return output[:, ids.shape[1] :].tolist()
+
+    def _generate(self, ids: Tensor, mask: Tensor, rows: list[list[int]], settings: Generation, streamer: Any, **inputs: Any) -> Tensor:
+        arguments = settings.rowwise(self._arguments(settings))
+        last = rows[0][-1:]  # what comes before new tokens decides about a space, not about a stop string
+        criteria = settings.criteria(ids.shape[1], lambda new: self.processor.decode_new(last, self.until_end(new)))
+        with seeded(settings.seed if settings.samples_beams else None, self.device):
+            return self.model.generate(
+                input_ids=ids, attention_mask=mask, streamer=streamer, stopping_criteria=criteria, **inputs, **arguments
+            )
+
+    def _answer(self, prompt: str, row: list[int], new: list[int], settings: Generation) -> Answer:
+        ids = self.until_end(new)
+        ended = len(ids) < len(new)
+        before = self.after_video(row)
+        text = self.processor.decode_new(before, ids)
+        if any(stop in text for stop in settings.stop):
+            # Padding may follow in a batch: the shortest beginning that holds a stop string is what was generated.
+            ids = next(ids[:n] for n in range(1, len(ids) + 1) if self._stops(self.processor.decode_new(before, ids[:n]), settings))
+            text, ended = cut(self.processor.decode_new(before, ids), settings.stop), True
+        return Answer(self.template.trim_reply(text), ids, prompt, "stop" if ended else "length", len(row))
+
+    @staticmethod
+    def _stops(text: str, settings: Generation) -> bool:
+        return any(stop in text for stop in settings.stop)
+
+    # What both need
+
+    @property
+    def _base(self) -> Any:
+        """The model without PEFT's wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def _prefix(self) -> list[int]:
+        """Ids of the prompt up to the video's last token."""
+        ids = self.tokenize(self.template.prompt_for("?"))
+        return ids[: max(i for i, token in enumerate(ids) if token == self.processor.image_token_id) + 1]
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether questions can share a video's keys and values; why not is said once."""
+        reason = ""
+        text = self._base.config.get_text_config()
+        if self.template.mm_style == "MM_AFTER":
+            reason = "this conversation template puts the question before the video"
+        elif text._attn_implementation not in ("sdpa", "eager"):
+            reason = f"{text._attn_implementation} attention takes no mask of its own; sdpa does"
+        elif getattr(text, "sliding_window", None) or len(set(getattr(text, "layer_types", None) or ["full_attention"])) > 1:
+            reason = f"{text.model_type} has layers that forget"
+        if reason and reason not in self._told:
+            self._told.add(reason)
+            logger.warning("%s: the language model reads the whole video again for every question", reason)
+        return not reason
+
+    def after_video(self, row: list[int]) -> list[int]:
+        """What of a prompt follows its last placeholder."""
+        return row[len(row) - row[::-1].index(self.processor.image_token_id) :]
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """The whole prompt at once (pieces may tokenise differently), the placeholder expanded."""
+        return self.processor.expand_ids(self.processor.tokenizer(prompt)["input_ids"])
 
     def generate(self, **inputs: Any) -> list[list[int]]:
         """New token ids of each row, cut at its end token. `inputs` go to `model.generate`."""
         length = inputs["input_ids"].shape[1]
         with torch.inference_mode():
             output = self.model.generate(**inputs)
-        return [self._until_end(row) for row in output[:, length:].tolist()]
+        return [self.until_end(row) for row in output[:, length:].tolist()]
 
-    def text(self, prompt_ids: list[int], new_ids: list[int]) -> str:
-        """The answer in generated ids; prompt_ids: the end of their prompt."""
-        return self.template.trim_reply(self.processor.decode_new(prompt_ids, self._until_end(new_ids)))
+    def settings(self, max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0, **options: Any) -> dict[str, Any]:
+        """Arguments of `model.generate` for the plain path; temperature 0 is greedy, whatever generation_config.json says."""
+        return self._arguments(Generation(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, **options))
 
-    def _until_end(self, ids: list[int]) -> list[int]:
+    def _arguments(self, settings: Generation) -> dict[str, Any]:
+        return settings.arguments(self.processor.image_token_id, self.end_token_ids, self.processor.tokenizer.pad_token_id)
+
+    def until_end(self, ids: list[int]) -> list[int]:
         ends = self.end_token_ids
         return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]
 
@@ -82,220 +328,7 @@ class VideoChat:
         listed = configured if isinstance(configured, list) else [configured]
         return {token for token in (*listed, self.processor.tokenizer.eos_token_id) if token is not None}
 
-    def settings(self, max_new_tokens: int, temperature: float, top_p: float) -> dict[str, Any]:
-        """Arguments of `generate`; temperature 0 is greedy, whatever the checkpoint's generation_config.json says."""
-        if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
-            raise PllavaError(f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}: need >= 1, >= 0 and in (0, 1]")
-        pad = self.processor.tokenizer.pad_token_id
-        return {
-            "max_new_tokens": max_new_tokens,
-            "do_sample": temperature > 0,
-            "temperature": temperature or None,
-            "top_p": top_p if temperature else None,
-            "top_k": None,
-            "num_beams": 1,
-            "eos_token_id": sorted(self.end_token_ids) or None,
-            "pad_token_id": pad if pad is not None else next(iter(self.end_token_ids), None),
-            "suppress_tokens": [self.processor.image_token_id],  # a placeholder without a video means nothing in a reply
-        }
 
-
-class WatchedVideo:
-    """One video, encoded. `frames` tells which frames were seen and which reader decoded them."""
-
-    def __init__(self, chat: VideoChat, frames: VideoFrames) -> None:
-        self.chat = chat
-        self.frames = frames
-        model, processor = chat.model, chat.processor
-        ids = self._tokenize(chat.template.prompt_for("?"))
-        after_video = max(i for i, token in enumerate(ids) if token == processor.image_token_id) + 1
-        self.prefix: list[int] = ids[:after_video]
-        device = model.get_input_embeddings().weight.device
-        with torch.inference_mode():
-            pixels = processor.preprocess_video(frames.frames)[None].to(device)  # [1, T, 3, H, W]
-            cache = DynamicCache(config=model.config.get_text_config())
-            prefix = torch.tensor([self.prefix], device=device)
-            model(
-                input_ids=prefix,
-                attention_mask=torch.ones_like(prefix),
-                pixel_values_videos=pixels,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        self._cache = cache
-        self._device = device
-
-    def ask(
-        self,
-        question: str,
-        max_new_tokens: int = 100,
-        history: History = (),
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-    ) -> Answer:
-        """One answer. history: earlier (question, answer) pairs of this conversation. Greedy by default; temperature above 0 samples.
-
-        Raises PllavaError when the question holds a role marker or a special token.
-        """
-        return self._answer([self.chat.template.prompt_for(question, history)], max_new_tokens, temperature, top_p, seed)[0]
-
-    def ask_all(
-        self,
-        questions: Sequence[str],
-        max_new_tokens: int = 100,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        batch_size: int = 16,
-    ) -> list[Answer]:
-        """Independent answers, `batch_size` questions at once over the shared beginning; each is what `ask` gives alone."""
-        prompts = [self.chat.template.prompt_for(question) for question in questions]
-        answers: list[Answer] = []
-        for first in range(0, len(prompts), batch_size):
-            answers += self._answer(prompts[first : first + batch_size], max_new_tokens, temperature, top_p, seed)
-        return answers
-
-    def conversation(self) -> Conversation:
-        """A dialogue: each question is asked with what was said before."""
-        return Conversation(self)
-
-    def stream(
-        self,
-        question: str,
-        max_new_tokens: int = 100,
-        history: History = (),
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-    ) -> Iterator[str]:
-        """The answer in pieces as they are made; joined they are the text that `ask` gives. Leaving the loop stops the model."""
-        prompt = self.chat.template.prompt_for(question, history)
-        settings = self.chat.settings(max_new_tokens, temperature, top_p)
-        row = self._tokenize(prompt)
-        return _Stream(self.chat, self._inputs([row]) | settings, row[len(self.prefix) :], seed).pieces()
-
-    def _answer(self, prompts: list[str], max_new_tokens: int, temperature: float, top_p: float, seed: int | None) -> list[Answer]:
-        settings = self.chat.settings(max_new_tokens, temperature, top_p)
-        rows = [self._tokenize(prompt) for prompt in prompts]
-        with _seeded(seed, self._device):
-            generated = self.chat.generate(**self._inputs(rows), **settings)
-        return [
-            Answer(self.chat.text(row[len(self.prefix) :], ids), ids, prompt)
-            for row, ids, prompt in zip(rows, generated, prompts, strict=True)
-        ]
-
-    def _tokenize(self, prompt: str) -> list[int]:
-        """The whole prompt at once (pieces may tokenise differently), the placeholder expanded."""
-        return self.chat.processor.expand_ids(self.chat.processor.tokenizer(prompt)["input_ids"])
-
-    def _inputs(self, rows: list[list[int]]) -> dict[str, Any]:
-        """Prefix, padding, rest: input_ids [B, L] with the mask 0 on the padding between, and a copy of the cache of the prefix."""
-        shared = len(self.prefix)
-        for row in rows:
-            if row[:shared] != self.prefix:
-                raise PllavaError("the prompt does not begin as the encoded one did: the template's text before the video must not vary")
-        pad = self.chat.processor.tokenizer.pad_token_id
-        longest = max(len(row) for row in rows)
-        padded = [self.prefix + [pad if pad is not None else 0] * (longest - len(row)) + row[shared:] for row in rows]
-        input_ids = torch.tensor(padded, device=self._device)
-        attention_mask = torch.ones_like(input_ids)
-        for i, row in enumerate(rows):
-            attention_mask[i, shared : shared + longest - len(row)] = 0
-        cache = copy.deepcopy(self._cache)  # generation appends to it
-        if len(rows) > 1:
-            cache.batch_repeat_interleave(len(rows))
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": cache}
-
-
-class Conversation:
-    """What was said about a video so far; `ask` adds to it."""
-
-    def __init__(self, video: WatchedVideo) -> None:
-        self.video = video
-        self.history: list[tuple[str, str]] = []
-
-    def ask(self, question: str, max_new_tokens: int = 100, **sampling: Any) -> Answer:
-        answer = self.video.ask(question, max_new_tokens, self.history, **sampling)
-        self.history.append((question, answer.text))
-        return answer
-
-
-class _Stopped(StoppingCriteria):
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
-
-
-class _Stream(BaseStreamer):
-    """Runs `generate` in a thread; of the text so far, what is new and settled is handed on."""
-
-    def __init__(self, chat: VideoChat, inputs: dict[str, Any], prompt_ids: list[int], seed: int | None) -> None:
-        self.chat, self.inputs, self.prompt_ids, self.seed = chat, inputs, prompt_ids, seed
-        self.queue: queue.Queue[str | BaseException | None] = queue.Queue()
-        self.stopped = _Stopped()
-        self.ids: list[int] = []
-        self.prompt_seen = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if not self.prompt_seen:  # `generate` hands over the prompt first
-            self.prompt_seen = True
-            return
-        self.ids += value.flatten().tolist()
-        # A run of byte tokens may turn from characters into U+FFFD by its next byte: wait for its end.
-        settled = len(self.ids)
-        while settled and BYTE_TOKEN.fullmatch(self.chat.processor.tokenizer.convert_ids_to_tokens(self.ids[settled - 1])):
-            settled -= 1
-        self.queue.put(_steady(self._text(self.ids[:settled]), self.chat.template.sep[1].strip()))
-
-    def _text(self, ids: list[int]) -> str:
-        return self.chat.text(self.prompt_ids, ids)
-
-    def end(self) -> None:
-        pass
-
-    def pieces(self) -> Iterator[str]:
-        worker = threading.Thread(target=self._run, daemon=True)
-        worker.start()
-        given = ""
-        try:
-            while (item := self.queue.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                if item.startswith(given) and item != given:
-                    yield item[len(given) :]
-                    given = item
-        finally:
-            self.stopped.event.set()
-            worker.join()
-
-    def _run(self) -> None:
-        device = self.inputs["input_ids"].device
-        try:
-            with _seeded(self.seed, device):
-                self.chat.generate(**self.inputs, streamer=self, stopping_criteria=StoppingCriteriaList([self.stopped]))
-            self.queue.put(self._text(self.ids))
-            self.queue.put(None)
-        except BaseException as error:  # handed to the thread that reads the pieces, which raises it
-            self.queue.put(error)
-
-
-def _steady(text: str, closing: str) -> str:
-    """What later tokens cannot take back: an unfinished character decodes to U+FFFD, a closing separator comes in pieces."""
-    text = text.rstrip("\ufffd")
-    pieces = (closing[:length] for length in range(len(closing), 0, -1))
-    return text.removesuffix(next((piece for piece in pieces if text.endswith(piece)), ""))
-
-
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """torch's generators start from `seed` and are put back after; None leaves them alone."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+def _stacked(clips: Sequence[Tensor]) -> Tensor | list[Tensor]:
+    """One batch where the clips have one length."""
+    return torch.stack(list(clips)) if len({clip.shape for clip in clips}) == 1 else list(clips)

@@ -44,6 +44,8 @@ def training_text(
     template = template if isinstance(template, Template) else load_template(template)
     user, assistant = template.roles
     between, closing = template.sep
+    if template.mm_style == "MM_AFTER":
+        raise PllavaError("the conversation template puts the video after the question (MM_AFTER); training puts it first, as published")
     if mm_alone is None:
         mm_alone = template.mm_style == "MM_ALONE"
     if not qa:

@@ -28,6 +28,7 @@ from transformers.models.llava.modeling_llava import (
 from pllava.errors import PllavaError
 from pllava.model.configuration import PllavaConfig
 from pllava.model.pooling import pool, repeat_frames
+from pllava.model.shared_prefix import SharedPrefixCache
 
 IGNORE = -100  # label of positions that are not supervised
 
@@ -250,14 +251,26 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
                 vocab_size=self.config.text_config.vocab_size,
                 num_items_in_batch=num_items_in_batch,
             )
+        logits = self.lm_head(slice_logits_to_keep(hidden, logits_to_keep))
+        if isinstance(past_key_values, SharedPrefixCache):
+            logits = past_key_values.unpack(logits)
         return LlavaCausalLMOutputWithPast(
             loss=loss,
-            logits=self.lm_head(slice_logits_to_keep(hidden, logits_to_keep)),
+            logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
         )
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """transformers' own, or, for rows that share a prefix, one packed sequence a video."""
+        cache = kwargs.get("past_key_values")
+        if not isinstance(cache, SharedPrefixCache):
+            return super().prepare_inputs_for_generation(input_ids, **kwargs)
+        new = kwargs.get("next_sequence_length") or input_ids.shape[1]
+        packed = cache.pack(input_ids[:, -new:], kwargs.get("attention_mask"))
+        return packed | {"past_key_values": cache, "use_cache": True}
 
     def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict[str, Any]) -> dict[str, Any]:
         """`generate` encodes the media once, before prefill; beams and returned sequences share the result."""

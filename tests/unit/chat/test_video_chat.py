@@ -12,39 +12,63 @@ import pytest
 import torch
 
 from pllava.chat import VideoChat, WatchedVideo, load_template
+from pllava.chat.prefix_cache import ROOM
 from pllava.errors import PllavaError
 from pllava.model.processing import PllavaProcessor
+from pllava.model.shared_prefix import SharedPrefixCache
+from pllava.video.reader import read_video
 
+Plain = Callable[..., list[int]]
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"num_beams": 3},
+    {"num_beams": 2, "repetition_penalty": 1.3, "length_penalty": 2.0},
+    {"repetition_penalty": 1.5},
+    {"temperature": 1.3, "seed": 3},
+    {"temperature": 0.7, "top_p": 0.8, "repetition_penalty": 1.2, "seed": 4},
+    {"temperature": 1.0, "num_beams": 2, "seed": 5},
+]
 QUESTIONS = ["Who?", "Where is the man, and what is he doing there with all these things?", "What happens?"]
 TOKENS = 8
 
 
-@pytest.fixture(scope="module")
-def chat(tiny_model: Any, tiny_processor: Any) -> VideoChat:
-    return VideoChat(tiny_model, tiny_processor, "vicuna")
+@pytest.mark.parametrize("options", WAYS, ids=str)
+@pytest.mark.parametrize("template", ["vicuna", "eval_mvbench"])
+def test_cached_and_batched_is_plain(chat: VideoChat, clip: Path, reference: Path, plain: Plain, template: str, options: dict[str, Any]):
+    chat = chat.with_template(template)
+    other = reference / "video" / "clip_short.mp4"
+    video, second = chat.watch_all([clip, other])
+    expected = [plain(video, question, **options) for question in QUESTIONS]
+    assert [video.ask(question, TOKENS, **options).token_ids for question in QUESTIONS] == expected
+    assert [answer.token_ids for answer in video.ask_all(QUESTIONS, TOKENS, **options)] == expected
+    assert [answer.token_ids for answer in video.ask_all(QUESTIONS, TOKENS, batch_size=2, **options)] == expected
+    # Two videos of different sizes, one with more questions than the other, in one batch.
+    asked = [*QUESTIONS, QUESTIONS[1]]
+    together = chat.ask_each([video, video, video, second], asked, max_new_tokens=TOKENS, **options)
+    assert [answer.token_ids for answer in together] == [*expected, plain(second, QUESTIONS[1], **options)]
 
 
-@pytest.fixture(scope="module")
-def video(chat: VideoChat, reference: Path) -> WatchedVideo:
-    return chat.watch(reference / "video" / "clip_long.mp4")
+def test_videos_of_a_batch_are_those_watched_alone(chat: VideoChat, reference: Path, plain: Plain):
+    clips = [reference / "video" / "clip_short.mp4", reference / "video" / "clip_long.mp4"]
+    videos = chat.watch_all([clips[0], read_video(clips[1], 2), clips[1], clips[0]], batch_size=3)
+    assert [len(video.frames.frames) for video in videos] == [4, 2, 4, 4]
+    assert chat.cache.stats().entries == 3
+    for video, answer in zip(videos, chat.ask_each(videos, QUESTIONS[1], max_new_tokens=TOKENS), strict=True):
+        assert answer.token_ids == plain(video, QUESTIONS[1])
+    with pytest.raises(PllavaError, match="4 videos, 2 questions"):
+        chat.ask_each(videos, QUESTIONS[:2])
 
 
-def plain(video: WatchedVideo, question: str, history: Any = ()) -> list[int]:
-    """Generated without a cache of the video."""
-    chat = video.chat
-    batch = chat.processor(text=chat.template.prompt_for(question, history), videos=[video.frames.frames])
-    return chat.generate(**batch, **chat.settings(TOKENS, 0, 1))[0]
-
-
-def test_cached_is_plain(video: WatchedVideo):
-    for question in QUESTIONS:
-        assert video.ask(question, TOKENS).token_ids == plain(video, question)
-
-
-def test_batched_is_single(video: WatchedVideo):
-    assert video.ask_all(QUESTIONS, TOKENS) == [video.ask(question, TOKENS) for question in QUESTIONS]
-    assert video.ask_all(QUESTIONS, TOKENS, batch_size=2) == video.ask_all(QUESTIONS, TOKENS)
+def test_a_batch_may_be_empty(video: WatchedVideo):
     assert video.ask_all([]) == []
+
+
+def test_long_answers_outgrow_the_room_behind_the_prefix(video: WatchedVideo, plain: Plain):
+    expected = plain(video, "Who?", max_new_tokens=ROOM + 30)
+    assert len(expected) > ROOM
+    assert video.ask("Who?", ROOM + 30).token_ids == expected
+    assert video.ask("Who?", TOKENS).token_ids == expected[:TOKENS]
+    assert video.ask_all(["Who?", "What?"], ROOM + 30)[0].token_ids == expected
 
 
 def test_asking_leaves_no_trace(video: WatchedVideo):
@@ -53,12 +77,40 @@ def test_asking_leaves_no_trace(video: WatchedVideo):
     assert video.ask(QUESTIONS[0], TOKENS) == first
 
 
-def test_a_conversation_remembers(video: WatchedVideo):
+def test_a_conversation_remembers(video: WatchedVideo, plain: Plain):
     conversation = video.conversation()
     first = conversation.ask("Who?", TOKENS)
     second = conversation.ask("And then?", TOKENS)
     assert first.text in second.prompt and conversation.history[1] == ("And then?", second.text)
     assert second.token_ids == plain(video, "And then?", [("Who?", first.text)])
+
+
+def test_later_turns_compute_only_what_is_new(video: WatchedVideo, plain: Plain, monkeypatch: pytest.MonkeyPatch):
+    given: list[int] = []
+    pack = SharedPrefixCache.pack
+
+    def counted(self: SharedPrefixCache, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> dict[str, Any]:
+        given.append(input_ids.shape[1])
+        return pack(self, input_ids, attention_mask)
+
+    monkeypatch.setattr(SharedPrefixCache, "pack", counted)
+    conversation = video.conversation()
+    before = 0
+    for turn, question in enumerate([*QUESTIONS, "And what happens after all of that?"]):
+        history = tuple(conversation.history)
+        given.clear()
+        answer = conversation.ask(question, TOKENS)
+        assert answer.token_ids == plain(video, question, history)
+        length = len(video.chat.tokenize(answer.prompt))
+        if turn:
+            assert given[0] <= length - before  # the last prompt is not read again
+        before = length - 1  # its last token may join the answer's first
+    # Another conversation in between changes neither.
+    other = video.conversation()
+    other.ask("Why?", TOKENS)
+    history = tuple(conversation.history)
+    assert conversation.ask("Why?", TOKENS).token_ids == plain(video, "Why?", history)
+    assert list(other.stream("Where?", TOKENS)) and other.history[-1][0] == "Where?"
 
 
 def test_the_stream_is_the_answer_in_pieces(video: WatchedVideo):
@@ -78,7 +130,7 @@ def test_an_error_in_the_stream_reaches_the_reader(video: WatchedVideo, monkeypa
     def fail(**_: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(video.chat, "generate", fail)
+    monkeypatch.setattr(video.chat.model, "generate", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(video.stream("Who?"))
 
@@ -101,8 +153,10 @@ def test_what_is_refused(video: WatchedVideo, chat: VideoChat, tmp_path: Path):
         chat.watch(tmp_path / "none.mp4")
     with pytest.raises(PllavaError, match="sampled already"):
         chat.watch(video.frames, start=1.0)
-    with pytest.raises(PllavaError, match="need >= 1"):
-        video.ask("Who?", max_new_tokens=0)
+    wrong = {"max_new_tokens": 0, "temperature": -1, "top_p": 0, "num_beams": 0, "repetition_penalty": 0, "stop": ""}
+    for name, value in wrong.items():
+        with pytest.raises(PllavaError, match=name):
+            video.ask("Who?", **{name: value})
 
 
 def test_recorded_end_to_end(reference: Path, load_tiny: Callable[..., Any]):

@@ -1,0 +1,161 @@
+"""How an answer is generated: `Generation(max_new_tokens=50, temperature=0.7, seed=1)`. The same fields are arguments of `ask`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
+
+from pllava.errors import PllavaError
+from pllava.model.shared_prefix import stop_if
+
+FinishReason = Literal["stop", "length"]  # an end token or a stop string; max_new_tokens
+
+
+class Options(TypedDict, total=False):
+    """Arguments of `ask`, `ask_all` and `stream` besides the question and max_new_tokens: see Generation."""
+
+    temperature: float
+    top_p: float
+    num_beams: int
+    repetition_penalty: float
+    length_penalty: float
+    stop: str | Sequence[str]
+    seed: int | None
+    cancel: threading.Event | None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Raises PllavaError for values that mean nothing, all at once."""
+
+    max_new_tokens: int = 100
+    temperature: float = 0.0  # 0: greedy; above: sampling
+    top_p: float = 1.0  # sample from the most probable tokens that hold this share; 1: from all
+    num_beams: int = 1
+    repetition_penalty: float = 1.0  # above 1: tokens of the prompt and of the answer so far become less probable
+    length_penalty: float = 1.0  # of a beam search; above 0 favours longer answers
+    stop: str | Sequence[str] = ()  # the answer ends before the first of these
+    seed: int | None = None  # of sampling; an answer depends on it alone, not on what is asked beside it
+    cancel: threading.Event | None = None  # once set, the model stops in the middle of a token and Cancelled is raised
+
+    def __post_init__(self) -> None:
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        object.__setattr__(self, "stop", stops)
+        checks = {
+            f"max_new_tokens {self.max_new_tokens}: need >= 1": self.max_new_tokens >= 1,
+            f"temperature {self.temperature}: need >= 0": self.temperature >= 0,
+            f"top_p {self.top_p}: need in (0, 1]": 0 < self.top_p <= 1,
+            f"num_beams {self.num_beams}: need >= 1": self.num_beams >= 1,
+            f"repetition_penalty {self.repetition_penalty}: need > 0": self.repetition_penalty > 0,
+            "stop: an empty string stops everything": "" not in stops,
+        }
+        if wrong := [problem for problem, fine in checks.items() if not fine]:
+            raise PllavaError("; ".join(wrong))
+
+    @property
+    def samples_beams(self) -> bool:
+        """transformers draws for all beams of a batch at once, from torch's own generator: one question at a time, then."""
+        return self.num_beams > 1 and self.temperature > 0
+
+    def arguments(self, suppress: int, end: set[int], pad: int | None) -> dict[str, Any]:
+        """For `model.generate`. What a checkpoint's generation_config.json says about sampling does not count."""
+        sample = self.temperature > 0
+        arguments: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "do_sample": sample,
+            "temperature": self.temperature or None,
+            "top_p": self.top_p if sample else None,
+            "top_k": None,
+            "num_beams": self.num_beams,
+            "repetition_penalty": self.repetition_penalty,
+            "eos_token_id": sorted(end) or None,
+            "pad_token_id": pad if pad is not None else next(iter(end), None),
+            "suppress_tokens": [suppress],  # a placeholder without a video means nothing in a reply
+        }
+        if self.num_beams > 1:
+            arguments["length_penalty"] = self.length_penalty
+        return arguments
+
+    def rowwise(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The same arguments, but each row of a batch is sampled as it would be alone, from generators of its own."""
+        if not arguments["do_sample"] or self.num_beams > 1:
+            return arguments
+        steps: list[LogitsProcessor] = []
+        if self.temperature != 1.0:
+            steps.append(TemperatureLogitsWarper(self.temperature))
+        if self.top_p < 1.0:
+            steps.append(TopPLogitsWarper(self.top_p))
+        chosen = LogitsProcessorList([*steps, RowSampler(self.seed)])
+        return arguments | {"do_sample": False, "temperature": None, "top_p": None, "logits_processor": chosen}
+
+    def criteria(self, prompt_length: int, text_of: Callable[[list[int]], str]) -> StoppingCriteriaList:
+        return StoppingCriteriaList(
+            ([StopStrings(tuple(self.stop), prompt_length, text_of)] if self.stop else [])
+            + ([CancelCheck(self.cancel)] if self.cancel is not None else [])
+        )
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """torch's own generators start from `seed` and are put back after; one thread at a time. None leaves them alone."""
+    if seed is None:
+        yield
+        return
+    with _generators, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+_generators = threading.Lock()
+
+
+class RowSampler(LogitsProcessor):
+    """Draws each row's token with a generator that starts from `seed`, as `generate` with do_sample does for a row alone."""
+
+    def __init__(self, seed: int | None) -> None:
+        self.seed = seed
+        self.generators: list[torch.Generator] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        probabilities = scores.softmax(dim=-1)
+        if self.seed is None:
+            drawn = torch.multinomial(probabilities, 1)
+        else:
+            if not self.generators:
+                self.generators = [torch.Generator(scores.device).manual_seed(self.seed) for _ in scores]
+            drawn = torch.cat([torch.multinomial(p[None], 1, generator=g) for p, g in zip(probabilities, self.generators, strict=True)])
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
+
+
+class StopStrings(StoppingCriteria):
+    """Compares text, not tokens: a stop string may begin or end within one."""
+
+    def __init__(self, stops: tuple[str, ...], prompt_length: int, text_of: Callable[[list[int]], str]) -> None:
+        self.stops, self.prompt_length, self.text_of = stops, prompt_length, text_of
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        texts = [self.text_of(row) for row in input_ids[:, self.prompt_length :].tolist()]
+        return torch.tensor([any(stop in text for stop in self.stops) for text in texts], device=input_ids.device)
+
+
+class CancelCheck(StoppingCriteria):
+    def __init__(self, cancel: threading.Event) -> None:
+        self.cancel = cancel
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        stop_if(self.cancel)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The text before the first stop string."""
+    places = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(places)] if places else text

@@ -1,0 +1,224 @@
+"""Videos that are encoded already, found again by what they depend on: `chat.cache.stats()`.
+
+Bounded in bytes; the one that was used least recently goes first. Someone who still holds a video keeps its memory until he lets go.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from pllava.model.shared_prefix import BufferedLayer, SharedPrefixCache, borrowed, joined
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pllava.video.reader import VideoFrames
+
+ROOM = 256  # tokens behind a prefix: a question with its answer goes there, and nothing is copied
+TAILS = 4  # conversations of a video that are kept in front of their next question
+
+
+@dataclass
+class Tail:
+    """What followed the prefix last time: ids, and keys and values [1, heads, length, head_dim] of each layer."""
+
+    ids: list[int]
+    layers: list[tuple[Tensor, Tensor]]
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for pair in self.layers for tensor in pair)
+
+
+class EncodedVideo:
+    """A video as the language model needs it: keys and values of the prompt up to its last token, or, where a template puts the
+    question before the video and nothing can be shared, its visual tokens [N, D]."""
+
+    def __init__(
+        self, frames: VideoFrames | None, prefix: list[int], layers: list[BufferedLayer] | None, visual_tokens: Tensor | None = None
+    ) -> None:
+        self.frames = frames
+        self.prefix = prefix  # ids, placeholders expanded
+        self.layers = layers
+        self.visual_tokens = visual_tokens
+        self.tails: list[Tail] = []  # newest last
+        self._room = threading.Lock()  # held by who writes behind the prefix
+        self._tails = threading.Lock()
+
+    @property
+    def bytes(self) -> int:
+        total = sum(layer.bytes for layer in self.layers or ()) + sum(tail.bytes for tail in tuple(self.tails))
+        if self.visual_tokens is not None:
+            total += self.visual_tokens.numel() * self.visual_tokens.element_size()
+        return total + (self.frames.frames.nbytes if self.frames is not None else 0)
+
+    def tail_for(self, ids: Sequence[int]) -> tuple[Tail | None, int]:
+        """The tail that shares most tokens with `ids`, and how many. The last of `ids` is not shared: its logits are needed."""
+        with self._tails:
+            found = [(common(tail.ids, ids[:-1]), tail) for tail in self.tails]
+            length, tail = max(found, key=lambda pair: pair[0], default=(0, None))
+            if tail is not None and length:
+                self.tails.remove(tail)
+                self.tails.append(tail)
+        return (tail, length) if length else (None, 0)
+
+    def keep_tail(self, tail: Tail) -> None:
+        with self._tails:
+            self.tails = [old for old in self.tails if common(old.ids, tail.ids) < len(old.ids)]  # the new one goes on from these
+            self.tails = [*self.tails, tail][-TAILS:]
+
+    @contextmanager
+    def room(self) -> Iterator[bool]:
+        """Whether the room behind the prefix is the caller's now. Someone else who asks at the same time works on a copy."""
+        mine = self._room.acquire(blocking=False)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._room.release()
+
+
+@contextmanager
+def opened(
+    videos: Sequence[EncodedVideo], rows: Sequence[int], tail: Tail | None, kept: int, room: int, cancel: threading.Event | None
+) -> Iterator[SharedPrefixCache]:
+    """A cache for `generate`: for each row the number of its video. tail, kept: of a single row, what of its tokens is known."""
+    alone = videos[0] if len(videos) == 1 and room <= ROOM else None
+    with alone.room() if alone else nullcontext(False) as mine:
+        layers = []
+        for number in range(len(videos[0].layers or ())):
+            own = [video.layers[number] for video in videos if video.layers]
+            layers.append(borrowed(own[0], cancel) if mine else joined(own, room, cancel))
+        for layer, (keys, values) in zip(layers, tail.layers if tail else (), strict=False):
+            layer.update(keys[:, :, :kept], values[:, :, :kept])
+        cache = SharedPrefixCache(layers, rows, layers[0].device, layers[0].dtype)
+        try:
+            yield cache
+        finally:
+            cache.layers.clear()  # whoever still holds the cache (a traceback, a stopped thread) holds no memory
+
+
+def tail_of(cache: SharedPrefixCache, prefix: int, ids: list[int]) -> Tail:
+    """What a single row left behind the prefix. ids: of the row, prompt and answer."""
+    layers = [
+        (layer.keys[:, :, prefix : layer.length].clone(), layer.values[:, :, prefix : layer.length].clone()) for layer in cache.layers
+    ]
+    return Tail(ids[prefix : cache.length], layers)
+
+
+def common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Tokens that two rows begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+
+
+def split(cache: Cache) -> list[list[BufferedLayer]]:
+    """The layers of each video of a batch, each in memory of its own, with room behind it."""
+    whole: list[Any] = cache.layers
+    videos = whole[0].keys.shape[0]
+    if videos == 1:
+        return [whole]
+    return [[joined([part(layer, video)], ROOM) for layer in whole] for video in range(videos)]
+
+
+def part(layer: BufferedLayer, video: int) -> BufferedLayer:
+    """A view of one video of a batch."""
+    view = borrowed(layer)
+    view.keys, view.values = layer.keys[video : video + 1], layer.values[video : video + 1]
+    return view
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    hits: int
+    misses: int
+    evictions: int
+    entries: int
+    bytes: int
+    max_bytes: int
+
+
+class PrefixCache:
+    """Encoded videos by key, for any number of threads: two that ask for the same video at once encode it once."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.hits = self.misses = self.evictions = 0
+        self._entries: OrderedDict[Hashable, EncodedVideo] = OrderedDict()  # least recently used first
+        self._making: dict[Hashable, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def find(self, key: Hashable) -> EncodedVideo | None:
+        """Counts as a hit or a miss."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                self.misses += 1
+            else:
+                self.hits += 1
+                self._entries.move_to_end(key)
+            return entry
+
+    def find_or_make(self, key: Hashable, make: Callable[[], EncodedVideo]) -> EncodedVideo:
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        try:
+            with making:
+                entry = self.find(key)
+                if entry is None:
+                    entry = make()
+                    self.add(key, entry)
+                return entry
+        finally:
+            with self._lock:
+                if not making.locked():
+                    self._making.pop(key, None)
+
+    def add(self, key: Hashable, entry: EncodedVideo) -> None:
+        with self._lock:
+            self._entries[key] = entry
+            self._entries.move_to_end(key)
+        self.trim()
+
+    def trim(self) -> None:
+        """Let the least recently used go until all fit; one that is larger than everything allowed goes at once."""
+        with self._lock:
+            sizes = {key: entry.bytes for key, entry in self._entries.items()}
+            total = sum(sizes.values())
+            while total > self.max_bytes and self._entries:
+                key, _ = self._entries.popitem(last=False)
+                total -= sizes[key]
+                self.evictions += 1
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+
+    def stats(self) -> CacheStats:
+        with self._lock:
+            used = sum(entry.bytes for entry in self._entries.values())
+            return CacheStats(self.hits, self.misses, self.evictions, len(self._entries), used, self.max_bytes)
+
+
+def weights_key(model: torch.nn.Module) -> Hashable:
+    """Changes when weights are changed in place, or adapters are switched, scaled or merged."""
+    first = next(model.parameters())
+    versions = sum(0 if tensor.is_inference() else tensor._version for tensor in model.parameters())
+    adapters: list[Hashable] = []
+    if hasattr(model, "peft_config"):
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper
+
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+                scaling = tuple(sorted(getattr(module, "scaling", {}).items()))
+                adapters.append((module.disable_adapters, tuple(module.active_adapters), getattr(module, "merged", False), scaling))
+    return id(model), first.dtype, str(first.device), versions, hash(tuple(adapters))

@@ -1,0 +1,212 @@
+"""Many continuations of one beginning, its keys and values kept once: the cache that `VideoChat` gives to `generate`.
+
+    cache = SharedPrefixCache(layers, videos=[0, 0, 0])     # three questions about the first of the encoded videos
+    model.generate(input_ids=rows, attention_mask=mask, past_key_values=cache)
+
+The rows of a video are packed into one sequence behind its prefix. Each token has the position it has in its own row, and a mask lets it
+see the prefix and its own row only, so the prefix is neither copied nor read once for each row, rows of unequal length need no padding,
+and the beams of a search share what they have in common: choosing beams moves rows of the mask, never keys.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from pllava.errors import PllavaError
+
+GROWTH = 256  # tokens of room that a full buffer gets at least
+
+
+class Cancelled(PllavaError):
+    """Someone set the event that was passed as `cancel`."""
+
+
+def stop_if(cancel: threading.Event | None) -> None:
+    """Raises Cancelled when the event is set."""
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("cancelled")
+
+
+class BufferedLayer(CacheLayerMixin):
+    """Keys and values [V, heads, capacity, head_dim] of one layer, of which `length` tokens are in use. Appending copies nothing old."""
+
+    is_sliding = False
+
+    def __init__(self, room: int = GROWTH, cancel: threading.Event | None = None) -> None:
+        super().__init__()
+        self.room = room  # tokens that fit behind the first ones
+        self.length = 0
+        self.cancel = cancel
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        videos, heads, length, _ = key_states.shape
+        self.keys = key_states.new_empty(videos, heads, length + self.room, key_states.shape[-1])
+        self.values = value_states.new_empty(videos, heads, length + self.room, value_states.shape[-1])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        stop_if(self.cancel)  # a forward pass ends in the middle, at the next layer
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[2]
+        self.reserve(end)
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` in all; what a full buffer held moves to a larger one of this layer alone."""
+        capacity = self.keys.shape[2]
+        if tokens <= capacity:
+            return
+        capacity = tokens + max(GROWTH, (tokens - self.length) // 2)
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_empty(*old.shape[:2], capacity, old.shape[3])
+            new[:, :, : self.length] = old[:, :, : self.length]
+            setattr(self, name, new)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return -1
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.keys, self.values) if tensor is not None)
+
+
+def borrowed(layer: BufferedLayer, cancel: threading.Event | None = None) -> BufferedLayer:
+    """A layer that appends into the same buffer, behind what `layer` holds. One borrower at a time."""
+    copy = BufferedLayer(cancel=cancel)
+    copy.keys, copy.values, copy.length = layer.keys, layer.values, layer.length
+    copy.dtype, copy.device, copy.is_initialized = layer.dtype, layer.device, True
+    return copy
+
+
+def joined(layers: Sequence[BufferedLayer], room: int, cancel: threading.Event | None = None) -> BufferedLayer:
+    """A new layer that holds a copy of several videos' layers (equal lengths), with room behind them."""
+    copy = BufferedLayer(room, cancel)
+    length = layers[0].length
+    heads, _, width = layers[0].keys.shape[1:]
+    copy.keys = layers[0].keys.new_empty(len(layers), heads, length + room, width)
+    copy.values = layers[0].values.new_empty(len(layers), heads, length + room, layers[0].values.shape[-1])
+    for index, layer in enumerate(layers):
+        copy.keys[index, :, :length] = layer.keys[0, :, :length]
+        copy.values[index, :, :length] = layer.values[0, :, :length]
+    copy.dtype, copy.device, copy.length, copy.is_initialized = layers[0].dtype, layers[0].device, length, True
+    return copy
+
+
+class SharedPrefixCache(Cache):
+    """layers: the prefixes of V videos, all of one length P. videos: for each row of `generate`'s batch the video it is about.
+
+    `pack` turns new tokens of R rows into one model call, `unpack` its logits into those of the rows. G is the most rows a video has.
+    """
+
+    def __init__(self, layers: list[BufferedLayer], videos: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(layers=layers)
+        self.videos = list(videos)
+        self.device, self.dtype = device, dtype
+        self.prefix = layers[0].length
+        self.num_videos = layers[0].keys.shape[0]
+        turn = [self.videos[:row].count(video) for row, video in enumerate(self.videos)]
+        self.group = max(turn) + 1
+        self.place = torch.tensor([video * self.group + k for video, k in zip(self.videos, turn, strict=True)], device=device)
+        self.answers = self.place  # where the logits of each row are in the last call's output
+        self.positions = torch.zeros(self.num_videos * self.group, dtype=torch.long, device=device)  # of the next token
+        self.hidden: Tensor | None = None  # additive mask [V, G, capacity] of the rows' next tokens: 0 is seen
+
+    @property
+    def length(self) -> int:
+        return self.layers[0].length
+
+    def pack(self, input_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Any]:
+        """New tokens [R, n] of all rows (mask 0: none there) -> arguments of the model. The first call may bring many, later ones one."""
+        if self.hidden is None:
+            return self._begin(input_ids, attention_mask)
+        videos, group, length = self.num_videos, self.group, self.length
+        ids = input_ids.new_zeros(videos * group).index_copy_(0, self.place, input_ids[:, -1])
+        mask = None
+        if videos * group > 1:
+            self._make_room(length + group)
+            own = torch.arange(group, device=self.device)
+            self.hidden[:, own, length + own] = 0
+            mask = self.hidden[:, None, :, : length + group]
+        self.answers = self.place
+        positions, self.positions = self.positions, self.positions + 1
+        return self._inputs(ids.view(videos, group), positions.view(videos, group), mask, group)
+
+    def _begin(self, input_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Any]:
+        """What follows the prefix. Equal rows of a video (beams) are computed once. Last tokens stand at the end, in the order of rows."""
+        given = input_ids.tolist()
+        if attention_mask is not None:
+            there = attention_mask[:, -input_ids.shape[1] :].tolist()
+            given = [[token for token, seen in zip(row, mask, strict=True) if seen] for row, mask in zip(given, there, strict=True)]
+        different: list[dict[tuple[int, ...], int]] = [{} for _ in range(self.num_videos)]
+        twin = [different[video].setdefault(tuple(row), len(different[video])) for video, row in zip(self.videos, given, strict=True)]
+        lasts = max(len(rows) for rows in different)
+        body = max(sum(len(row) - 1 for row in rows) for rows in different)
+        shape = (self.num_videos, body + lasts)
+        ids, positions, owner, order = ([[fill] * shape[1] for _ in range(shape[0])] for fill in (0, 0, -1, 0))
+        for video, rows in enumerate(different):
+            slot = 0
+            for row, number in rows.items():
+                for k, token in enumerate(row):
+                    last = k == len(row) - 1
+                    at = body + number if last else slot
+                    ids[video][at], positions[video][at], owner[video][at], order[video][at] = token, self.prefix + k, number, k
+                    slot += not last
+        ids_, positions_, owner_, order_ = (torch.tensor(values, device=self.device) for values in (ids, positions, owner, order))
+        own = owner_[:, :, None] == owner_[:, None, :]
+        sees = own & (order_[:, None, :] <= order_[:, :, None])
+        mask = torch.zeros(*shape, self.prefix + shape[1], dtype=self.dtype, device=self.device)
+        mask[:, :, self.prefix :].masked_fill_(~sees, torch.finfo(self.dtype).min)
+
+        # What each row's next tokens see: the prefix, and the tokens of the row that it is or is equal to.
+        self.hidden = torch.full((self.num_videos * self.group, 0), torch.finfo(self.dtype).min, dtype=self.dtype, device=self.device)
+        self.hidden = self.hidden.view(self.num_videos, self.group, 0)
+        self._make_room(self.prefix + shape[1])
+        self.hidden[:, :, : self.prefix] = 0
+        rows_ = self.hidden.view(self.num_videos * self.group, -1)
+        where = torch.tensor(self.videos, device=self.device)
+        mine = owner_[where] == torch.tensor(twin, device=self.device)[:, None]  # [R, N]
+        now = rows_[self.place]
+        now[:, self.prefix : self.prefix + shape[1]].masked_fill_(mine, 0)
+        rows_[self.place] = now
+        self.positions[self.place] = torch.tensor([self.prefix + len(row) for row in given], device=self.device)
+        self.answers = where * lasts + torch.tensor(twin, device=self.device)
+        return self._inputs(ids_, positions_, mask[:, None], lasts)
+
+    @staticmethod
+    def _inputs(ids: Tensor, positions: Tensor, mask: Tensor | None, keep: int) -> dict[str, Any]:
+        return {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "logits_to_keep": keep}
+
+    def _make_room(self, tokens: int) -> None:
+        assert self.hidden is not None
+        missing = tokens - self.hidden.shape[2]
+        if missing > 0:
+            more = self.hidden.new_full((*self.hidden.shape[:2], missing + GROWTH), torch.finfo(self.dtype).min)
+            self.hidden = torch.cat([self.hidden, more], dim=2)
+
+    def unpack(self, logits: Tensor) -> Tensor:
+        """[V, kept, vocabulary] -> [R, 1, vocabulary]."""
+        return logits.flatten(0, 1)[self.answers.to(logits.device)].unsqueeze(1)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Rows go on from other rows of the same video: they see what those see."""
+        assert self.hidden is not None
+        rows = self.hidden.view(self.num_videos * self.group, -1)
+        self.hidden = rows.index_copy(0, self.place, rows[self.place[beam_idx.to(self.device)]]).view_as(self.hidden)
