@@ -2,70 +2,91 @@
 
 from __future__ import annotations
 
-import html
+import inspect
 import os
 from collections.abc import Iterator
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from pllava.app.engine import ChatEngine
-from pllava.app.frames import strip, thumbnail
+from pllava.app import panels
+from pllava.app.engine import MOST_FRAMES, ChatEngine, Settings
+from pllava.app.frames import thumbnail
+from pllava.app.panels import NO_VIDEO, TOY_NOTICE
 from pllava.app.samples import Sample
 from pllava.app.source import ModelSource, describe_runtime, is_toy
+from pllava.app.uploads import Uploads
+from pllava.app.visit import Clip, Message, Visits, asked, up_to
 from pllava.errors import PllavaError
 
 GENERAL_QUESTIONS = ["Describe the video in detail.", "What happens in the video?"]
 MAX_QUESTION = 2000  # characters
+MAX_SYSTEM = 4000
 KEEP_UPLOADS = (3600, 24 * 3600)  # seconds: how often to look, how old an upload may get
-NO_VIDEO = '<p class="empty">The frames the model looks at appear here.</p>'
-PROBLEM = "⚠️ "  # begins a message that is not the model's
-Message = dict[str, Any]
+HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 
 
-def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> gr.Blocks:
+def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], uploads: Uploads) -> gr.Blocks:
     """The page, not yet launched. Endpoints for clients: /ask (video file, question -> answer) and /version."""
     model = engine.chat.model
-    toy = is_toy(model)
     served = {"model": source.name, "version": source.version, "adapter_sha256": source.adapter_sha256, "pid": os.getpid()}
+    visits = Visits(engine, uploads, source.turns)
 
-    def watch(path: str | None) -> tuple[str, list[Message], Any]:
-        """A new clip: show its frames, forget the conversation, offer its questions."""
+    def settings_of(system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float) -> Settings:
+        return Settings(
+            system=None if system.strip() == engine.chat.template.system.strip() else system.strip()[:MAX_SYSTEM],
+            num_frames=None if int(frames) == engine.chat.processor.num_frames else int(frames),
+            num_beams=int(beams),
+            temperature=float(temperature),
+            max_new_tokens=int(tokens),
+            lora_alpha=None if engine.lora_alpha is None or alpha == engine.lora_alpha else float(alpha),
+        )
+
+    def show(clip: Clip | None, said: str, questions: list[str]) -> tuple[Any, ...]:
+        """What the page shows of a clip: state, player, picture, frames, conversation, questions to try."""
+        kind = (clip.kind or "") if clip else ""
+        return (
+            clip,
+            gr.Video(clip.path if clip and kind.startswith("video/") else None, visible=kind.startswith("video/")),
+            gr.Image(clip.path if clip and kind.startswith("image/") else None, visible=kind.startswith("image/")),
+            said,
+            [],
+            gr.Dataset(samples=[[question] for question in questions]),
+        )
+
+    def upload(path: str | None, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         if not path:
-            return NO_VIDEO, [], gr.Dataset(samples=[[q] for q in GENERAL_QUESTIONS])
+            uploads.release(str(request.session_hash))
+            return show(None, NO_VIDEO, GENERAL_QUESTIONS)
         try:
-            watched = engine.watch(path)
+            clip = visits.look(str(request.session_hash), path, settings_of(*values))
         except PllavaError as error:
-            return _problem(error, path), [], gr.Dataset(samples=[[q] for q in GENERAL_QUESTIONS])
-        shown = strip(watched.frames, engine.chat.processor.pooling_shape)
-        clip = next((clip for clip in clips if clip.media.name == Path(path).name), None)
-        questions = ([clip.question] if clip else []) + GENERAL_QUESTIONS
-        return shown + (_truth(clip) if clip else ""), [], gr.Dataset(samples=[[q] for q in questions])
+            return show(None, panels.problem(str(error)), GENERAL_QUESTIONS)
+        return show(clip, clip.strip, GENERAL_QUESTIONS)
 
-    def put(question: str, history: list[Message]) -> tuple[str, list[Message]]:
-        """Show the question at once."""
-        question = question.strip()
-        return ("", [*history, {"role": "user", "content": question}]) if question else ("", history)
-
-    def reply(path: str | None, history: list[Message]) -> Iterator[list[Message]]:
-        """Stream the answer to the last question; what goes wrong is said in the chat."""
-        if not history or history[-1]["role"] != "user":
-            yield history
-            return
-        if not path:
-            yield [
-                *history,
-                {"role": "assistant", "content": PROBLEM + "Please choose a video first: upload one, or take a held-out clip."},
-            ]
-            return
-        said = _pairs(history[:-1]) if source.turns == "conversation" else []
+    def take(event: gr.SelectData, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        sample = clips[event.index]
         try:
-            for answer in engine.stream(path, _text(history[-1]), said):
-                yield [*history, {"role": "assistant", "content": answer}]
+            clip = visits.look(str(request.session_hash), str(sample.media), settings_of(*values), ours=True)
         except PllavaError as error:
-            yield [*history, {"role": "assistant", "content": PROBLEM + _without_path(error, path)}]
+            return show(None, panels.problem(str(error)), GENERAL_QUESTIONS)
+        return show(clip, clip.strip + panels.truth(sample), [sample.question, *GENERAL_QUESTIONS])
+
+    def look_again(clip: Clip | None, *values: Any) -> Any:
+        if clip is None:
+            return gr.skip()
+        try:
+            return visits.look_again(clip, settings_of(*values))
+        except PllavaError as error:
+            return panels.problem(str(error))
+
+    def reply(clip: Clip | None, history: list[Message], *values: Any) -> Iterator[list[Message]]:
+        try:
+            settings = settings_of(*values)
+        except (PllavaError, TypeError, ValueError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        yield from visits.reply(clip, history, settings)
 
     def ask(video: str | None, question: str) -> str:
         if not video:
@@ -77,26 +98,34 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
         try:
             return engine.ask(video, question.strip())
         except PllavaError as error:
-            raise gr.Error(_without_path(error, video), print_exception=False) from None
+            raise gr.Error(panels.sentence(error, video), print_exception=False) from None
+        finally:
+            uploads.discard(video)
 
-    def version() -> dict[str, Any]:
-        return served
+    def start_over(request: gr.Request) -> tuple[Any, ...]:
+        uploads.release(str(request.session_hash))
+        return (None, *show(None, NO_VIDEO, GENERAL_QUESTIONS))
 
-    def take(event: gr.SelectData) -> str:
-        return str(clips[event.index].media.absolute())
+    def leave(request: gr.Request) -> None:
+        visits.leave(request.session_hash)
 
     with gr.Blocks(title="PLLaVA", analytics_enabled=False, delete_cache=KEEP_UPLOADS) as page:
-        gr.HTML(_head(source))
-        if toy:
+        clip = gr.State(None)
+        gr.HTML(panels.head(source))
+        if is_toy(model):
             gr.HTML(TOY_NOTICE)
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
-                video = gr.Video(label="Video", sources=["upload"], height=300, elem_id="video", buttons=[])
-                frames = gr.HTML(NO_VIDEO)
+                file = gr.File(label="Upload a video or an image", file_types=["video", "image"], height=140, elem_id="upload")
+                player = gr.Video(label="Video", height=300, elem_id="video", buttons=[], interactive=False, visible=False)
+                picture = gr.Image(
+                    label="Image", height=300, elem_id="picture", buttons=[], interactive=False, visible=False, type="filepath"
+                )
+                frames = gr.HTML(NO_VIDEO, elem_id="frames")
                 if clips:
                     gr.HTML('<p class="heading">Held-out clips <span>no training has seen them</span></p>')
                     gallery = gr.Gallery(
-                        [(_poster(clip), clip.task) for clip in clips],
+                        [(_poster(sample), sample.task) for sample in clips],
                         label="Held-out clips",
                         show_label=False,
                         elem_id="samples",
@@ -113,14 +142,17 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
                     height=420,
                     layout="bubble",
                     buttons=["copy"],
+                    editable="user",
                     feedback_options=None,
+                    render_markdown=False,  # what a model or a visitor wrote is text
                     placeholder="Choose a video, then ask about it."
                     + ("" if source.turns == "conversation" else " Each question is answered on its own."),
                     elem_id="chat",
                     allow_tags=False,
+                    latex_delimiters=[],
                 )
                 question = gr.Textbox(
-                    show_label=False,
+                    label="Your question",
                     placeholder="Ask about the video",
                     submit_btn=True,
                     max_length=MAX_QUESTION,
@@ -130,89 +162,104 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
                 examples = gr.Dataset(
                     label="Try", components=["textbox"], samples=[[q] for q in GENERAL_QUESTIONS], type="values", elem_id="questions"
                 )
-                with gr.Row():
-                    stop = gr.Button("Stop", size="sm")
-                    clear = gr.Button("Start over", size="sm")
-        gr.HTML(_lineage(source, describe_runtime(model)))
+                with gr.Row(elem_id="actions"):
+                    stop = gr.Button("Stop", size="sm", min_width=90, elem_id="stop")
+                    retry = gr.Button("Ask again", size="sm", min_width=90, elem_id="retry")
+                    clear = gr.Button("Clear conversation", size="sm", min_width=90, elem_id="clear")
+                    new = gr.Button("New video", size="sm", min_width=90, elem_id="new")
+                with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+                    settings = _advanced(engine)
+        gr.HTML(panels.lineage(source, describe_runtime(model)))
 
-        model_event: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+        shown = [clip, player, picture, frames, chat, examples]
+        answers: list[Any] = []
+
+        def answer(before: Any) -> None:
+            answers.append(before.then(reply, [clip, chat, *settings], chat, **MODEL))
+
+        answer(question.submit(lambda q, history: ("", asked(q, history)), [question, chat], [question, chat], **HIDDEN))
+        answer(examples.click(lambda row, history: asked(row[0], history), [examples, chat], chat, **HIDDEN))
+        answer(retry.click(lambda history: up_to(history, len(history) - 1) if history else history, chat, chat, **HIDDEN))
+        answer(chat.retry(_retry, chat, chat, **HIDDEN))
+        answer(chat.edit(_edit, chat, chat, **HIDDEN))
+        stop.click(None, cancels=answers, api_visibility="private")
+        clear.click(list, None, chat, cancels=answers, **HIDDEN)
+        new.click(start_over, None, [file, *shown], cancels=answers, **HIDDEN)
+        file.upload(upload, [file, *settings], shown, cancels=answers, show_progress_on=frames, **MODEL)
+        file.clear(start_over, None, [file, *shown], cancels=answers, **HIDDEN)
         if clips:
-            gallery.select(take, None, video, queue=False, show_progress="hidden", api_visibility="private")
-        video.change(watch, video, [frames, chat, examples], show_progress_on=frames, **model_event)
-        asked = question.submit(put, [question, chat], [question, chat], queue=False, api_visibility="private")
-        asked_reply = asked.then(reply, [video, chat], chat, **model_event)
-        taken = examples.click(lambda row, history: put(row[0], history)[1], [examples, chat], chat, queue=False, api_visibility="private")
-        taken_reply = taken.then(reply, [video, chat], chat, **model_event)
-        stop.click(None, cancels=[asked_reply, taken_reply], api_visibility="private")
-        clear.click(
-            lambda: (None, [], NO_VIDEO),
-            None,
-            [video, chat, frames],
-            cancels=[asked_reply, taken_reply],
-            queue=False,
-            api_visibility="private",
-        )
+            gallery.select(take, settings, shown, cancels=answers, show_progress_on=frames, **MODEL)
+        settings[1].change(look_again, [clip, *settings], frames, trigger_mode="always_last", **MODEL)
+        page.unload(leave)
 
         api_in = [gr.File(label="video", visible=False), gr.Textbox(label="question", visible=False)]
         api_out, api_version = gr.Textbox(label="answer", visible=False), gr.JSON(label="version", visible=False)
         gr.Button(visible=False).click(ask, api_in, api_out, api_name="ask", concurrency_id="model", concurrency_limit=1)
-        gr.Button(visible=False).click(version, None, api_version, api_name="version", queue=False)
+        gr.Button(visible=False).click(lambda: served, None, api_version, api_name="version", queue=False)
     return page
 
 
-TOY_NOTICE = (
-    '<div class="notice">This is the tiny model of the default pipeline. All it has ever seen are rendered pictures and clips of colored '
-    "shapes, and questions about them, so it knows nothing about real videos. The real one: "
-    "<code>pllava demo --model ermu2001/pllava-7b</code> (a GPU with 24 GB), or train it: <code>pllava recipe use pllava-7b</code>.</div>"
-)
+def _advanced(engine: ChatEngine) -> list[Any]:
+    """Components of the settings, in the order of `settings_of`."""
+    processor, alpha = engine.chat.processor, engine.lora_alpha
+    t, h, w = processor.pooling_shape
+    beams = _can_search(engine)
+    return [
+        gr.Textbox(
+            engine.chat.template.system,
+            label="System prompt",
+            info="What the model is told before it sees the video. A new one makes it look at the video again.",
+            lines=2,
+            max_length=MAX_SYSTEM,
+        ),
+        gr.Slider(
+            1,
+            max(MOST_FRAMES, processor.num_frames),
+            processor.num_frames,
+            step=1,
+            label="Frames",
+            info=f"Moments of the clip the model sees. More show finer motion; they are pooled into the same {t * h * w:,} visual tokens.",
+        ),
+        gr.Slider(
+            1,
+            5,
+            1,
+            step=1,
+            label="Beams",
+            visible=beams,
+            info="Answers that are followed side by side before the best is taken. Above 1 it is slower, and the answer comes at once.",
+        ),
+        gr.Slider(0, 2, 0, step=0.1, label="Temperature", info="0 gives the likeliest answer, always the same; higher is more varied."),
+        gr.Slider(1, 1024, 200, step=1, label="Longest answer", info="The answer is cut after so many tokens, each about three letters."),
+        gr.Slider(
+            0,
+            max(64.0, 2 * (alpha or 0)),
+            alpha or 0,
+            step=1,
+            label="LoRA alpha",
+            visible=alpha is not None,
+            info="Strength of the video training: 0 is the image model with the trained projector; the paper lowers it for long answers.",
+        ),
+    ]
 
 
-def _head(source: ModelSource) -> str:
-    return (
-        '<div class="pllava-head"><h1>PLLaVA</h1><p>An image-language model taken to video: frames are pooled into visual tokens, '
-        f'and a language model answers.</p><span class="badge">{html.escape(source.name)}</span></div>'
-    )
+def _retry(history: list[Message], event: gr.RetryData) -> list[Message]:
+    return up_to(history, event.index)
 
 
-def _lineage(source: ModelSource, runtime: str) -> str:
-    rows = {"served": source.name, "template": source.template, "runs on": runtime} | source.lineage
-    items = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in rows.items())
-    return (
-        f'<details class="lineage"><summary>Served: <b>{html.escape(source.name)}</b>, on {html.escape(runtime)}. '
-        f"Where it comes from</summary><dl>{items}</dl></details>"
-    )
+def _edit(history: list[Message], event: gr.EditData) -> list[Message]:
+    text = event.value if isinstance(event.value, str) else str(event.value)
+    return up_to(history, event.index, text[:MAX_QUESTION])
 
 
-def _truth(clip: Sample) -> str:
-    task, question, answer = map(html.escape, (clip.task, clip.question, clip.answer))
-    return f'<p class="facts">{task}: “{question}” The annotation says: <b>{answer}</b></p>'
+def _can_search(engine: ChatEngine) -> bool:
+    from pllava.chat import WatchedVideo
+
+    parameters = inspect.signature(WatchedVideo.ask).parameters
+    return "num_beams" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _poster(clip: Sample) -> Any:
     from pllava.video.reader import read_video
 
     return thumbnail(read_video(clip.media, num_frames=1).frames[0])
-
-
-def _problem(error: PllavaError, path: str) -> str:
-    return f'<div class="problem" role="alert">{html.escape(_without_path(error, path))}</div>'
-
-
-def _without_path(error: PllavaError, path: str) -> str:
-    """The message with the file's name only: where uploads are kept is nobody's business."""
-    return str(error).replace(path, Path(path).name)
-
-
-def _pairs(history: list[Message]) -> list[tuple[str, str]]:
-    """Questions with their answers. A question that was stopped, or refused, was not part of the conversation."""
-    pairs = []
-    for first, second in pairwise(history):
-        if first["role"] == "user" and second["role"] == "assistant" and not _text(second).startswith(PROBLEM):
-            pairs.append((_text(first), _text(second)))
-    return pairs
-
-
-def _text(message: Message) -> str:
-    """Text of a chat message; Gradio hands the content back as a list of parts."""
-    content = message["content"]
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

@@ -2,52 +2,158 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pllava.errors import PllavaError
 from pllava.files import sha256_file
+from pllava.video.limits import Limits
 
 if TYPE_CHECKING:
     from pllava.chat import VideoChat, WatchedVideo
+    from pllava.video.reader import VideoFrames
+
+MOST_FRAMES = 64
+LIMITS = Limits(max_bytes=200 << 20, max_seconds=30 * 60, max_decoded_bytes=1 << 30)  # what a stranger may ask of the machine
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one question is answered; None: as the model was loaded. Raises PllavaError for values that mean nothing."""
+
+    system: str | None = None
+    num_frames: int | None = None
+    num_beams: int = 1
+    temperature: float = 0.0
+    max_new_tokens: int = 200
+    lora_alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"frames must be between 1 and {MOST_FRAMES}": self.num_frames is None or 1 <= self.num_frames <= MOST_FRAMES,
+            "beams must be between 1 and 8": 1 <= self.num_beams <= 8,
+            "the temperature must be between 0 and 2": 0 <= self.temperature <= 2,
+            "the answer must be between 1 and 2,048 tokens long": 1 <= self.max_new_tokens <= 2048,
+            "alpha must be between 0 and 1,024": self.lora_alpha is None or 0 <= self.lora_alpha <= 1024,
+        }
+        if wrong := [problem for problem, fine in checks.items() if not fine]:
+            raise PllavaError("; ".join(wrong))
 
 
 class ChatEngine:
     """Answers questions one at a time. `keep` clips stay encoded: a 7B model's cache of 2,304 visual tokens is about 1.2 GB each."""
 
-    def __init__(self, chat: VideoChat, keep: int = 2, max_new_tokens: int = 200) -> None:
+    def __init__(self, chat: VideoChat, keep: int = 2, limits: Limits = LIMITS, read: Callable[..., VideoFrames] | None = None) -> None:
+        from pllava.video.reader import read_video
+
         self.chat = chat
         self.keep = keep
-        self.max_new_tokens = max_new_tokens
+        self.limits = limits
+        self._read = read or read_video
         self._lock = threading.Lock()  # not an RLock: a stream may be advanced and closed by different threads
-        self._watched: OrderedDict[str, WatchedVideo] = OrderedDict()  # sha256 of the file -> clip, oldest first
+        self._watched: OrderedDict[tuple[Any, ...], WatchedVideo] = OrderedDict()  # file and settings -> clip, oldest first
+        self.lora_alpha = _lora_alpha(getattr(chat, "model", None))
 
-    def watch(self, path: str | Path) -> WatchedVideo:
-        """Decode and encode a clip, or find it among the last few. Raises PllavaError when it cannot be read."""
-        with self._lock:
-            return self._watch(path)
+    def watch(self, path: str | Path, settings: Settings | None = None) -> WatchedVideo:
+        """Decode and encode a clip, or find it among the last few. Raises PllavaError when it cannot be read, or is too large."""
+        with self._lock, self._set(settings or Settings()) as chat:
+            return self._watch(chat, path, settings or Settings())
 
-    def ask(self, path: str | Path, question: str) -> str:
-        with self._lock:
-            return self._watch(path).ask(question, max_new_tokens=self.max_new_tokens).text
+    def ask(self, path: str | Path, question: str, settings: Settings | None = None) -> str:
+        settings = settings or Settings()
+        with self._lock, self._set(settings) as chat:
+            return self._watch(chat, path, settings).ask(question, **_options(settings)).text
 
-    def stream(self, path: str | Path, question: str, history: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
+    def stream(
+        self, path: str | Path, question: str, history: Sequence[tuple[str, str]] = (), settings: Settings | None = None
+    ) -> Iterator[str]:
         """The answer so far, growing. history: (question, answer) pairs, oldest first. Closing the iterator stops the model."""
-        with self._lock:
+        settings = settings or Settings()
+        with self._lock, self._set(settings) as chat:
             answer = ""
-            for piece in self._watch(path).stream(question, self.max_new_tokens, history):
-                answer += piece
-                yield answer
+            pieces = self._watch(chat, path, settings).stream(question, history=history, **_options(settings))
+            try:
+                for piece in pieces:
+                    answer += piece
+                    yield answer
+            finally:
+                if close := getattr(pieces, "close", None):
+                    close()  # the model has stopped before the next visitor has it
 
-    def _watch(self, path: str | Path) -> WatchedVideo:
-        key = sha256_file(path)
+    @contextmanager
+    def use(self, settings: Settings | None = None) -> Iterator[VideoChat]:
+        """The model for one visitor alone, set as asked for."""
+        with self._lock, self._set(settings or Settings()) as chat:
+            yield chat
+
+    @contextmanager
+    def _set(self, settings: Settings) -> Iterator[VideoChat]:
+        """The chat with these settings. What they change in the shared model is put back."""
+        chat = self.chat
+        if settings.system is not None and settings.system != chat.template.system:
+            chat.template.check(settings.system, "the system prompt")
+            chat = copy.copy(chat)
+            chat.template = chat.template.model_copy(update={"system": settings.system})
+        alpha = settings.lora_alpha if settings.lora_alpha is not None else self.lora_alpha
+        config = _config(chat.model) if settings.num_frames is not None else None
+        frames = config.num_frames if config is not None else None
+        try:
+            if config is not None:
+                config.num_frames = settings.num_frames
+            if self.lora_alpha is not None and alpha != self.lora_alpha:
+                _set_lora_alpha(chat.model, alpha)
+            yield chat
+        finally:
+            if config is not None:
+                config.num_frames = frames
+            if self.lora_alpha is not None and alpha != self.lora_alpha:
+                _set_lora_alpha(chat.model, self.lora_alpha)
+
+    def _watch(self, chat: VideoChat, path: str | Path, settings: Settings) -> WatchedVideo:
+        if not Path(path).is_file():
+            raise PllavaError(f"{Path(path).name} is no longer here: a file is removed when its page is closed. Upload it again")
+        self.limits.check_bytes(path, Path(path).stat().st_size)
+        key = (sha256_file(path), settings.num_frames, settings.system, settings.lora_alpha)
         if key in self._watched:
             self._watched.move_to_end(key)
             return self._watched[key]
-        watched = self.chat.watch(path)
+        count = settings.num_frames or chat.processor.num_frames
+        watched = chat.watch(self._read(path, count, chat.sampling, limits=self.limits))
         self._watched[key] = watched
         while len(self._watched) > self.keep:
             self._watched.popitem(last=False)
         return watched
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """Arguments of `ask` and `stream`."""
+    chosen: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature}
+    if settings.num_beams > 1:
+        chosen["num_beams"] = settings.num_beams
+    return chosen
+
+
+def _config(model: Any) -> Any:
+    return (model.get_base_model() if hasattr(model, "peft_config") else model).config
+
+
+def _lora_alpha(model: Any) -> float | None:
+    """The strength LoRA was loaded with; None where there is no LoRA."""
+    for module in model.modules() if model is not None else ():
+        if isinstance(getattr(module, "scaling", None), dict) and hasattr(module, "lora_A"):
+            for name, scale in module.scaling.items():
+                return float(scale * module.r[name])
+    return None
+
+
+def _set_lora_alpha(model: Any, alpha: float | None) -> None:
+    from pllava.model.adapter import set_lora_alpha
+
+    if alpha is not None:
+        set_lora_alpha(model, alpha)

@@ -5,15 +5,20 @@ Nothing leaves the machine: loopback, no share link, system fonts, no analytics.
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pllava.app import style
+from pllava.app.access import is_loopback, read_auth, require_auth_beyond_loopback
 from pllava.app.engine import ChatEngine
 from pllava.app.process import HOME, require_free_port
 from pllava.app.samples import samples
 from pllava.app.source import choose, describe_runtime, load_chat
+from pllava.app.uploads import Uploads
 from pllava.errors import PllavaError
 from pllava.params import Params
 
@@ -27,6 +32,7 @@ UPLOADS = HOME / "uploads"
 
 def serve(params: Params, *arguments: Any, **options: Any) -> None:
     """Load the model and serve the page until interrupted: `open_page`, and wait."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # `pllava stop` asks so; uploads are removed on the way out
     open_page(params, *arguments, **options).block_thread()
 
 
@@ -38,16 +44,29 @@ def open_page(
     lora_alpha: float | None = None,
     host: str | None = None,
     port: int | None = None,
+    auth: str | None = None,
     say: Callable[[object], None] = print,
 ) -> gr.Blocks:
-    """Load the model and serve the page from a thread of this process. Raises PllavaError: no such model, port in use."""
+    """Load the model and serve the page from a thread of this process.
+
+    Raises PllavaError: no such model, port in use, or a host beyond loopback that was asked for without a password.
+    """
+    login = read_auth(auth)
+    if host is not None:
+        require_auth_beyond_loopback(host, login)
     host, port = host or params.deploy.host, port or params.deploy.port
+    if login is None and not is_loopback(host):
+        say(f"{host} can be reached from other machines and no password is asked for; pllava demo --auth NAME:PASSWORD asks for one")
     require_free_port(host, port, next_step="pllava demo --port PORT takes another one")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(UPLOADS.absolute()))
+    uploads = Uploads(UPLOADS)
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads.open())
     for name in ("NO_PROXY", "no_proxy"):  # gradio looks at its own address first, and a proxy would not find it
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), host]))
+    from starlette.middleware import Middleware
+
     from pllava.app.demo import build_demo
+    from pllava.app.guard import LOCAL, Guard
 
     source = choose(params, model, adapter, template)
     say(f"model: {source.name}, {source.why}")
@@ -58,20 +77,23 @@ def open_page(
     except PllavaError as error:
         say(f"no sample clips: {error}")
         clips = []
-    page = build_demo(engine, source, clips)
+    page = build_demo(engine, source, clips, uploads)
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port,
         share=False,
         quiet=True,
-        show_error=True,
+        show_error=True,  # what we say by gr.Error; what goes wrong otherwise is caught before
         ssr_mode=False,
         max_file_size=MAX_FILE_SIZE,
-        allowed_paths=sorted({str(clip.media.parent.absolute()) for clip in clips}),
+        allowed_paths=[],  # the upload folder, and nothing else
+        auth=login,
+        app_kwargs={"middleware": [Middleware(Guard, hosts=LOCAL | {host} if is_loopback(host) else None)]},
         footer_links=["api"],
         theme=style.theme(),
         css=style.CSS,
         prevent_thread_lock=True,
     )
+    atexit.register(uploads.close)
     say(f"http://{host}:{port}")
     return page

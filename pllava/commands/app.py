@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pllava.app.access import AUTH_HELP
 from pllava.commands.options import PARAMS, Adapter, LoraAlpha, MaxNewTokens, ModelName, ParamsFile, Template, say, settings_of
 
 commands = typer.Typer()
@@ -40,12 +41,13 @@ def demo(
     lora_alpha: LoraAlpha = None,
     host: Annotated[str | None, typer.Option(help="address to listen on  [default: deploy.host of the params]")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="[default: deploy.port of the params]")] = None,
+    auth: Annotated[str | None, typer.Option(envvar="PLLAVA_AUTH", show_envvar=False, help=AUTH_HELP)] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Serve the chat page in the foreground, until Ctrl-C."""
     from pllava.app.serve import serve
 
-    serve(settings_of(params), model, adapter, template, lora_alpha, host, port, say=say)
+    serve(settings_of(params), model, adapter, template, lora_alpha, host, port, auth, say=say)
 
 
 @commands.command()

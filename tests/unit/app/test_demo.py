@@ -96,7 +96,7 @@ def test_a_busy_port_is_said_before_a_model_is_loaded(url, params):
 
 
 def test_a_stopped_or_refused_question_is_no_part_of_the_conversation():
-    from pllava.app.demo import PROBLEM, _pairs
+    from pllava.app.visit import PROBLEM, pairs
 
     history = [
         {"role": "user", "content": "stopped?"},
@@ -105,4 +105,82 @@ def test_a_stopped_or_refused_question_is_no_part_of_the_conversation():
         {"role": "user", "content": "refused?"},
         {"role": "assistant", "content": PROBLEM + "no"},
     ]
-    assert _pairs(history) == [("what?", "that")]
+    assert pairs(history) == [("what?", "that")]
+
+
+def test_asking_again_goes_back_to_the_question():
+    from pllava.app.visit import up_to
+
+    history = [{"role": role, "content": text} for role, text in [("user", "a"), ("assistant", "1"), ("user", "b"), ("assistant", "2")]]
+    assert up_to(history, 3) == history[:3]  # the answer is what was clicked
+    assert up_to(history, 2) == history[:3]
+    assert up_to(history, 0, "A") == [{"role": "user", "content": "A"}]
+
+
+def test_markup_is_text_in_the_chat_and_unchanged_for_the_model():
+    from pllava.app.visit import shown, text_of
+
+    words = "<b>x</b> <img src=1 onerror=2> &lt; a < b && c </s> <!-- -->"
+    put = shown(words)
+    assert not any(f"<{letter}" in put for letter in "bi/!") and "&lt;" not in put
+    assert text_of({"role": "user", "content": put}) == words
+
+
+def test_only_uploads_are_read(client, url, tmp_path):
+    """A path of the server, an address on the web, the parent folder: none is read or fetched."""
+    import json
+    import urllib.error
+    import urllib.request
+
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(b"words nobody may read")
+
+    def status(address, data=None, host=None):
+        headers = {"Content-Type": "application/json"} | ({"Host": host} if host else {})
+        request = urllib.request.Request(url + address, data=data and json.dumps(data).encode(), headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    for address in (
+        f"/gradio_api/file={secret}",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=params.yaml",
+        "/gradio_api/file=../../x",
+    ):
+        code, body = status(address)
+        assert code in (403, 404) and b"words nobody" not in body and b"root:" not in body, address
+    for address in (
+        "/gradio_api/file=http://127.0.0.1:9/x",
+        "/gradio_api/file=https%3A//example.org/x",
+        "/gradio_api/proxy=https://a.hf.space/x",
+    ):
+        assert status(address)[0] == 403, address
+    for path in (str(secret), "http://127.0.0.1:9/x.mp4", "/etc/passwd"):
+        code, body = status("/gradio_api/call/ask", {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, "What?"]})
+        if code == 200:
+            code, body = status(f"/gradio_api/call/ask/{json.loads(body)['event_id']}")
+            assert b"event: error" in body and b"words nobody" not in body
+        else:
+            assert code == 403
+    assert status("/", host="attacker.example")[0] == 421
+
+
+def test_an_upload_is_gone_after_its_question(client, corpus):
+    from gradio_client import handle_file
+
+    from pllava.app.serve import UPLOADS
+
+    client.predict(handle_file(str(corpus / "MVBench/video/moving_direction/40.mp4")), "Which way?", api_name="/ask")
+    assert UPLOADS.is_dir() and list(UPLOADS.rglob("*.mp4")) == []
+
+
+def test_a_host_beyond_this_machine_needs_a_password(params):
+    from pllava.app.serve import open_page
+
+    with pytest.raises(PllavaError, match="--auth"):
+        open_page(params, model="no such model", host="0.0.0.0", port=1)
+    with pytest.raises(PllavaError, match="NAME:PASSWORD"):
+        open_page(params, model="no such model", auth="nopassword", port=1)

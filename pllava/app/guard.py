@@ -1,0 +1,117 @@
+"""In front of the page: who may call it, and what the browser may fetch.
+
+Gradio serves files from its upload folder only (`allowed_paths` is empty); but it also fetches addresses for a client, as a file's path and
+through `file=http://...`. Here nothing is fetched for anybody.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+from urllib.parse import unquote
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+FETCHING = ("/gradio_api/proxy=", "/proxy=", "/gradio_api/file=http:", "/gradio_api/file=https:", "/file=http:", "/file=https:")
+LARGEST_BODY = 4 << 20  # bytes of a JSON request; uploads have a limit of their own
+LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+class Guard:
+    """ASGI middleware. hosts: the names a browser may call us by; None: any (a password guards the page then)."""
+
+    def __init__(self, app: Any, hosts: Collection[str] | None = LOCAL) -> None:
+        self.app = app
+        self.hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if self.hosts is not None and _name(headers.get("host", "")) not in self.hosts:
+            await _refuse(send, 421, "this name is not ours; open the address that `pllava demo` printed")
+            return
+        path = unquote(scope["path"])
+        if any(part in path for part in FETCHING):
+            await _refuse(send, 403, "nothing is fetched from elsewhere; upload the file")
+            return
+        if scope["method"] == "POST" and headers.get("content-type", "").startswith("application/json"):
+            body = await _body(receive)
+            if body is None:
+                await _refuse(send, 413, "the request is too large")
+                return
+            if _names_an_address(body):
+                await _refuse(send, 403, "nothing is fetched from elsewhere; upload the file")
+                return
+            receive = _again(body, receive)
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                ours = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*(pair for pair in message["headers"] if pair[0].decode("latin-1").lower() not in HEADERS), *ours]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body, None when it is larger than a request of ours can be."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > LARGEST_BODY:
+            return None
+        if not message.get("more_body"):
+            return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that hands the body over once more, then what comes after it (the client leaving)."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+def _names_an_address(body: bytes) -> bool:
+    """Whether a file in the request is an address on the web."""
+    try:
+        waiting: list[Any] = [json.loads(body)]
+    except ValueError:
+        return False  # the application says so
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and "://" in path[:64]:
+                return True
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return False
+
+
+def _name(header: str) -> str:
+    """The name in a Host header, without its port."""
+    return header[: header.find("]") + 1] if header.startswith("[") else header.split(":")[0]
+
+
+async def _refuse(send: Send, status: int, text: str) -> None:
+    body = json.dumps({"detail": text}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,78 @@
+"""Files of visitors: who holds which, and the end of those that nobody holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from pllava.errors import PllavaError
+from pllava.files import process_is_alive
+
+
+class Uploads:
+    """A folder of this process. Gradio puts what is uploaded into `<root>/<hash>/<name>`; two visitors with one file share it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.absolute()
+        self.root = self.home / str(os.getpid())
+        self._held: dict[str, set[Path]] = {}  # session -> files
+        self._lock = threading.Lock()
+
+    def open(self) -> Path:
+        """Make the folder, and remove those of processes that ended."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in self.home.iterdir():
+            if not (folder.name.isdigit() and process_is_alive(int(folder.name))):
+                shutil.rmtree(folder, ignore_errors=True)
+        return self.root
+
+    def close(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def take(self, session: str, path: str | Path) -> Path:
+        """This visitor looks at this file now, and at no other. Raises PllavaError when it is not one of the uploads."""
+        file = Path(path).resolve()
+        if not file.is_relative_to(self.root.resolve()) or not file.is_file():
+            raise PllavaError(f"{Path(path).name} is not among the uploaded files. Upload it again")
+        self.release(session, keep=file)
+        self.add(session, file)
+        return file
+
+    def add(self, session: str, path: Path) -> None:
+        """Another file that lives as long as this visitor's clip."""
+        with self._lock:
+            self._held.setdefault(session, set()).add(path)
+
+    def copy(self, session: str, path: Path) -> Path:
+        """A clip of ours as this visitor's upload: the page serves nothing from outside the folder."""
+        from gradio.processing_utils import save_file_to_cache  # the place where a component of the page would put its own copy
+
+        return self.take(session, save_file_to_cache(path, str(self.root)))
+
+    def release(self, session: str, keep: Path | None = None) -> None:
+        """This visitor lets go of all files; those that nobody else holds are removed."""
+        with self._lock:
+            mine = self._held.pop(session, set())
+            others = {file for files in self._held.values() for file in files}
+            for file in mine - others - ({keep} if keep else set()):
+                self._remove(file)
+
+    def discard(self, path: str | Path) -> None:
+        """Remove a file that was refused, unless somebody holds it."""
+        file = Path(path).resolve()
+        with self._lock:
+            if file.is_relative_to(self.root.resolve()) and not any(file in files for files in self._held.values()):
+                self._remove(file)
+
+    def files(self) -> Iterator[Path]:
+        return (path for path in self.root.rglob("*") if path.is_file())
+
+    def _remove(self, file: Path) -> None:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+            if file.parent != self.root:
+                file.parent.rmdir()  # only when it is empty

@@ -1,0 +1,1 @@
+"""Browse and compare results of any benchmark and model in a browser: `pllava gallery outputs/evaluate`."""

@@ -1,0 +1,25 @@
+"""Addresses of the gallery, for pages that lead into it."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlencode
+
+PORT = 7861
+ADDRESS = f"http://127.0.0.1:{PORT}"
+HOW_TO_OPEN = "Links lead into the gallery; they work while it runs: pllava gallery outputs/evaluate"
+
+
+def sample(benchmark: str, id_: str) -> str:
+    """One question."""
+    return f"{ADDRESS}/sample/{quote(benchmark, safe='')}/{quote(id_, safe='/')}"
+
+
+def questions(benchmark: str, task: str = "", model: str = "", verdict: str = "") -> str:
+    """A benchmark's questions, filtered."""
+    fields = {"benchmark": benchmark, "task": task, "model": model, "verdict": verdict}
+    return f"{ADDRESS}/?{urlencode({name: value for name, value in fields.items() if value}, quote_via=quote)}"
+
+
+def comparison(benchmark: str, *models: str) -> str:
+    """Two models or more, on one benchmark."""
+    return f"{ADDRESS}/compare?{urlencode([('benchmark', benchmark), *(('models', model) for model in models)], quote_via=quote)}"

@@ -1,0 +1,49 @@
+"""Serve the gallery in this process: `pllava gallery RESULTS`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pllava.app.access import is_loopback, read_auth, require_auth_beyond_loopback
+from pllava.app.process import require_free_port
+from pllava.gallery.links import PORT
+from pllava.params import Params
+
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+
+
+def serve(
+    places: Sequence[str],
+    params: Params | None = None,
+    media: Mapping[str, Path] | None = None,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    auth: str | None = None,
+    say: Callable[[object], None] = print,
+) -> None:
+    """Index the results and serve them until interrupted.
+
+    Raises PllavaError: no results there, a line that is no result, port in use, or a host beyond loopback without a password.
+    """
+    import uvicorn
+
+    from pllava.gallery.app import create_app
+    from pllava.gallery.index import build
+    from pllava.gallery.queries import Index
+    from pllava.gallery.sources import find
+
+    login = read_auth(auth)
+    require_auth_beyond_loopback(host, login)
+    require_free_port(host, port, next_step="pllava gallery --port PORT takes another one")
+    files = find(places, params, media)
+    began = time.monotonic()
+    index = Index(build(files))
+    say(f"{index.total:,} questions, {len(index.models)} models, {', '.join(index.benchmarks)} ({time.monotonic() - began:.1f} s)")
+    for file in files:
+        if file.root is None or not file.root.is_dir():
+            say(f"{file.benchmark}: its clips are not shown, {file.root or 'their folder'} is not there. Say where: --media FOLDER")
+    names = [*LOCAL, f"[{host}]" if ":" in host else host] if is_loopback(host) else None  # beyond, the password guards
+    say(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    uvicorn.run(create_app(index, files, login, names), host=host, port=port, log_level="warning", server_header=False)

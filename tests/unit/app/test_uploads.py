@@ -1,0 +1,76 @@
+"""Files of visitors: kept while somebody looks at them, removed after, and nothing else is touched."""
+
+import os
+import subprocess
+
+import pytest
+
+from pllava.app.uploads import Uploads
+from pllava.errors import PllavaError
+
+
+@pytest.fixture
+def uploads(tmp_path):
+    uploads = Uploads(tmp_path / "uploads")
+    uploads.open()
+    return uploads
+
+
+def put(uploads, name):
+    path = uploads.root / f"hash-of-{name}" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(name.encode())
+    return path
+
+
+def test_a_new_clip_removes_the_old_one(uploads):
+    first, second = put(uploads, "a.mp4"), put(uploads, "b.mp4")
+    uploads.take("anna", first)
+    uploads.take("anna", second)
+    assert not first.parent.exists() and second.exists()
+    uploads.release("anna")
+    assert list(uploads.files()) == []
+
+
+def test_two_visitors_with_one_file_share_it_until_both_have_left(uploads):
+    clip = put(uploads, "a.mp4")
+    uploads.take("anna", clip)
+    uploads.take("bert", clip)
+    uploads.release("anna")
+    assert clip.exists()
+    uploads.discard(clip)
+    assert clip.exists()
+    uploads.release("bert")
+    assert not clip.exists()
+
+
+def test_nothing_outside_is_taken_or_removed(uploads, tmp_path):
+    secret = tmp_path / "secret.mp4"
+    secret.write_text("x")
+    link = uploads.root / "link.mp4"
+    link.symlink_to(secret)
+    for path in (secret, link, uploads.root / "../../secret.mp4", "/etc/passwd", uploads.root):
+        with pytest.raises(PllavaError, match="not among the uploaded files"):
+            uploads.take("anna", path)
+        uploads.discard(path)
+    assert secret.exists()
+
+
+def test_a_sample_is_copied_and_its_copy_removed(uploads, tmp_path):
+    ours = tmp_path / "ours.mp4"
+    ours.write_bytes(b"x")
+    copy = uploads.copy("anna", ours)
+    assert copy.is_relative_to(uploads.root) and copy.read_bytes() == b"x"
+    uploads.release("anna")
+    assert ours.exists() and not copy.exists()
+
+
+def test_folders_of_ended_processes_are_removed_at_the_next_start(uploads, tmp_path):
+    ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True).stdout.strip()
+    left = uploads.home / ended / "hash" / "clip.mp4"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x")
+    alive = uploads.home / str(os.getppid())
+    alive.mkdir()
+    Uploads(tmp_path / "uploads").open()
+    assert not left.exists() and alive.exists() and uploads.root.exists()

@@ -1,0 +1,225 @@
+"""The gallery: what a filter finds, what a comparison counts, and what can't be read through it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from gallery_results import HOSTILE, result, write
+
+from pllava.errors import PllavaError
+from pllava.gallery.app import create_app
+from pllava.gallery.index import build
+from pllava.gallery.queries import Filter, Index
+from pllava.gallery.sources import find
+
+LOCAL = ("127.0.0.1", "localhost", "testserver")
+
+
+def open_index(home: Path, *places: str, media: dict[str, Path] | None = None) -> tuple[Index, TestClient]:
+    files = find([str(place) for place in places], None, media)
+    index = Index(build(files, home))
+    return index, TestClient(create_app(index, files, hosts=LOCAL), raise_server_exceptions=True)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Ten questions. old: right on 0-4; new: right on 3-7. Question 9 was not judged in new."""
+    old = write(tmp_path / "old", [result(n, "adapted", n < 5) for n in range(10)])
+    new = write(tmp_path / "new", [result(n, "adapted", None if n == 9 else 3 <= n < 8) for n in range(10)])
+    return open_index(tmp_path / "index", old, new)
+
+
+def test_a_comparison_counts_gains_and_losses_of_questions_that_both_have_a_verdict_for(two):
+    index, _ = two
+    assert list(index.models) == ["old: adapted", "new: adapted"]
+    found = index.compare(("old: adapted", "new: adapted"), "")
+    total = found["total"]
+    assert (total["n"], total["gained1"], total["lost1"]) == (9, 3, 3)
+    assert {row["task"]: (row["gained1"], row["lost1"]) for row in found["tasks"]} == {"Count": (1, 2), "Direction": (2, 1)}
+    pair = found["pairs"][0]
+    assert (pair["both"], pair["only_a"], pair["only_b"], pair["neither"]) == (2, 3, 3, 1)
+    assert pair["same"] == pytest.approx(3 / 9)
+    assert pair["kappa"] == pytest.approx((3 / 9 - 41 / 81) / (1 - 41 / 81))
+    assert found["left_out"] == {"old: adapted": 1, "new: adapted": 1}
+
+
+@pytest.mark.parametrize(
+    ("side", "numbers"),
+    [
+        ("differ", [0, 1, 2, 5, 6, 7]),
+        ("gained", [5, 6, 7]),
+        ("lost", [0, 1, 2]),
+        ("both right", [3, 4]),
+        ("both wrong", [8]),
+        ("all", list(range(9))),
+    ],
+)
+def test_each_side_of_a_comparison_lists_its_questions(two, side, numbers):
+    index, _ = two
+    chosen = Filter(models=("old: adapted", "new: adapted"), side=side)
+    assert [row["sample"] for row in index.page(chosen)] == [f"moves/{n:04d}" for n in numbers]
+    assert index.count(chosen) == len(numbers)
+
+
+def test_filters_narrow_together(two):
+    index, _ = two
+    assert index.count(Filter(model="old: adapted", verdict="right")) == 5
+    assert index.count(Filter(model="old: adapted", verdict="right", task="Count")) == 3
+    assert index.count(Filter(model="new: adapted", verdict="not judged")) == 1
+    assert index.count(Filter(text="NUMBER 7")) == 1
+    assert index.count(Filter(text="(b) right", task="Direction")) == 4  # words of an answer: each odd question has a wrong one but 3
+    assert index.count(Filter(text="%")) == 0  # no wildcard
+
+
+def test_questions_that_differ_are_not_one_even_with_one_id(tmp_path):
+    a = write(tmp_path / "a", [result(0, "adapted", True)])
+    b = write(tmp_path / "b", [result(0, "adapted", True, answer="(B) right")])
+    index, client = open_index(tmp_path / "index", a, b)
+    assert index.total == 2
+    assert index.compare(("a: adapted", "b: adapted"), "")["total"]["n"] == 0
+    assert "no question in common" in client.get("/compare").text
+    assert "Another test set" in client.get("/sample/mvbench/moves/0000").text
+
+
+def test_a_deep_link_shows_one_question_and_its_neighbours_of_the_filter(two):
+    _, client = two
+    page = client.get("/sample/mvbench/moves/0005?models=old:+adapted&models=new:+adapted&side=gained").text
+    assert "Question number 5?" in page and "1 of 3 that match" in page
+    assert "/sample/mvbench/moves/0006?" in page and 'rel="prev"' not in page
+    assert client.get("/sample/mvbench/moves/4711").status_code == 404
+
+
+def test_what_a_model_wrote_is_text(tmp_path, clips):
+    rows = [
+        result(0, HOSTILE, False, question=HOSTILE, prediction=HOSTILE, answer=HOSTILE, task=HOSTILE, candidates=[HOSTILE], media=HOSTILE)
+    ]
+    rows[0]["scores"] = {HOSTILE: {"value": None, "missing": HOSTILE}}
+    _, client = open_index(tmp_path / "index", write(tmp_path / "r", rows), media={"": clips})
+    for address in ("/", "/sample/mvbench/moves/0000", "/?text=%3Cscript%3Ealert(1)%3C/script%3E", "/sample/x/%3Cscript%3E"):
+        page = client.get(address)
+        assert "<img src=x" not in page.text and "<script>" not in page.text
+        assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    "media", ["../secret.mp4", "video/../../secret.mp4", "{root}/../secret.mp4", "video/link.mp4", "", ".", "video/links", "a\0b"]
+)
+def test_nothing_outside_the_clips_folder_is_read(tmp_path, clips, media):
+    link, links = clips / "video/link.mp4", clips / "video/links"
+    if not links.exists():
+        link.symlink_to(clips.parent / "secret.mp4")
+        links.mkdir()
+        (links / "00001.jpg").symlink_to(clips.parent / "secret.mp4")
+    row = result(0, "adapted", True, media=media.format(root=clips))
+    _, client = open_index(tmp_path / "index", write(tmp_path / "r", [row]), media={"": clips})
+    for address in ("/media/1", "/frames/1", "/frames/1/0.jpg"):
+        assert client.get(address).status_code == 404
+    page = client.get("/sample/mvbench/moves/0000").text
+    assert "be shown" in page and str(clips) not in page.replace(row["media"], "")
+
+
+def test_clips_are_played_or_shown_as_frames(tmp_path, clips):
+    names = ["0.mp4", "old.avi", "loop.gif", "frames"]
+    rows = [result(n, "adapted", True, media=f"video/{name}") for n, name in enumerate(names)]
+    _, client = open_index(tmp_path / "index", write(tmp_path / "r", rows), media={"mvbench": clips})
+    kinds = {name: client.get(f"/media/{n}") for n, name in enumerate(names, 1)}
+    assert {name: answer.status_code for name, answer in kinds.items()} == {"0.mp4": 200, "old.avi": 415, "loop.gif": 200, "frames": 415}
+    assert kinds["0.mp4"].headers["content-type"] == "video/mp4"
+    part = client.get("/media/1", headers={"Range": "bytes=4-7"})
+    assert (part.status_code, part.content) == (206, b"ftyp")
+    for number in range(1, 5):
+        assert client.get(f"/frames/{number}").text.count("<figure>") == 16
+        assert client.get(f"/frames/{number}/0.jpg").content.startswith(b"\xff\xd8")
+    assert client.get("/frames/1/99.jpg").status_code == 404
+
+
+def test_a_part_of_a_clip_is_what_plays_and_what_is_sampled(tmp_path, clips):
+    row = result(0, "adapted", True, media="video/0.mp4", start=0.5, end=1.5)
+    _, client = open_index(tmp_path / "index", write(tmp_path / "r", [row]), media={"": clips})
+    assert 'src="/media/1#t=0.5,1.5"' in client.get("/sample/mvbench/moves/0000").text
+    times = [float(piece.split(" s<")[0]) for piece in client.get("/frames/1").text.split("<figcaption>")[1:]]
+    assert min(times) >= 0.5 and max(times) <= 1.5
+
+
+def test_a_broken_clip_is_a_sentence_without_its_place(tmp_path, clips):
+    (clips / "video/broken.mp4").write_bytes(b"no video at all")
+    row = result(0, "adapted", False, media="video/broken.mp4", error="does not decode")
+    _, client = open_index(tmp_path / "index", write(tmp_path / "r", [row]), media={"": clips})
+    frames = client.get("/frames/1")
+    assert "broken.mp4" in frames.text and str(clips) not in frames.text
+    assert client.get("/media/1").status_code == 415
+    assert "does not decode" in client.get("/sample/mvbench/moves/0000").text
+
+
+def test_another_name_and_a_missing_password_are_refused(tmp_path):
+    files = find([str(write(tmp_path / "r", [result(0, "adapted", True)]))])
+    index = Index(build(files, tmp_path / "index"))
+    client = TestClient(create_app(index, files, ("me", "secret"), LOCAL))
+    assert client.get("/", headers={"Host": "attacker.example"}).status_code == 421
+    assert client.get("/").status_code == 401
+    assert client.get("/media/1").status_code == 401
+    assert client.get("/static/gallery.js").status_code == 401
+    assert client.get("/", auth=("me", "wrong")).status_code == 401
+    assert client.get("/", auth=("me", "secret")).status_code == 200
+
+
+def test_every_answer_of_the_server_carries_the_policy(two):
+    _, client = two
+    for address in ("/", "/nowhere", "/static/gallery.css", "/frames/1"):
+        assert client.get(address).headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+def test_nonsense_in_the_address_is_no_error_of_ours(two):
+    _, client = two
+    for address in ("/?page=-3", "/?page=9999999999999", "/?page=²", "/?verdict=x&model=y&task=z", "/?text=%27%22%25_", "/compare?side=x"):
+        assert client.get(address).status_code == 200
+    assert client.get("/compare?models=x&models=y").status_code == 404
+    assert "two models" in client.get("/compare?models=old:+adapted").text
+    assert client.get("/frames/abc").status_code in (404, 422)
+
+
+def test_an_index_is_taken_again_until_the_results_change(tmp_path):
+    folder = write(tmp_path / "r", [result(0, "adapted", True)])
+    first = build(find([str(folder)]), tmp_path / "index")
+    assert build(find([str(folder)]), tmp_path / "index") == first
+    write(folder, [result(0, "adapted", True), result(1, "adapted", True)])
+    assert build(find([str(folder)]), tmp_path / "index") != first
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("not json", "line 2 is not JSON"),
+        ("[1]", "it is no result"),
+        (json.dumps({"id": 1}), "no model"),
+        (json.dumps(result(0, "adapted", True)), "second answer"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, says):
+    folder = write(tmp_path / "r", [result(0, "adapted", True)])
+    path = folder / "mvbench/results.jsonl"
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(PllavaError, match=says):
+        build(find([str(folder)]), tmp_path / "index")
+    assert list((tmp_path / "index").glob("*")) == []
+
+
+def test_a_place_without_results_is_named(tmp_path):
+    with pytest.raises(PllavaError, match=r"holds no results\.jsonl"):
+        find([str(tmp_path)])
+    with pytest.raises(PllavaError, match="is not there"):
+        find([str(tmp_path / "nowhere")])
+    with pytest.raises(PllavaError, match="not the id of an MLflow run"):
+        find(["mlflow-run:../../etc"])
+
+
+def test_names_of_sources_are_the_shortest_that_differ(tmp_path):
+    row = [result(0, "adapted", True)]
+    places = [str(write(tmp_path / name / "outputs/evaluate", row)) for name in ("a", "b")]
+    assert [file.source for file in find(places)] == ["a", "b"]
+    assert [file.source for file in find([f"x={places[0]}", f"y={places[1]}"])] == ["x", "y"]
+    with pytest.raises(PllavaError, match="two of the results are called"):
+        find([places[0], places[0]])
