@@ -17,7 +17,7 @@ def lineage(
     json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """What made a model or a result: version, run, commit, settings, data, flow run, packages."""
+    """Say what made a model or a result, back to the commit and data."""
     from pllava.registry.lineage import as_json, lineage, text
 
     found = lineage(settings_of(params), target)

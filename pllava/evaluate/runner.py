@@ -170,7 +170,7 @@ def make_job(params: Params, name: str, limit: int | None = None, journal: Path 
     template = load_template(settings.template)
     chosen = params.evaluate.lora_alpha if settings.lora_alpha is None else settings.lora_alpha
     lora_alpha = read_json(ADAPTER / "adapter_config.json")["lora_alpha"] if chosen is None else chosen
-    _check_questions(samples, benchmark, template)
+    check_questions(samples, benchmark, template)
     plan = units(samples, params.evaluate.batch_size)
     provenance: dict[str, Any] = {}
     if journal is None:
@@ -180,7 +180,7 @@ def make_job(params: Params, name: str, limit: int | None = None, journal: Path 
     return Job(name, benchmark, samples, template, lora_alpha, provenance, plan, journal)
 
 
-def _check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: Template) -> None:
+def check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: Template) -> None:
     """Refuse a question that the template can't hold now, not an hour into the run."""
     if not samples:
         raise PllavaError(f"{benchmark.title}: no question there. Check evaluate.benchmarks in params.yaml")
