@@ -67,6 +67,9 @@ class Model(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        None, description="pack the base's language model while training (QLoRA): less memory, slower; needs a GPU and pllava[qlora]"
+    )
 
     @model_validator(mode="after")
     def _pooling_fits(self) -> Model:
@@ -114,6 +117,10 @@ class Train(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     log_every: int = Field(10, ge=1)
     validate_every: int = Field(500, ge=1)
+    accelerate: Path | None = Field(
+        None,
+        description="accelerate's config: processes, DDP, FSDP2, DeepSpeed (recipes/accelerate); None: one a GPU, one on CPU",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; fixed so that two runs give the same bytes")
     lora: Lora = Lora()
 

@@ -26,7 +26,7 @@ PATIENCE = 10  # seconds between asking a process to end and ending it
 def train(params: Params) -> Path:
     """Train as params say; output goes to this process's streams. Returns outputs/train; raises PllavaError when the loop fails."""
     write_json(PARAMS_FILE, params.model_dump(mode="json"))
-    with terminate_as_interrupt(), subprocess.Popen(command(params), env=_environment()) as child:
+    with terminate_as_interrupt(), subprocess.Popen(command(params), env=_environment(params)) as child:
         try:
             code = child.wait()
         except BaseException:
@@ -38,19 +38,40 @@ def train(params: Params) -> Path:
 
 
 def command(params: Params) -> list[str]:
-    """The argument list: one process on CPU, one a GPU otherwise."""
-    import torch
+    """The argument list: as the file of train.accelerate says, else one process on CPU, one a GPU otherwise."""
+    if params.train.accelerate is not None:
+        accelerate_config(params.train.accelerate)
+        where = ["--config_file", str(params.train.accelerate)]
+    else:
+        import torch
 
-    gpus = torch.cuda.device_count()
-    where = ["--cpu"] if not gpus else ["--multi_gpu"] if gpus > 1 else []
+        gpus = torch.cuda.device_count()
+        where = ["--cpu"] if not gpus else ["--multi_gpu"] if gpus > 1 else []
+        where += ["--num_machines", "1", "--num_processes", str(max(gpus, 1)), "--main_process_port", "0"]
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *where,
-        *("--num_machines", "1", "--num_processes", str(max(gpus, 1)), "--main_process_port", "0"),
         *("--mixed_precision", params.train.mixed_precision, "--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", str(params.train.threads or os.cpu_count() or 1)),
         *("-m", "pllava.train", "--params", str(PARAMS_FILE)),
     ]
+
+
+def accelerate_config(file: Path) -> Any:
+    """accelerate's own reading of its config file. Raises PllavaError when it is not there or not one, or names what is not installed."""
+    from importlib.util import find_spec
+
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    try:
+        config = load_config_from_file(str(file))
+    except FileNotFoundError:
+        raise PllavaError(f"train.accelerate {file} is not there. The shipped ones: recipes/accelerate/*.yaml") from None
+    except Exception as error:  # whatever yaml, its enums and its dataclass raise
+        raise PllavaError(f"train.accelerate {file} is no config of accelerate: {error}. Compare recipes/accelerate/*.yaml") from None
+    if str(config.distributed_type.value) == "DEEPSPEED" and find_spec("deepspeed") is None:
+        raise PllavaError(f"{file} needs DeepSpeed: pip install deepspeed. Without it: recipes/accelerate/7b-eight-gpus.yaml")
+    return config
 
 
 def end_tree(pid: int) -> None:
@@ -69,9 +90,11 @@ def end_tree(pid: int) -> None:
         _, processes = psutil.wait_procs(processes, timeout=PATIENCE)
 
 
-def _environment() -> dict[str, str]:
+def _environment(params: Params) -> dict[str, str]:
+    file = params.train.accelerate
+    on_cpu = {"ACCELERATE_USE_CPU": "true"} if file is not None and accelerate_config(file).use_cpu else {}  # it sets this for --cpu only
     # Kernels that pick their algorithm by timing give other bits in another run.
-    return {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"}
+    return {**os.environ, **on_cpu, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @contextmanager

@@ -34,7 +34,9 @@ from pllava.files import atomic_dir, atomic_write_text
 from pllava.model.adapter import add_lora, save_adapter
 from pllava.model.attention import use_packed_attention
 from pllava.model.checkpointing import recompute
+from pllava.model.quantization import quantization_config
 from pllava.registry.tracking import Run, training_run
+from pllava.train.distributed import make_accelerator
 from pllava.train.journal import Journal
 from pllava.train.optimizer import adamw
 from pllava.train.schedule import cosine
@@ -49,7 +51,7 @@ OUTPUT = Path("outputs/train")
 def run(params: Params) -> Path:
     """Train as params say and write outputs/train. Raises PllavaError when the data is not ready or the loss is not a number."""
     be_deterministic(params)
-    accelerator = Accelerator(mixed_precision=params.train.mixed_precision)
+    accelerator = make_accelerator(params.train)
     with training_run(params) if accelerator.is_main_process else nullcontext(Run(None, None)) as tracked:
         trainer = Trainer(params, accelerator)
         with Journal(tracked, params.train.steps, params.train.batch_size, accelerator.is_main_process) as journal:
@@ -84,6 +86,7 @@ class Trainer:
             dtype=params.model.dtype,
             device=str(accelerator.device),
             attn_implementation=params.model.attn_implementation,
+            quantization_config=quantization_config(params.model.quantization),
         )
         self.base = model
         if params.train.packing:
