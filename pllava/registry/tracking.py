@@ -95,13 +95,13 @@ class Run:
 
 
 @contextmanager
-def training_run(params: Params) -> Iterator[Run]:
+def training_run(params: Params, resume: bool = False) -> Iterator[Run]:
     """A new run with everything known before the first step; the block logs curves with `run.log(step, loss=...)`.
 
     When the block ends the adapter folder it wrote is named in the run; when it raises, the run is marked failed, or killed.
     """
     root = project_root()
-    run = _open_new(root, params)
+    run = _open_new(root, params)  # TODO resume
     try:
         yield run
     except BaseException as error:
