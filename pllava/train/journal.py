@@ -54,6 +54,8 @@ class Journal:
     def resume(self, history: list[dict[str, Any]], step: int) -> None:
         """Go on after a checkpoint."""
         self.history = list(history)
+        for record in history:  # what its run has already is not logged twice
+            self.run.log(**record)
         self.bar.update(self.task, completed=step)
 
     def record(self, step: int, **metrics: float) -> None:

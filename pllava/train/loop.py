@@ -63,6 +63,8 @@ def run(params: Params, fresh: bool = False) -> Path:
             if main:
                 trainer.save(journal)
                 checkpoints.finish()
+                for name in ("summary.md", "loss.png", "history.jsonl"):
+                    tracked.log_artifacts(OUTPUT / name, "train")
             accelerator.wait_for_everyone()
         accelerator.end_training()
     return OUTPUT
