@@ -19,7 +19,7 @@ export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
 export PREFECT_SERVER_UI_V2_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help run repro test lint up down status remote mlflow prefect clean
+.PHONY: help run repro test bench lint up down status remote mlflow prefect clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ test: $(INSTALLED) ## ruff, unit and integration tests
 	@$(BIN)/ruff check .
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -m "not browser"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/integration -m "not browser"
+
+# Each prints a table, then one JSON line, and fails when it misses its bars; all run before make does.
+BENCHMARKS := $(wildcard benchmarks/train.py benchmarks/inference.py benchmarks/decode.py)
+bench: $(INSTALLED) ## speed and memory beside the published code's way, about 4 minutes a file
+	@failed=; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file" || failed="$$failed $$file"; done; \
+		if [ -n "$$failed" ]; then echo "missed:$$failed"; exit 1; fi
 
 lint: $(INSTALLED) ## format and check the code, and its types
 	@$(BIN)/ruff format .

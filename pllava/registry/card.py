@@ -21,7 +21,7 @@ def card(params: Params, run: MlflowRun, measured: dict[str, Any], adapter_sha25
     facts = {
         "Base": f"`{params.model.base}`, {params.model.num_frames} frames pooled to {pooled} tokens",
         "Adapter": f"LoRA r {lora.r}, alpha {lora.alpha:g} on {targets}, and the projector; sha256 `{adapter_sha256}`",
-        "Training": f"{params.train.steps} steps of {params.train.batch_size} clips, seed {params.seed}",
+        "Training": f"{_length(params)} of {params.train.batch_size} clips, seed {params.seed}",
         "Code": f"git `{tags.get('git.commit', 'unknown')}`{dirty}",
         "Run": f"MLflow `{run.info.run_id}`" + (f", Prefect `{tags['flow_run_id']}`" if tags.get("flow_run_id") else ""),
     }
@@ -30,6 +30,11 @@ def card(params: Params, run: MlflowRun, measured: dict[str, Any], adapter_sha25
     for benchmark, metrics in measured.items():
         lines += ["", f"### {title(benchmark, metrics)}", "", metrics_table(metrics)]
     return "\n".join(lines)
+
+
+def _length(params: Params) -> str:
+    train = params.train
+    return f"{train.steps} steps" if train.steps else f"{train.epochs:g} epoch(s) in steps"
 
 
 def title(benchmark: str, metrics: dict[str, Any]) -> str:

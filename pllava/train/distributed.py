@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 if TYPE_CHECKING:
     from pllava.params import Train
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 def make_accelerator(train: Train) -> Accelerator:
     """DeepSpeed is told what params.yaml says: it does accumulation and clipping itself and would guess the micro-batch from a loader."""
-    accelerator = Accelerator(mixed_precision=train.mixed_precision)
+    # The buffers are constants (rotary frequencies, positions). Sent around in every forward pass they make a process wait for one that
+    # has no validation batch.
+    plain = DistributedDataParallelKwargs(broadcast_buffers=False)
+    accelerator = Accelerator(mixed_precision=train.mixed_precision, kwargs_handlers=[plain])
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:
         plugin.deepspeed_config |= {

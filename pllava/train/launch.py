@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pllava.errors import PllavaError
 from pllava.files import write_json
+from pllava.train.stopping import end_with_parent
 
 if TYPE_CHECKING:
     from pllava.params import Params
@@ -21,23 +22,27 @@ if TYPE_CHECKING:
 OUTPUT = Path("outputs/train")
 PARAMS_FILE = Path(".state/train/params.json")  # JSON is YAML, so load_params reads it
 PATIENCE = 10  # seconds between asking a process to end and ending it
+STEP_PATIENCE = 300  # of a training: it ends its step and writes a checkpoint first
 
 
-def train(params: Params) -> Path:
-    """Train as params say; output goes to this process's streams. Returns outputs/train; raises PllavaError when the loop fails."""
+def train(params: Params, fresh: bool = False) -> Path:
+    """Train as params say, or go on with a training that was stopped; output goes to this process's streams. Returns outputs/train.
+
+    fresh: drop an unfinished training. Raises PllavaError when the loop fails.
+    """
     write_json(PARAMS_FILE, params.model_dump(mode="json"))
-    with terminate_as_interrupt(), subprocess.Popen(command(params), env=_environment(params)) as child:
+    with terminate_as_interrupt(), subprocess.Popen(command(params, fresh), env=_environment(params), preexec_fn=end_with_parent) as child:
         try:
             code = child.wait()
         except BaseException:
-            end_tree(child.pid)
+            end_tree(child.pid, STEP_PATIENCE)
             raise
     if code != 0:
         raise PllavaError(f"training ended with exit code {code}; the reason is printed above. {OUTPUT} is as it was")
     return OUTPUT
 
 
-def command(params: Params) -> list[str]:
+def command(params: Params, fresh: bool = False) -> list[str]:
     """The argument list: as the file of train.accelerate says, else one process on CPU, one a GPU otherwise."""
     if params.train.accelerate is not None:
         accelerate_config(params.train.accelerate)
@@ -54,6 +59,7 @@ def command(params: Params) -> list[str]:
         *("--mixed_precision", params.train.mixed_precision, "--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", str(params.train.threads or os.cpu_count() or 1)),
         *("-m", "pllava.train", "--params", str(PARAMS_FILE)),
+        *(["--fresh"] if fresh else []),
     ]
 
 
@@ -74,7 +80,7 @@ def accelerate_config(file: Path) -> Any:
     return config
 
 
-def end_tree(pid: int) -> None:
+def end_tree(pid: int, patience: float = PATIENCE) -> None:
     """End a process and all it started: ask, wait, then kill what is left."""
     import psutil
 
@@ -87,7 +93,7 @@ def end_tree(pid: int) -> None:
         for process in processes:
             if process.is_running():
                 getattr(process, end)()
-        _, processes = psutil.wait_procs(processes, timeout=PATIENCE)
+        _, processes = psutil.wait_procs(processes, timeout=patience)
 
 
 def _environment(params: Params) -> dict[str, str]:
