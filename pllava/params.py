@@ -53,6 +53,7 @@ class Data(Section):
     max_bad_fraction: float = Field(0.0, ge=0, le=1, description="`prepare` stops when more than this share of rows is unusable")
     max_seconds: float | None = Field(None, gt=0, description="longer clips are quarantined: a few frames of an hour show little of it")
     workers: int = Field(2, ge=1, description="processes that check and decode media")
+    prefetch: int = Field(2, ge=1, description="micro-batches each of them makes ahead in training; costs memory, hides slow clips")
 
 
 class Model(Section):
@@ -67,6 +68,9 @@ class Model(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        None, description="pack the base's language model while training (QLoRA): less memory, slower; needs a GPU and pllava[qlora]"
+    )
 
     @model_validator(mode="after")
     def _pooling_fits(self) -> Model:
@@ -93,7 +97,11 @@ class Lora(Section):
 
 
 class Train(Section):
-    steps: int = Field(ge=1, description="optimiser steps")
+    steps: int | None = Field(None, ge=1, description="optimiser steps; this or epochs")
+    epochs: float | None = Field(None, gt=0, description="passes over the training rows, in place of steps; 0.5 is half of one")
+    init_from: str | None = Field(
+        None, description="go on from an adapter, ours or published: a folder, a hub id, models:/NAME@champion. None: fresh LoRA"
+    )
     batch_size: int = Field(ge=1, description="clips in a step, over all processes and accumulation")
     gradient_accumulation: int = Field(1, ge=1, description="micro-batches in a step: less memory, same update")
     learning_rate: float = Field(2e-5, gt=0)
@@ -113,12 +121,27 @@ class Train(Section):
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     log_every: int = Field(10, ge=1)
-    validate_every: int = Field(500, ge=1)
+    accelerate: Path | None = Field(
+        None,
+        description="accelerate's config: processes, DDP, FSDP2, DeepSpeed (recipes/accelerate); None: one a GPU, one on CPU",
+    )
+    validate_every: int = Field(500, ge=1, description="steps between two validation losses; there is one before the first step too")
+    early_stopping: int | None = Field(None, ge=1, description="end after so many validations in a row without a new best loss")
+    adapter: Literal["last", "best"] = Field(
+        "last", description="which becomes outputs/train/adapter; best: of the lowest validation loss. The other is kept beside it"
+    )
+    checkpoint_every: int = Field(500, ge=1, description="steps between two checkpoints: what a kill can cost, against the time of writing")
+    keep_checkpoints: int = Field(2, ge=1, description="the last so many stay; each is three times the adapter")
+    max_bad_fraction: float = Field(
+        0.01, ge=0, le=1, description="clips that cannot be read are replaced and counted; more than this share of the rows ends the run"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; fixed so that two runs give the same bytes")
     lora: Lora = Lora()
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Train:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"one of steps and epochs says how long to train, found steps {self.steps} and epochs {self.epochs}")
         if self.batch_size % self.gradient_accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}")
         return self
@@ -204,6 +227,10 @@ class Params(Section):
         kind, train = self.model.attn_implementation, self.train
         if train.packing and kind == "eager":
             raise ValueError("train.packing needs model.attn_implementation sdpa (or flash_attention_2 on a GPU), found eager")
+        if train.early_stopping and not self.data.validation:
+            raise ValueError("train.early_stopping goes by the validation loss: name a corpus in data.validation")
+        if train.adapter == "best" and not self.data.validation:
+            raise ValueError("train.adapter best goes by the validation loss: name a corpus in data.validation")
         if train.turns == "independent" and kind == "flash_attention_2":
             raise ValueError(
                 "train.turns independent needs a mask, which flash_attention_2 does not take: set model.attn_implementation sdpa"

@@ -47,7 +47,7 @@ def overview() -> list[str]:
         t, h, w = model.pooling_shape
         lines.append(
             f"{name:<{width}}  {model.base}: {model.num_frames} frames -> {t} x {h} x {w} = {t * h * w} visual tokens, "
-            f"{train.steps} steps of {train.batch_size}"
+            f"{train.steps or f'{train.epochs:g} epoch(s) in'} steps of {train.batch_size}"
         )
     return lines
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from pllava.commands.options import PARAMS, ParamsFile, say, settings_of
@@ -34,8 +36,11 @@ def features(params: ParamsFile = PARAMS) -> None:
 
 
 @commands.command()
-def train(params: ParamsFile = PARAMS) -> None:
-    """Stage: train LoRA and the projector into one adapter folder."""
+def train(
+    params: ParamsFile = PARAMS,
+    fresh: Annotated[bool, typer.Option("--fresh", help="drop an unfinished training instead of going on with it")] = False,
+) -> None:
+    """Stage: train LoRA and the projector, or go on if stopped."""
     from pllava.train.launch import train
 
-    say(train(settings_of(params)))
+    say(train(settings_of(params), fresh))

@@ -14,6 +14,15 @@ from pllava.data.dataset import TrainSample
 from pllava.model.attention import Segment
 
 
+class Batch(dict[str, Any]):
+    """What the model takes, and as attributes what is counted."""
+
+    samples: int
+    tokens: int  # without padding
+    visual_tokens: int
+    replaced: list[tuple[str, str]]  # clips that could not be read: (row id, reason)
+
+
 @dataclass(frozen=True)
 class Collator:
     """Expands each placeholder to N visual tokens and pads on the right, so that causal attention needs no mask.
@@ -31,16 +40,24 @@ class Collator:
     vision_key: str = "vision_features"
     packed: bool = False
 
-    def __call__(self, samples: list[TrainSample]) -> dict[str, Any]:
-        if self.packed:
-            return self._pack(samples)
+    def __call__(self, samples: list[TrainSample]) -> Batch:
+        batch = Batch(self._pack(samples) if self.packed else self._pad(samples))
+        clips = [sample.vision for sample in samples if sample.vision is not None]
+        if clips:  # text alone has none
+            batch[self.vision_key] = torch.stack(clips) if len({clip.shape for clip in clips}) == 1 else clips
+        batch.samples = len(samples)
+        batch.visual_tokens = len(clips) * self.num_visual_tokens
+        batch.tokens = sum(len(sample.input_ids) - (sample.vision is not None) for sample in samples) + batch.visual_tokens
+        batch.replaced = [pair for sample in samples for pair in sample.replaced]
+        return batch
+
+    def _pad(self, samples: list[TrainSample]) -> dict[str, Any]:
         pairs = [expand_placeholders(s.input_ids, s.labels, self.num_visual_tokens, self.image_token_id) for s in samples]
         lengths = torch.tensor([len(ids) for ids, _ in pairs])
         batch = {
             "input_ids": pad([ids for ids, _ in pairs], self.pad_token_id),
             "labels": pad([labels for _, labels in pairs], IGNORE),
             "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
-            self.vision_key: stack([sample.vision for sample in samples]),
         }
         if all(sample.turn for sample in samples):
             visual = [0] * (self.num_visual_tokens - 1)  # the placeholder is in the prefix
@@ -69,13 +86,7 @@ class Collator:
             "labels": torch.tensor([labels]),
             "position_ids": torch.cat(positions, dim=1),
             "segments": segments,
-            self.vision_key: stack([sample.vision for sample in samples]),
         }
-
-
-def stack(clips: list[Tensor]) -> Tensor | list[Tensor]:
-    """[V, T, ...] when all clips have one number of frames, else the list."""
-    return torch.stack(clips) if len({clip.shape for clip in clips}) == 1 else clips
 
 
 def pad(rows: list[Any], value: int) -> Tensor:

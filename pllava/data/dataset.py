@@ -6,7 +6,7 @@ A sample is a pure function of (row, epoch, seed): nothing depends on which work
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
@@ -16,9 +16,17 @@ from pllava.chat.template import PLACEHOLDER
 from pllava.data.branches import encode_branches
 from pllava.data.conversation import IGNORE, encode
 from pllava.data.manifest import ManifestRow
+from pllava.errors import PllavaError
 
 if TYPE_CHECKING:
     from pllava.chat.template import Template
+
+
+ATTEMPTS = 20  # rows tried in place of one
+
+
+class UnreadableClip(PllavaError):
+    """A clip that was fine when the data was prepared, and is not now."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +36,9 @@ class TrainSample:
     id: str
     input_ids: list[int]
     labels: list[int]
-    vision: Tensor  # [T, P, Dv] tower features, or [T, 3, H, W] pixels
+    vision: Tensor | None  # [T, P, Dv] tower features, or [T, 3, H, W] pixels; None: text alone
     turn: list[int] | None = None  # independent turns: which branch each token belongs to (pllava.data.branches)
+    replaced: tuple[tuple[str, str], ...] = ()  # rows whose clip could not be read, for which this one stands in: (id, reason)
 
 
 class VisionSource(Protocol):
@@ -52,7 +61,10 @@ class Pixels:
         from pllava.video.reader import read_video
 
         rng = random.Random(f"frames:{self.seed}:{epoch}:{row.id}")
-        frames = read_video(row.media, self.num_frames, self.sampling, row.start, row.end, rng=rng).frames
+        try:
+            frames = read_video(row.media, self.num_frames, self.sampling, row.start, row.end, rng=rng).frames
+        except (PllavaError, OSError) as error:
+            raise UnreadableClip(str(error)) from error
         return self.processor.preprocess_video(frames)
 
 
@@ -79,8 +91,24 @@ class InstructionDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, key: tuple[int, int]) -> TrainSample:
+        """The row's sample. A clip that cannot be read is replaced by another row, drawn from the seed: the same in every run."""
         number, epoch = key
-        row = self.rows[number]
+        failed: list[tuple[str, str]] = []
+        for attempt in range(ATTEMPTS):
+            row = self.rows[number]
+            try:
+                sample = self._sample(row, epoch)
+            except UnreadableClip as error:
+                failed.append((row.id, str(error)))
+                number = random.Random(f"replace:{self.seed}:{epoch}:{self.rows[key[0]].id}:{attempt}").randrange(len(self.rows))
+            else:
+                return replace(sample, replaced=tuple(failed)) if failed else sample
+        raise PllavaError(
+            f"{ATTEMPTS} clips drawn one after the other cannot be read; the last: {failed[-1][1]}\n"
+            "Is the media root of the corpus there? Check it all: pllava prepare"
+        )
+
+    def _sample(self, row: ManifestRow, epoch: int) -> TrainSample:
         if self.independent:
             qa = turn_order(row.qa, f"turns:{self.seed}:{epoch}:{row.id}") if self.shuffle_turns else row.qa
             branches = encode_branches(qa, self.tokenizer, self.template, self.max_length, self.image_token_id)

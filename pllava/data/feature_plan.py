@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pllava.data.feature_store import STORE, clip_key
 from pllava.data.manifest import ManifestRow
 from pllava.errors import PllavaError
+from pllava.train.steps import total_steps
 
 if TYPE_CHECKING:
     from pllava.params import Params
@@ -71,10 +72,11 @@ def plan_features(params: Params, train: Sequence[ManifestRow], validation: Sequ
     distinct = {clip_key(row): row for row in (*train, *validation)}
     each = clip_bytes(params)
     settings = params.train
-    validations = 1 + settings.steps // settings.validate_every + bool(settings.steps % settings.validate_every)
+    steps = total_steps(settings, len(train))
+    validations = 1 + steps // settings.validate_every + bool(steps % settings.validate_every)
     return FeaturePlan(
         clips=len(distinct),
-        uses=settings.steps * settings.batch_size + validations * len(validation),
+        uses=steps * settings.batch_size + validations * len(validation),
         bytes_needed=sum(each // params.model.num_frames if row.kind == "image" else each for row in distinct.values()),
         bytes_a_clip=each,
         bytes_free=shutil.disk_usage(_existing(STORE)).free,

@@ -101,9 +101,11 @@ class FeatureStore:
 
     def get(self, row: ManifestRow, epoch: int = 0) -> Tensor:
         """[T, P, Dv] of a row's clip."""
+        from pllava.data.dataset import UnreadableClip
+
         key = clip_key(row)
         if key in self.unreadable:
-            raise PllavaError(f"{row.media} (row {row.id}) could not be encoded: {self.unreadable[key]}")
+            raise UnreadableClip(f"{row.media} (row {row.id}) could not be encoded: {self.unreadable[key]}")
         if key not in self.reader.clips:
             raise PllavaError(f"{self.reader.folder} has no features of {row.media} (row {row.id}). Write them: pllava features")
         return self.reader.get(key)

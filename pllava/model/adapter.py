@@ -59,6 +59,31 @@ def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
     return wrapped
 
 
+def go_on_with(model: PeftModel, lora: Lora, source: str) -> PeftModel:
+    """Make a loaded adapter trainable, in fp32. Its rank, alpha and layers must be those asked for: another alpha would be another model.
+
+    Raises PllavaError that names what differs.
+    """
+    found = model.peft_config["default"]
+    layers = {name.rsplit(".", 1)[1] for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    have = {"r": found.r, "alpha": found.lora_alpha, "target_modules": sorted(layers)}  # type: ignore[attr-defined]
+    asked = {"r": lora.r, "alpha": lora.alpha, "target_modules": sorted(lora.target_modules)}
+    lines = [f"  train.lora.{key}: {asked[key]} in params.yaml, {have[key]} there" for key in have if have[key] != asked[key]]
+    if lines:
+        raise PllavaError(
+            f"train.init_from {source} has other LoRA than params.yaml asks for\n" + "\n".join(lines) + "\nSet these to what is there"
+        )
+    found.lora_dropout = lora.dropout  # type: ignore[attr-defined]
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            module.lora_dropout["default"] = torch.nn.Dropout(lora.dropout) if lora.dropout else torch.nn.Identity()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = "lora_" in name or ".modules_to_save." in name
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
 def _wrap(model: Any, config: LoraConfig, **options: Any) -> PeftModel:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers the old way

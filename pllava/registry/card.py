@@ -30,7 +30,7 @@ def card(params: Params, run: MlflowRun, measured: dict[str, Any], adapter_sha25
         "Base": f"`{params.model.base}`, {params.model.num_frames} frames pooled to {pooled} tokens",
         "Licence of the base": licence(params.model.base),
         "Adapter": f"LoRA r {lora.r}, alpha {lora.alpha:g} on {targets}, and the projector; sha256 `{adapter_sha256}`",
-        "Training": f"{params.train.steps} steps of {params.train.batch_size} clips, seed {params.seed}",
+        "Training": f"{_length(params)} of {params.train.batch_size} clips, seed {params.seed}",
         "Code": f"git `{tags.get('git.commit', 'unknown')}`{dirty}",
         "Run": f"MLflow `{run.info.run_id}`" + (f", Prefect `{tags['flow_run_id']}`" if tags.get("flow_run_id") else ""),
     }
@@ -81,6 +81,11 @@ def _file_of(base: str, name: str) -> Path | None:
 
     found = try_to_load_from_cache(base, name)
     return Path(found) if isinstance(found, str) else None
+
+
+def _length(params: Params) -> str:
+    train = params.train
+    return f"{train.steps} steps" if train.steps else f"{train.epochs:g} epoch(s) in steps"
 
 
 def title(benchmark: str, metrics: dict[str, Any]) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from typing import Any
 
 from pllava.errors import PllavaError
 
@@ -13,24 +11,27 @@ from pllava.errors import PllavaError
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pllava.train", description="Train LoRA and the projector (started by `pllava train`)")
     parser.add_argument("--params", default="params.yaml")
+    parser.add_argument("--fresh", action="store_true", help="drop an unfinished training")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    from pllava.params import load_params
-    from pllava.train.loop import run
+    from pllava.train.stopping import EXIT_CODE, Stopped, StopRequest, end_with_parent
 
+    end_with_parent()
+    with StopRequest().listen() as early:  # until the loop listens itself: importing torch takes seconds
+        from pllava.params import load_params
+        from pllava.train.loop import run
+    if early.made:
+        return EXIT_CODE
     try:
-        run(load_params(arguments.params))
+        run(load_params(arguments.params), arguments.fresh)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return EXIT_CODE
     except KeyboardInterrupt:
         return 130
     except PllavaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    """Asked to end, training unwinds: its MLflow run is closed, no half-written folder stays."""
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pllava.train.meters import Meters
 
 if TYPE_CHECKING:
     from pllava.registry.tracking import Run
@@ -21,17 +25,15 @@ class Journal:
     active: False on all but the main process, where every method does nothing.
     """
 
-    def __init__(self, run: Run, steps: int, batch_size: int, active: bool) -> None:
-        self.run, self.steps, self.batch_size, self.active = run, steps, batch_size, active
+    def __init__(self, run: Run, steps: int, active: bool) -> None:
+        self.run, self.steps, self.active = run, steps, active
         self.history: list[dict[str, Any]] = []
+        self.meters = Meters()
         console = Console(stderr=True)
         self.lines = active and not console.is_terminal  # a log file gets a line now and then instead of a bar
         columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
         self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not active or self.lines)
         self.task = self.bar.add_task("", total=steps, status="")
-        self.seconds = 0.0  # spent in steps, without validation
-        self._counted = 0
-        self._step_started = 0.0
 
     def __enter__(self) -> Journal:
         self.bar.start()
@@ -40,17 +42,21 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
 
-    def step_begins(self) -> None:
-        self._step_started = time.perf_counter()
-
-    def step_ends(self, step: int) -> None:
-        self.seconds += time.perf_counter() - self._step_started
-        self._counted += 1
+    @contextmanager
+    def step(self, step: int) -> Iterator[Meters]:
+        """Around one optimiser step; waiting for data is timed inside, by `Meters.waiting`."""
+        began = time.perf_counter()
+        yield self.meters
+        self.meters.seconds += time.perf_counter() - began
+        self.meters.steps += 1
         self.bar.update(self.task, completed=step)
 
-    @property
-    def samples_per_second(self) -> float:
-        return self._counted * self.batch_size / self.seconds if self.seconds else 0.0
+    def resume(self, history: list[dict[str, Any]], step: int) -> None:
+        """Go on after a checkpoint."""
+        self.history = list(history)
+        for record in history:  # what its run has already is not logged twice
+            self.run.log(**record)
+        self.bar.update(self.task, completed=step)
 
     def record(self, step: int, **metrics: float) -> None:
         """Add what was measured at a step to the history, and show it."""
@@ -58,17 +64,29 @@ class Journal:
             return
         self.history.append({"step": step, **metrics})
         self.run.log(step, **metrics)
-        status = "  ".join(f"{name} {self._latest(name):.4g}" for name in ("loss", "val_loss", "lr") if self._latest(name) is not None)
-        if self._counted:
-            self.run.log(step, samples_per_second=self.samples_per_second)
-            status += f"  {self.samples_per_second:.1f} samples/s"
+        self.run.log_metrics(self.meters.metrics() | self.meters.system_metrics(), step)
+        status = self._status()
         self.bar.update(self.task, status=status)
         if self.lines:
-            left = f"  {(self.steps - step) * self.seconds / self._counted:.0f} s left" if self._counted else ""
+            left = f"  {(self.steps - step) * self.meters.seconds_a_step:.0f} s left" if self.meters.steps else ""
             print(f"step {step}/{self.steps}  {status}{left}", file=sys.stderr, flush=True)
 
-    def _latest(self, name: str) -> Any:
+    def _status(self) -> str:
+        parts = [f"{name} {self.latest(name):.4g}" for name in ("loss", "val_loss", "lr") if self.latest(name) is not None]
+        return "  ".join([*parts, *self.meters.shown()])
+
+    def latest(self, name: str) -> Any:
         return next((record[name] for record in reversed(self.history) if name in record), None)
+
+    @property
+    def validations(self) -> list[tuple[int, float]]:
+        """(step, validation loss) so far."""
+        return [(record["step"], record["val_loss"]) for record in self.history if "val_loss" in record]
+
+    @property
+    def best_step(self) -> int | None:
+        """Where the validation loss was lowest, the first of equals; None without validation."""
+        return min(self.validations, key=lambda entry: entry[1])[0] if self.validations else None
 
     def history_text(self) -> str:
         """JSON lines: step, and what was measured there."""

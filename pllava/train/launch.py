@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pllava.errors import PllavaError
 from pllava.files import write_json
+from pllava.train.stopping import end_with_parent
 
 if TYPE_CHECKING:
     from pllava.params import Params
@@ -21,39 +22,65 @@ if TYPE_CHECKING:
 OUTPUT = Path("outputs/train")
 PARAMS_FILE = Path(".state/train/params.json")  # JSON is YAML, so load_params reads it
 PATIENCE = 10  # seconds between asking a process to end and ending it
+STEP_PATIENCE = 300  # of a training: it ends its step and writes a checkpoint first
 
 
-def train(params: Params) -> Path:
-    """Train as params say; output goes to this process's streams. Returns outputs/train; raises PllavaError when the loop fails."""
+def train(params: Params, fresh: bool = False) -> Path:
+    """Train as params say, or go on with a training that was stopped; output goes to this process's streams. Returns outputs/train.
+
+    fresh: drop an unfinished training. Raises PllavaError when the loop fails.
+    """
     write_json(PARAMS_FILE, params.model_dump(mode="json"))
-    with terminate_as_interrupt(), subprocess.Popen(command(params), env=_environment()) as child:
+    with terminate_as_interrupt(), subprocess.Popen(command(params, fresh), env=_environment(params), preexec_fn=end_with_parent) as child:
         try:
             code = child.wait()
         except BaseException:
-            end_tree(child.pid)
+            end_tree(child.pid, STEP_PATIENCE)
             raise
     if code != 0:
         raise PllavaError(f"training ended with exit code {code}; the reason is printed above. {OUTPUT} is as it was")
     return OUTPUT
 
 
-def command(params: Params) -> list[str]:
-    """The argument list: one process on CPU, one a GPU otherwise."""
-    import torch
+def command(params: Params, fresh: bool = False) -> list[str]:
+    """The argument list: as the file of train.accelerate says, else one process on CPU, one a GPU otherwise."""
+    if params.train.accelerate is not None:
+        accelerate_config(params.train.accelerate)
+        where = ["--config_file", str(params.train.accelerate)]
+    else:
+        import torch
 
-    gpus = torch.cuda.device_count()
-    where = ["--cpu"] if not gpus else ["--multi_gpu"] if gpus > 1 else []
+        gpus = torch.cuda.device_count()
+        where = ["--cpu"] if not gpus else ["--multi_gpu"] if gpus > 1 else []
+        where += ["--num_machines", "1", "--num_processes", str(max(gpus, 1)), "--main_process_port", "0"]
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),
         *where,
-        *("--num_machines", "1", "--num_processes", str(max(gpus, 1)), "--main_process_port", "0"),
         *("--mixed_precision", params.train.mixed_precision, "--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", str(params.train.threads or os.cpu_count() or 1)),
         *("-m", "pllava.train", "--params", str(PARAMS_FILE)),
+        *(["--fresh"] if fresh else []),
     ]
 
 
-def end_tree(pid: int) -> None:
+def accelerate_config(file: Path) -> Any:
+    """accelerate's own reading of its config file. Raises PllavaError when it is not there or not one, or names what is not installed."""
+    from importlib.util import find_spec
+
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    try:
+        config = load_config_from_file(str(file))
+    except FileNotFoundError:
+        raise PllavaError(f"train.accelerate {file} is not there. The shipped ones: recipes/accelerate/*.yaml") from None
+    except Exception as error:  # whatever yaml, its enums and its dataclass raise
+        raise PllavaError(f"train.accelerate {file} is no config of accelerate: {error}. Compare recipes/accelerate/*.yaml") from None
+    if str(config.distributed_type.value) == "DEEPSPEED" and find_spec("deepspeed") is None:
+        raise PllavaError(f"{file} needs DeepSpeed: pip install deepspeed. Without it: recipes/accelerate/7b-eight-gpus.yaml")
+    return config
+
+
+def end_tree(pid: int, patience: float = PATIENCE) -> None:
     """End a process and all it started: ask, wait, then kill what is left."""
     import psutil
 
@@ -66,12 +93,14 @@ def end_tree(pid: int) -> None:
         for process in processes:
             if process.is_running():
                 getattr(process, end)()
-        _, processes = psutil.wait_procs(processes, timeout=PATIENCE)
+        _, processes = psutil.wait_procs(processes, timeout=patience)
 
 
-def _environment() -> dict[str, str]:
+def _environment(params: Params) -> dict[str, str]:
+    file = params.train.accelerate
+    on_cpu = {"ACCELERATE_USE_CPU": "true"} if file is not None and accelerate_config(file).use_cpu else {}  # it sets this for --cpu only
     # Kernels that pick their algorithm by timing give other bits in another run.
-    return {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"}
+    return {**os.environ, **on_cpu, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @contextmanager

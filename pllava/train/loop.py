@@ -3,13 +3,14 @@
     accelerate launch -m pllava.train --params params.yaml
 
 A step's loss is the mean over all its supervised tokens, whatever the number of micro-batches and processes that share it. Writes
-outputs/train/ whole or not at all: adapter/ (all that inference needs) and history.jsonl. Two runs on one machine give equal bytes.
+outputs/train/ whole or not at all. Two runs on one machine give equal bytes, and so does one that was killed and started again.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -17,47 +18,56 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-import pllava
-from pllava.chat.template import load_template
-from pllava.data.collator import Collator
 from pllava.data.conversation import IGNORE
-from pllava.data.dataset import InstructionDataset, Pixels, VisionSource
-from pllava.data.feature_store import open_store
-from pllava.data.manifest import PREPARED, read_manifest
 from pllava.data.tower import encode_clips
 from pllava.errors import PllavaError
-from pllava.files import atomic_dir, atomic_write_text
-from pllava.model.adapter import add_lora, save_adapter
-from pllava.model.attention import use_packed_attention
-from pllava.model.checkpointing import recompute
 from pllava.registry.tracking import Run, training_run
+from pllava.train import checkpoints as kept
+from pllava.train import state as states
+from pllava.train.checkpoints import Checkpoints
+from pllava.train.distributed import make_accelerator
+from pllava.train.inputs import Inputs
 from pllava.train.journal import Journal
 from pllava.train.optimizer import adamw
+from pllava.train.output import OUTPUT, write_output
 from pllava.train.schedule import cosine
-from pllava.train.steps import StepSampler, validation_batches
+from pllava.train.source import adapter_source, make_model
+from pllava.train.steps import total_steps
+from pllava.train.stopping import Stopped, StopRequest
 
 if TYPE_CHECKING:
     from pllava.params import Params
 
-OUTPUT = Path("outputs/train")
 
+def run(params: Params, fresh: bool = False) -> Path:
+    """Train as params say and write outputs/train, going on from a checkpoint if there is one.
 
-def run(params: Params) -> Path:
-    """Train as params say and write outputs/train. Raises PllavaError when the data is not ready or the loss is not a number."""
+    fresh: drop an unfinished training. Raises PllavaError when the data is not ready, the loss is not a number, or an unfinished training
+    of other settings is there; `Stopped` when told to end.
+    """
     be_deterministic(params)
-    accelerator = Accelerator(mixed_precision=params.train.mixed_precision)
-    with training_run(params) if accelerator.is_main_process else nullcontext(Run(None, None)) as tracked:
-        trainer = Trainer(params, accelerator)
-        with Journal(tracked, params.train.steps, params.train.batch_size, accelerator.is_main_process) as journal:
-            trainer.train(journal)
-        if accelerator.is_main_process:
-            trainer.save(journal)
-        accelerator.wait_for_everyone()
-    accelerator.end_training()
+    accelerator = make_accelerator(params.train)
+    main = accelerator.is_main_process
+    with StopRequest().listen() as stop, kept.sole_training() if main else nullcontext():
+        source = adapter_source(params)
+        wanted = kept.fingerprint(params, accelerator.num_processes, accelerator.device.type, source.sha256 if source else None)
+        checkpoints = Checkpoints(wanted, params.train.keep_checkpoints)
+        found = [checkpoints.prepare(fresh) if main else None]
+        (resume,) = broadcast_object_list(found) if accelerator.num_processes > 1 else found
+        with training_run(params, resume is not None) if main else nullcontext(Run(None, None)) as tracked:
+            trainer = Trainer(params, accelerator)
+            with Journal(tracked, trainer.steps, main) as journal:
+                trainer.train(journal, checkpoints, resume, stop)
+            if main:
+                trainer.save(journal)
+                checkpoints.finish()
+                for name in ("summary.md", "loss.png", "history.jsonl"):
+                    tracked.log_artifacts(OUTPUT / name, "train")
+            accelerator.wait_for_everyone()
+        accelerator.end_training()
     return OUTPUT
 
 
@@ -75,80 +85,51 @@ class Trainer:
 
     def __init__(self, params: Params, accelerator: Accelerator) -> None:
         self.params, self.accelerator = params, accelerator
-        rows = {split: read_manifest(PREPARED / f"{split}.parquet") for split in ("train", "validation")}
-        store = open_store(params)
-        model, processor = pllava.load(
-            params.model.base,
-            num_frames=params.model.num_frames,
-            pooling_shape=params.model.pooling_shape,
-            dtype=params.model.dtype,
-            device=str(accelerator.device),
-            attn_implementation=params.model.attn_implementation,
-        )
-        self.base = model
-        if params.train.packing:
-            use_packed_attention(model)
-        recompute(model, params.train.gradient_checkpointing)
-        self.peft = add_lora(model, params.train.lora, params.seed)
+        self.peft, processor = make_model(params, str(accelerator.device))
+        self.base = self.peft.get_base_model()
         optimizer = adamw(self.peft, params.train.learning_rate, params.train.weight_decay)
-        self.schedule = cosine(params.train.steps, params.train.warmup_ratio, params.train.min_lr_ratio)
         self.model, self.optimizer = accelerator.prepare(self.peft, optimizer)
         self.trainable = [parameter for parameter in self.peft.parameters() if parameter.requires_grad]
+        self.inputs = Inputs(params, processor, accelerator.process_index, accelerator.num_processes)
+        self.steps = total_steps(params.train, self.inputs.rows("train"))
+        self.schedule = cosine(self.steps, params.train.warmup_ratio, params.train.min_lr_ratio)
+        self.losses: list[Tensor] = []  # of the steps since they were last recorded
+        self.best: dict[str, Tensor] | None = None  # weights of the lowest validation loss so far
 
-        vision: VisionSource = store or Pixels(processor, params.model.num_frames, params.train.sampling, params.seed)
-        template = load_template(params.model.template)
-        independent = params.train.turns == "independent"
-        self.lengths = {split: [row.num_tokens for row in table] for split, table in rows.items()}
-        self.data = {
-            split: InstructionDataset(
-                table, vision, processor.tokenizer, template, params.train.max_length, params.seed, split == "train", independent
-            )
-            for split, table in rows.items()
-        }
-        key = "vision_features" if vision.is_features else "pixel_values_videos"
-        pad_token_id = processor.tokenizer.pad_token_id or 0
-        self.collator = Collator(processor.image_token_id, processor.num_visual_tokens, pad_token_id, key, params.train.packing)
-        self.workers = 0 if vision.is_features else params.data.workers
-
-    def train(self, journal: Journal) -> None:
-        settings, accelerator = self.params.train, self.accelerator
-        sampler = StepSampler(
-            self.lengths["train"],
-            settings.steps,
-            settings.batch_size,
-            settings.gradient_accumulation,
-            self.params.seed,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
-        micro_batches = iter(self._loader("train", sampler))
-        losses: list[Tensor] = []
-        if before := self._validate():
-            journal.record(0, **before)
+    def train(self, journal: Journal, checkpoints: Checkpoints, resume: Path | None, stop: StopRequest) -> None:
+        settings = self.params.train
+        done = self._restore(resume, journal) if resume else 0
+        if not resume and (before := self._validate()):
+            self._record(journal, 0, before)
+        micro_batches = journal.meters.waiting(self.inputs.steps(self.steps, done))
         self.model.train()
-        for step in range(1, settings.steps + 1):
-            journal.step_begins()
-            learning_rate = settings.learning_rate * self.schedule(step - 1)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-            loss, norm = self._step(list(islice(micro_batches, settings.gradient_accumulation)))
-            losses.append(loss)
-            journal.step_ends(step)
-            metrics: dict[str, float] = {}
-            if step % settings.log_every == 0 or step == settings.steps:
-                mean = float(torch.stack(losses).mean())  # reading a number waits for the device: only here
-                if not math.isfinite(mean):
-                    raise PllavaError(
-                        f"the loss is {mean} at step {step}. Lower train.learning_rate in params.yaml, or use mixed_precision: bf16"
-                    )
-                losses.clear()
-                metrics = {"loss": mean, "lr": learning_rate, "grad_norm": float(norm)}
-            if step % settings.validate_every == 0 or step == settings.steps:
+        for step in range(done + 1, self.steps + 1):
+            with journal.step(step) as meters:
+                learning_rate = settings.learning_rate * self.schedule(step - 1)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate
+                batches = list(islice(micro_batches, settings.gradient_accumulation))
+                loss, norm = self._step(batches)
+                self.losses.append(loss)
+            for batch in batches:
+                meters.count(batch, self.accelerator.num_processes)
+            meters.replaced = self.inputs.replace_bad("train", batches)
+            last, metrics = step == self.steps, {}
+            if step % settings.log_every == 0 or last:
+                metrics = self._logged(step) | {"lr": learning_rate, "grad_norm": float(norm)}
+            if step % settings.validate_every == 0 or last:
                 metrics |= self._validate()
             if metrics:
-                journal.record(step, **metrics)
+                self._record(journal, step, metrics)
+            if last or ("val_loss" in metrics and self._stops_early(journal)):
+                return
+            told = self._told_to_end(stop)
+            if told or step % settings.checkpoint_every == 0:
+                self._checkpoint(step, journal, checkpoints)
+            if told:
+                raise Stopped(f"stopped after step {step} of {self.steps}; the same command goes on from there ({checkpoints.folder})")
 
-    def _step(self, micro_batches: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+    def _step(self, micro_batches: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:
         """One update. Returns the mean loss over the step's supervised tokens, and the gradient norm before clipping."""
         accelerator = self.accelerator
         tokens = accelerator.reduce(torch.stack([_supervised(batch) for batch in micro_batches]).sum().to(accelerator.device))
@@ -168,9 +149,11 @@ class Trainer:
         """Sum of the token losses of a micro-batch over `tokens`; logits are made at supervised positions only."""
         device = self.accelerator.device
         features = batch.get("vision_features")
-        if features is None:
+        if features is None and "pixel_values_videos" in batch:
             features = encode_clips(self.base, list(batch["pixel_values_videos"]), self.params.features.dtype)
             features = torch.stack(features) if len({clip.shape for clip in features}) == 1 else features
+        if features is not None:
+            features = features.to(device) if isinstance(features, Tensor) else [clip.to(device) for clip in features]
         # Padding is on the right and attention causal: no supervised position sees it, so a conversation needs no mask and sdpa takes its
         # fast path. Independent turns bring a mask of their own, a packed row its segments.
         positions, segments = batch.get("position_ids"), batch.get("segments")
@@ -180,48 +163,95 @@ class Trainer:
             labels=batch["labels"].to(device),
             attention_mask=None if mask is None else mask.to(device),
             position_ids=None if positions is None else positions.to(device),
-            vision_features=features.to(device) if isinstance(features, Tensor) else [clip.to(device) for clip in features],
+            vision_features=features,
             num_items_in_batch=tokens,
             logits_to_keep=1,
             use_cache=False,
             **({} if segments is None else {"segments": segments}),
         )
+        if features is None:  # text alone: the projector has gradients all the same, of zero, which other processes wait for
+            return output.loss + 0.0 * sum(parameter.sum() for parameter in self.trainable)
         return output.loss
 
     def _validate(self) -> dict[str, float]:
         """Mean loss over every supervised token of the validation split; nothing without one."""
-        if not self.lengths["validation"]:
+        if not self.inputs.rows("validation"):
             return {}
-        settings, accelerator = self.params.train, self.accelerator
+        accelerator = self.accelerator
         self.model.eval()
-        batches = validation_batches(self.lengths["validation"], settings.batch_size // settings.gradient_accumulation)
         total = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad():
-            for batch in self._loader("validation", batches[accelerator.process_index :: accelerator.num_processes]):
+            for batch in self.inputs.validation():
                 total += torch.tensor([self._loss(batch, torch.ones(())).item(), _supervised(batch).item()], dtype=torch.float64)
+                self.inputs.replace_bad("validation", [batch])
         loss, tokens = accelerator.reduce(total.to(accelerator.device)).tolist()
         self.model.train()
         return {"val_loss": loss / tokens}
 
-    def _loader(self, split: str, sampler: Any) -> DataLoader:
-        return DataLoader(self.data[split], batch_sampler=sampler, collate_fn=self.collator, num_workers=self.workers)
+    def _logged(self, step: int) -> dict[str, float]:
+        """The mean loss of the steps since the last record. Reading a number waits for the device: only here."""
+        mean = float(torch.stack(self.losses).mean())
+        self.losses.clear()
+        if not math.isfinite(mean):
+            Checkpoints({}, 1).discard()  # going on from before would lead to the same
+            raise PllavaError(f"the loss is {mean} at step {step}. Lower train.learning_rate in params.yaml, or use mixed_precision: bf16")
+        return {"loss": mean}
+
+    def _record(self, journal: Journal, step: int, metrics: dict[str, float]) -> None:
+        journal.record(step, **metrics)
+        if "val_loss" in metrics and journal.best_step == step:
+            self.best = states.weights(self.accelerator.unwrap_model(self.model))
+
+    def _stops_early(self, journal: Journal) -> bool:
+        patience = self.params.train.early_stopping
+        stops = False
+        if patience and journal.active:
+            since = [step for step, _ in journal.validations if step > (journal.best_step or 0)]
+            stops = len(since) >= patience
+            if stops:
+                print(f"{patience} validation(s) without a new best loss: training ends at step {since[-1]}", file=sys.stderr)
+        return self._any(stops)
+
+    def _told_to_end(self, stop: StopRequest) -> bool:
+        return self._any(stop.made)
+
+    def _any(self, flag: bool) -> bool:
+        """Whether any process says so: all must leave after the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
+
+    def _checkpoint(self, step: int, journal: Journal, checkpoints: Checkpoints) -> None:
+        mine = [{"random": states.random_state(), "bad": self.inputs.bad_clips}]
+        everyone = gather_object(mine) if self.accelerator.num_processes > 1 else mine
+        if not self.accelerator.is_main_process:
+            return
+        taken = states.take(self.accelerator.unwrap_model(self.model), self.optimizer, self.accelerator.scaler)
+        taken.tensors |= {f"best/{name}": value for name, value in (self.best or {}).items()}
+        if self.losses:
+            taken.tensors["losses"] = states.copied(torch.stack(self.losses))
+        taken.values |= {"processes": everyone, "history": journal.history}
+        checkpoints.save(step, taken)
+
+    def _restore(self, folder: Path, journal: Journal) -> int:
+        """Put a checkpoint back; the step it was made after."""
+        found = kept.read(folder)
+        states.put_back(found, self.accelerator.unwrap_model(self.model), self.optimizer, self.accelerator.scaler)
+        best = {name.removeprefix("best/"): value for name, value in found.tensors.items() if name.startswith("best/")}
+        self.best = best or None
+        if "losses" in found.tensors:
+            self.losses = [loss.to(self.accelerator.device) for loss in found.tensors["losses"]]
+        journal.resume(found.values["history"], found.values["step"])
+        mine = found.values["processes"][self.accelerator.process_index]
+        self.inputs.bad_clips = mine["bad"]
+        states.put_random_state(mine["random"])
+        if self.accelerator.is_main_process:
+            print(f"goes on after step {found.values['step']} of {self.steps}, from {folder}", file=sys.stderr)
+        return found.values["step"]
 
     def save(self, journal: Journal) -> None:
-        """Write outputs/train: nothing in it tells when, where or in which run it was made, so equal runs are equal bytes."""
-        params = self.params
-        config = {
-            "base": params.model.base,
-            "model": params.model.model_dump(mode="json"),
-            "train": params.train.model_dump(mode="json"),
-            "template": params.model.template,
-            "template_sha256": load_template(params.model.template).sha256,
-            "seed": params.seed,
-            "lora_alpha": params.train.lora.alpha,
-        }
-        with atomic_dir(OUTPUT) as folder:
-            save_adapter(self.accelerator.unwrap_model(self.model), folder / "adapter", config)
-            atomic_write_text(folder / "history.jsonl", journal.history_text())
-        print(f"{OUTPUT}: {params.train.steps} steps, {journal.samples_per_second:.1f} samples/s", file=sys.stderr)
+        """Write outputs/train."""
+        write_output(self.params, self.accelerator.unwrap_model(self.model), self.best, journal, self.inputs)
 
 
 def _supervised(batch: dict[str, Any]) -> Tensor:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
+from typing import TYPE_CHECKING
 
 from pllava.data.batches import epoch_batches, split_batch
 from pllava.errors import PllavaError
+
+if TYPE_CHECKING:
+    from pllava.params import Train
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class StepSampler:
     seed: int
     process: int = 0
     processes: int = 1
+    start: int = 0  # steps that are done already
 
     def __post_init__(self) -> None:
         parts = self.accumulation * self.processes
@@ -39,10 +44,10 @@ class StepSampler:
             )
 
     def __len__(self) -> int:
-        return self.steps * self.accumulation
+        return (self.steps - self.start) * self.accumulation
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for epoch, batch in islice(self._batches(), self.steps):
+        for epoch, batch in islice(self._batches(), self.start, self.steps):
             micro_batches = split_batch(batch, self.accumulation * self.processes)
             for rows in micro_batches[self.process :: self.processes]:
                 yield [(row, epoch) for row in rows]
@@ -51,6 +56,13 @@ class StepSampler:
         for epoch in count():
             for batch in epoch_batches(self.lengths, self.batch_size, self.seed, epoch):
                 yield epoch, batch
+
+
+def total_steps(train: Train, rows: int) -> int:
+    """Optimiser steps of a run: `train.steps`, or those of `train.epochs` over so many rows."""
+    if train.steps is not None:
+        return train.steps
+    return max(1, round((train.epochs or 1.0) * (rows // train.batch_size)))
 
 
 def validation_batches(lengths: list[int], batch_size: int) -> list[list[tuple[int, int]]]:

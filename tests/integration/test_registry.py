@@ -224,3 +224,76 @@ def test_the_champion_keeps_the_record_of_its_promotion(params):
     registry.register(params)
     assert registry.gate(params).passed
     assert store.client().get_model_version("pllava", "1").tags["gate.against"] == "none"
+
+
+class Away:
+    """A store that can be switched off: every call fails as a refused connection does."""
+
+    def __init__(self, monkeypatch):
+        from mlflow.exceptions import MlflowException
+
+        self.away, real = True, store.client()
+
+        def client():
+            if self.away:
+                raise PllavaError("MLflow at http://127.0.0.1:9 does not answer")
+            return self
+
+        self.error, self.real = MlflowException, real
+        monkeypatch.setattr(tracking, "client", client)
+
+    def __getattr__(self, name):
+        if self.away:
+            raise self.error("connection refused")
+        return getattr(self.real, name)
+
+
+def curve(run_id, name="loss"):
+    return [(point.step, point.value) for point in store.client().get_metric_history(run_id, name)]
+
+
+def test_what_mlflow_missed_is_delivered_when_it_answers(params, monkeypatch, caplog):
+    """Away from the first second to the last: a later stage finds the whole run, under its time and its code."""
+    gone = Away(monkeypatch)
+    assert train(params) is None
+    (kept,) = Path(".state/tracking").glob("*.jsonl")
+    assert "kept in .state/tracking" in caplog.text
+    gone.away = False
+    found = tracking.adapter_run(gone, params)
+    assert curve(found.info.run_id) == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert found.info.status == "FINISHED" and "restored" not in found.data.tags
+    assert found.data.params["train.lora.r"] == str(params.train.lora.r)
+    assert not kept.exists()
+
+
+def test_a_store_that_goes_and_comes_back_misses_nothing(params, monkeypatch):
+    gone = Away(monkeypatch)
+    gone.away = False
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", -1.0)  # every record is sent at once
+    with tracking.training_run(params) as run:
+        for step in range(1, 7):
+            gone.away = step in (2, 3, 4)
+            run._wait = 0.0 if step == 5 else 1e9
+            run.log(step, loss=1.0 * step)
+            assert run.active == (not gone.away)
+        assert not list(Path(".state/tracking").glob("*")), "delivered while training goes on"
+        write_adapter(b"weights")
+    assert sorted(curve(run.run_id)) == [(step, float(step)) for step in range(1, 7)]
+
+
+def test_a_stopped_training_goes_on_in_its_run(params):
+    with pytest.raises(KeyboardInterrupt), tracking.training_run(params) as run:
+        for step in (1, 2, 3):
+            run.log(step, loss=1.0 * step)
+        raise KeyboardInterrupt
+    assert store.client().get_run(run.run_id).info.status == "KILLED"
+    with tracking.training_run(params, resume=True) as again:
+        for step in (3, 4):  # step 3 was done after the checkpoint: it is done again, with the same result
+            again.log(step, loss=1.0 * step)
+        write_adapter(b"weights")
+    assert again.run_id == run.run_id
+    assert curve(run.run_id) == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+    assert store.client().get_run(run.run_id).info.status == "FINISHED"
+    with tracking.training_run(params, resume=True) as other:  # a finished run is not written into
+        write_adapter(b"others")
+    assert other.run_id != run.run_id

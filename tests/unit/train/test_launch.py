@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -10,11 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+import yaml
 
 from pllava.errors import PllavaError
+from pllava.model.quantization import quantization_config
 from pllava.params import Params, load_params
-from pllava.train.launch import PARAMS_FILE, command, end_tree, train
+from pllava.train.launch import PARAMS_FILE, accelerate_config, command, end_tree, train
 
+RECIPES = Path(__file__).parents[3] / "recipes/accelerate"
 Project = Callable[..., Params]
 
 
@@ -30,9 +35,81 @@ def test_command_is_a_list_and_the_params_arrive_whole(project: Project) -> None
     assert not Path("outputs/train").exists()
 
 
-def test_training_through_accelerate(prepared: Project) -> None:
-    folder = train(prepared(train={"steps": 2}))
-    assert (folder / "adapter" / "manifest.json").exists()
+def test_two_processes_give_the_losses_of_one(prepared: Project) -> None:
+    """Real processes over gloo. Clips have 1 to 4 answers, so the halves of a batch differ in supervised tokens."""
+    curves = []
+    for file in (None, RECIPES / "cpu-2.yaml"):
+        folder = train(prepared(train={"steps": 4, "log_every": 1, "accelerate": file}))
+        assert (folder / "adapter" / "manifest.json").exists()
+        curves.append([json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()])
+    one, two = curves
+    assert [record.keys() for record in one] == [record.keys() for record in two]
+    for alone, shared in zip(one, two, strict=True):
+        for name in alone:
+            assert shared[name] == pytest.approx(alone[name], rel=1e-5 if "loss" in name else 1e-3), (alone["step"], name)
+
+
+def test_every_shipped_config_is_one_of_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate.utils import DistributedType
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # DeepSpeed is not installed here
+    kinds = {file.name: accelerate_config(file) for file in RECIPES.glob("*.yaml")}
+    assert {name: (config.distributed_type, config.num_processes, config.num_machines) for name, config in kinds.items()} == {
+        "cpu-2.yaml": (DistributedType.MULTI_GPU, 2, 1),
+        "7b-one-gpu.yaml": (DistributedType.NO, 1, 1),
+        "7b-eight-gpus.yaml": (DistributedType.MULTI_GPU, 8, 1),
+        "7b-zero2.yaml": (DistributedType.DEEPSPEED, 8, 1),
+        "13b-zero3.yaml": (DistributedType.DEEPSPEED, 8, 1),
+        "34b-two-nodes.yaml": (DistributedType.FSDP, 16, 2),
+    }
+    assert kinds["34b-two-nodes.yaml"].fsdp_config["fsdp_version"] == 2
+    assert [kinds[name].deepspeed_config["zero_stage"] for name in ("7b-zero2.yaml", "13b-zero3.yaml")] == [2, 3]
+
+
+def test_every_option_of_a_shipped_config_is_known_to_the_launcher() -> None:
+    """accelerate takes any key in these two mappings, and forgets those it does not know."""
+    from accelerate.commands.launch import launch_command_parser
+
+    known = vars(launch_command_parser().parse_args(["script"]))
+    for file in RECIPES.glob("*.yaml"):
+        raw = yaml.safe_load(file.read_text())
+        options = {**raw.get("fsdp_config", {}), **raw.get("deepspeed_config", {})}
+        assert [key for key in options if key not in known] == [], file.name
+
+
+def test_the_file_of_params_decides(project: Project) -> None:
+    words = command(project(train={"accelerate": RECIPES / "7b-eight-gpus.yaml"}))
+    assert words[words.index("--config_file") + 1] == str(RECIPES / "7b-eight-gpus.yaml")
+    assert "--num_processes" not in words and "--cpu" not in words
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "is not there. The shipped ones: recipes/accelerate"),
+        ("distributed_type: DDP", "no config of accelerate: 'DDP' is not a valid DistributedType"),
+        ("distributed_type: MULTI_GPU\nprocesses: 2", "unknown keys"),
+        ("- 1", "no config of accelerate"),
+        ("distributed_type: DEEPSPEED\nnum_processes: 8", "pip install deepspeed"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(project: Project, text: str | None, why: str) -> None:
+    if text is not None:
+        Path("mine.yaml").write_text(text)
+    with pytest.raises(PllavaError, match=why):
+        command(project(train={"accelerate": "mine.yaml"}))
+
+
+def test_qlora_without_its_package_or_a_gpu_says_what_to_do(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert quantization_config(None) is None
+    with pytest.raises(PllavaError, match=r"pip install 'pllava\[qlora\]'"):
+        quantization_config("4bit")
+    monkeypatch.setattr("pllava.model.quantization.find_spec", lambda name: name)
+    with pytest.raises(PllavaError, match="needs a GPU"):
+        quantization_config("8bit")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    packed = quantization_config("4bit")
+    assert (packed.load_in_4bit, packed.bnb_4bit_quant_type, packed.bnb_4bit_compute_dtype) == (True, "nf4", torch.bfloat16)
 
 
 def test_the_whole_tree_ends(tmp_path: Path) -> None:

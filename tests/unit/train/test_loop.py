@@ -43,12 +43,11 @@ def gradients(params: Params) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of the first step, before the update."""
     made = trainer(params)
     settings = params.train
-    sampler = StepSampler(made.lengths["train"], 1, settings.batch_size, settings.gradient_accumulation, params.seed)
     held: dict[str, torch.Tensor] = {}
     made.accelerator.clip_grad_norm_ = lambda *_: held.update(  # type: ignore[method-assign]
         {name: parameter.grad.clone() for name, parameter in made.peft.named_parameters() if parameter.grad is not None}
     )
-    loss, _ = made._step(list(islice(made._loader("train", sampler), settings.gradient_accumulation)))
+    loss, _ = made._step(list(islice(made.inputs.steps(1), settings.gradient_accumulation)))
     return float(loss), held
 
 
@@ -78,11 +77,11 @@ def test_loss_is_the_mean_over_supervised_tokens_of_the_plain_forward(prepared: 
     """Against all logits of the whole model, with mask and pixels: neither the missing mask nor the kept features change it."""
     params = prepared()
     made = trainer(params)
-    sampler = StepSampler(made.lengths["train"], 1, 4, 1, params.seed)
-    batch = next(iter(made._loader("train", sampler)))
+    sampler = StepSampler(made.inputs.lengths["train"], 1, 4, 1, params.seed)
+    batch = next(iter(made.inputs.loader("train", sampler)))
     rows = next(iter(sampler))
     processor = pllava.load(params.model.base, num_frames=4)[1]
-    clips = [pllava.read_video(made.data["train"].rows[row].media, 4, "middle").frames for row, _ in rows]
+    clips = [pllava.read_video(made.inputs.data["train"].rows[row].media, 4, "middle").frames for row, _ in rows]
     with torch.no_grad():
         logits = made.base(
             input_ids=batch["input_ids"],
@@ -128,7 +127,7 @@ def test_random_frames_and_dropout_are_functions_of_the_seed(prepared: Project) 
 
 
 def test_a_run_that_stops_leaves_nothing_half_written(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pllava.train.loop.atomic_write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("pllava.train.output.atomic_write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(prepared(train={"steps": 1}))
     assert list(Path("outputs").iterdir()) == []

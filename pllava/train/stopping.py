@@ -1,0 +1,55 @@
+"""Being told to end: SIGTERM (DVC, Prefect, a scheduler) and Ctrl-C let the step finish, save a checkpoint and leave.
+
+A second Ctrl-C ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_CODE = 143  # of a training that was told to end and saved: 128 + SIGTERM, as a shell reports it
+
+
+class Stopped(KeyboardInterrupt):
+    """The training was told to end, and has saved what it needs to go on."""
+
+
+class StopRequest:
+    def __init__(self) -> None:
+        self.made = False
+
+    @contextmanager
+    def listen(self) -> Iterator[StopRequest]:
+        """Take the signals until the block ends. Only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.made and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self.made:
+            os.write(2, b"told to end: after this step a checkpoint is saved\n")
+        self.made = True
+
+
+def end_with_parent() -> None:
+    """Ask the kernel (Linux) to end this process when the one that started it dies: a training must not go on unseen after a kill -9."""
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,83 @@
+"""A training that is killed and started again ends in the bytes of one that was not. Real processes, real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pllava.files import sha256_file, write_json
+from pllava.params import Params
+from tests.unit.conftest import corpus, make_params, prepared, prepared_data, project  # noqa: F401  fixtures
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+CHECKPOINTS = Path(".state/train/checkpoints")
+SETTINGS = {
+    "steps": 14,
+    "checkpoint_every": 3,
+    "validate_every": 5,
+    "log_every": 4,  # not a divisor of 3: losses since the last record are part of a checkpoint
+    "turns": "independent",
+    "adapter": "best",
+    "lora": {"r": 4, "alpha": 8, "dropout": 0.2},  # dropout: the random state counts
+}
+
+
+def start(params: Params) -> subprocess.Popen[str]:
+    write_json("params.json", params.model_dump(mode="json"))
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen([sys.executable, "-m", "pllava.train", "--params", "params.json"], env=env, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process: subprocess.Popen[str], pattern: str) -> None:
+    """Until a path of this pattern is among the checkpoints."""
+    while not any(CHECKPOINTS.glob(pattern)):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.0005)
+
+
+def outputs() -> dict[str, str]:
+    root = Path("outputs/train")
+    return {path.relative_to(root).as_posix(): sha256_file(path) for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_bytes(prepared: Callable[..., Params]) -> None:  # noqa: F811
+    params = prepared(train=SETTINGS)
+    whole = start(params)
+    assert whole.wait() == 0, whole.communicate()[1]
+    expected = outputs()
+    assert {"adapter/adapter_model.safetensors", "history.jsonl", "summary.md", "loss.png"} <= set(expected)
+    shutil.rmtree("outputs")
+
+    # kill -9: while the first checkpoint is written, after the second, while a later one is written
+    for moment in (".step-00000003.*", "step-00000006", ".step-00000009.*"):
+        process = start(params)
+        wait_for(process, moment)
+        process.kill()
+        process.wait()
+        assert not Path("outputs/train").exists()
+
+    process = start(params)  # SIGTERM: saves after the step it is in, and says so
+    wait_for(process, "step-00000009")
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    assert process.returncode == 143, said
+    assert "goes on after step" in said and "the same command goes on from there" in said
+    assert not list(CHECKPOINTS.glob(".step-*")) and not Path("outputs/train").exists()
+
+    process = start(params)
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+    assert "goes on after step" in said
+    assert outputs() == expected
+    assert len(list(CHECKPOINTS.glob("step-*"))) == 2
+    assert json.loads((CHECKPOINTS / "run.json").read_text())["finished"] is True

@@ -1,0 +1,99 @@
+"""A stopped training goes on exactly, or says why it will not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pllava.errors import PllavaError
+from pllava.files import sha256_file
+from pllava.params import Params
+from pllava.train.checkpoints import FOLDER
+from pllava.train.loop import OUTPUT, Trainer, run
+from pllava.train.stopping import Stopped, StopRequest
+
+Project = Callable[..., Params]
+TRAIN = {"steps": 8, "checkpoint_every": 3, "log_every": 4, "lora": {"r": 4, "alpha": 8, "dropout": 0.2}}
+
+
+@pytest.fixture(autouse=True)
+def torch_settings() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def outputs() -> dict[str, str]:
+    return {path.relative_to(OUTPUT).as_posix(): sha256_file(path) for path in sorted(OUTPUT.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ask the next training, and no other, to end after so many steps."""
+
+    def ask(steps: int) -> None:
+        seen: list[int] = []
+
+        def told(self: Trainer, stop: StopRequest) -> bool:
+            seen.append(1)
+            return len(seen) == steps
+
+        monkeypatch.setattr(Trainer, "_told_to_end", told)
+
+    return ask
+
+
+def test_a_stopped_training_ends_in_the_same_bytes(prepared: Project, stop_after: Callable[[int], None]) -> None:
+    params = prepared(train=TRAIN)
+    run(params)
+    expected = outputs()
+    for step in (2, 5):  # between records of the loss and between checkpoints
+        stop_after(step)
+        with pytest.raises(Stopped, match=f"stopped after step {step} of 8"):
+            run(params, fresh=True)
+        assert [folder.name for folder in sorted(FOLDER.glob("step-*"))][-1] == f"step-{step:08d}"
+        stop_after(100)
+        torch.manual_seed(1234)  # whatever the process drew before
+        run(params)
+        assert outputs() == expected
+    assert len(list(FOLDER.glob("step-*"))) == 2
+    run(params)  # a finished one begins anew
+    assert outputs() == expected
+
+
+def test_another_training_is_refused_with_the_difference(prepared: Project, stop_after: Callable[[int], None]) -> None:
+    stop_after(2)
+    with pytest.raises(Stopped):
+        run(prepared(train=TRAIN))
+    with pytest.raises(PllavaError) as refusal:
+        run(prepared(train={**TRAIN, "learning_rate": 1e-3, "checkpoint_every": 1}, seed=6))
+    said = str(refusal.value)
+    assert "train.learning_rate: 0.002 when it began, 0.001 now" in said and "seed: 5 when it began, 6 now" in said
+    assert "checkpoint_every" not in said and "pllava train --fresh" in said
+
+    Path("data/prepared/validation.parquet").write_bytes(Path("data/prepared/train.parquet").read_bytes())
+    with pytest.raises(PllavaError, match=r"data/prepared/validation\.parquet"):
+        run(prepared(train=TRAIN))
+    assert list(FOLDER.glob("step-*")), "nothing is lost by a refusal"
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    prepared: Project, stop_after: Callable[[int], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    params = prepared(train=TRAIN)
+    run(params)
+    expected = outputs()
+    stop_after(7)
+    with pytest.raises(Stopped):
+        run(params, fresh=True)
+    newest = sorted(FOLDER.glob("step-*"))[-1] / "state.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    stop_after(100)
+    run(params)
+    said = capfd.readouterr().err
+    assert "step-00000007 is damaged" in said and "goes on after step 6 of 8" in said
+    assert outputs() == expected

@@ -1,0 +1,93 @@
+"""Training starts from an adapter, from clips that may be gone, for steps or epochs, and ends when it gets no better."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pllava.errors import PllavaError
+from pllava.files import read_json, sha256_file
+from pllava.model.convert import convert
+from pllava.params import Params
+from pllava.train.loop import OUTPUT, run
+
+Project = Callable[..., Params]
+WEIGHTS = OUTPUT / "adapter" / "adapter_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def torch_settings() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def history() -> list[dict[str, float]]:
+    return [json.loads(line) for line in (OUTPUT / "history.jsonl").read_text().splitlines()]
+
+
+def test_going_on_from_an_adapter_starts_where_it_ended(prepared: Project) -> None:
+    """Ours, and the same one in the published layout."""
+    run(prepared(train={"steps": 4}))
+    source = history()[-1]["val_loss"]
+    shutil.copytree(OUTPUT / "adapter", "ours")
+    convert("ours", "published")
+    for folder in ("ours", "published"):
+        run(prepared(train={"steps": 2, "init_from": folder}))
+        assert history()[0] == {"step": 0, "val_loss": source}
+        assert history()[-1]["val_loss"] < source
+        assert sha256_file(WEIGHTS) != sha256_file(Path("ours/adapter_model.safetensors"))
+    with pytest.raises(PllavaError) as refusal:
+        run(prepared(train={"init_from": "ours", "lora": {"r": 4, "alpha": 16, "dropout": 0.0}}))
+    assert "train.lora.alpha: 16.0 in params.yaml, 8" in str(refusal.value)
+    with pytest.raises(PllavaError, match="is what this training writes"):
+        run(prepared(train={"init_from": str(OUTPUT / "adapter")}))
+    with pytest.raises(PllavaError, match="nowhere"):
+        run(prepared(train={"init_from": "nowhere"}))
+
+
+def test_a_clip_that_is_gone_is_replaced_and_counted(prepared: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same with any number of workers; fatal above the set share."""
+    clips = Path("data/raw/small/videos/train")
+    found = []
+    for workers in (1, 2):
+        params = prepared(data={"workers": workers}, features={"enabled": False}, train={"max_bad_fraction": 0.2, "steps": 6})
+        (clips / "3.mp4").write_bytes(b"rot")
+        (clips / "7.mp4").unlink(missing_ok=True)
+        run(params)
+        found.append(sha256_file(WEIGHTS))
+        said = capfd.readouterr().err
+        assert "row small:3 is replaced" in said and "row small:7 is replaced" in said and "2 bad clip(s) replaced" in said
+        assert "2, replaced by others: small:3, small:7" in (OUTPUT / "summary.md").read_text()
+    assert found[0] == found[1]
+    with pytest.raises(PllavaError) as fatal:
+        run(prepared(features={"enabled": False}, train={"max_bad_fraction": 0.1}))
+    assert "2 of 12 train clip(s) cannot be read, train.max_bad_fraction allows 10.0%" in str(fatal.value)
+
+
+def test_epochs_in_place_of_steps(prepared: Project) -> None:
+    run(prepared(train={"steps": None, "epochs": 1.5}))  # 12 rows, 4 a step
+    assert history()[-1]["step"] == 4  # of 4.5
+    with pytest.raises(ValueError, match="one of steps and epochs"):
+        prepared(train={"epochs": 1.0})
+
+
+def test_the_best_weights_are_kept_and_training_ends_when_nothing_gets_better(prepared: Project) -> None:
+    """A rate that is far too high: the validation loss rises after it fell."""
+    train = {"steps": 30, "validate_every": 1, "early_stopping": 3, "learning_rate": 0.3, "warmup_ratio": 0.3, "min_lr_ratio": 0.0}
+    run(prepared(train={**train, "adapter": "best"}))
+    losses = [record["val_loss"] for record in history() if "val_loss" in record]
+    assert len(losses) < 30 and min(losses) == losses[-4], "three validations after the best"
+    best = sha256_file(WEIGHTS)
+    assert (OUTPUT / "last" / "manifest.json").exists() and not (OUTPUT / "best").exists()
+    run(prepared(train={**train, "adapter": "last"}))
+    assert sha256_file(OUTPUT / "best" / "adapter_model.safetensors") == best != sha256_file(WEIGHTS)
+    assert read_json(OUTPUT / "best" / "manifest.json")["adapter_sha256"] == best
+    run(prepared(train={**train, "init_from": None, "steps": 2, "early_stopping": None}))  # the last is the best: one is enough
+    assert not (OUTPUT / "last").exists()
