@@ -64,11 +64,13 @@ class Scan:
                 if "error" in said:
                     raise PllavaError(said["error"])
                 self.position = said.get("position", self.position)
+                if frames is None:
+                    continue
                 if said.get("end"):
                     self.notes += said["notes"]
                     self.num_frames, self.duration = said["num_frames"], said["duration"]
                     self.overview = Scene(frames=frames, **said["scene"])
-                elif frames is not None:
+                else:
                     scene = Scene(frames=frames, **said["scene"])
                     self.num_frames, self.duration = scene.end_frame, scene.end
                     yield scene
