@@ -48,7 +48,7 @@ test: $(INSTALLED) ## ruff, unit and integration tests
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/integration -m "not browser"
 
 # One after the other: each measures alone.
-BENCHMARKS := decode
+BENCHMARKS := decode long_video
 bench: $(INSTALLED) ## measure speed and memory; each benchmark ends with a line of JSON
 	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$name.py; done
 

@@ -77,9 +77,9 @@ def caption_all(
         kept = total - sum(len(batch) for batch in store.pending(size))
         console = console or Console(stderr=True)
         if store.dropped:
-            console.print(f"{out}: made with other settings before; captioned anew", markup=False)
+            console.print(f"{out}: made with other settings before; captioned anew", markup=False, soft_wrap=True)
         elif kept and kept < total:
-            console.print(f"{out}: {kept} of {total} videos are captioned already", markup=False)
+            console.print(f"{out}: {kept} of {total} videos are captioned already", markup=False, soft_wrap=True)
         with CaptionProgress(total, kept, console) as progress:
             if kept < total:
                 for rows in run(job, store.pending(size), progress.within):

@@ -50,4 +50,4 @@ class CaptionProgress:
         made = self.done - self.before
         left = f", {(now - self._began) / made * (self.total - self.done):.0f} s left" if made else ""
         failed = f", {self.failed} failed" if self.failed else ""
-        self.console.print(f"captions: {text}{failed}, {now - self._began:.0f} s{left}", markup=False, highlight=False)
+        self.console.print(f"captions: {text}{failed}, {now - self._began:.0f} s{left}", markup=False, highlight=False, soft_wrap=True)

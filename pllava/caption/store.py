@@ -52,7 +52,10 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self._database.execute("UPDATE run SET pid = NULL")
         self._database.commit()
+        empty = not self._count("done")
         self._database.close()
+        if empty:
+            self.path.unlink(missing_ok=True)
 
     def set_inputs(self, paths: Iterable[str]) -> int:
         """How many there are; one that is named twice counts once."""

@@ -89,11 +89,15 @@ class FrameStream:
                 stream = container.streams.video[0]
                 stream.codec_context.options = {"err_detect": "explode"}
                 stream.thread_type = "AUTO"
-                zero = (container.start_time or 0) / av.time_base  # where a player starts to count
+                # Where a player starts to count: at whatever begins first. Alone, or in AVI, which has no times, the picture does.
+                alone = len(container.streams) == 1 or container.format.name == "avi"
+                zero = None if alone else (container.start_time or 0) / av.time_base
                 spacing = float(1 / stream.average_rate) if stream.average_rate else 0.04
                 last, expected = -1.0, 0.0
                 for number, frame in enumerate(self._decoded(container, stream)):
-                    time = float(frame.pts * frame.time_base) - zero if frame.pts is not None else expected
+                    own = float(frame.pts * frame.time_base) if frame.pts is not None else None
+                    zero = zero if zero is not None else own or 0.0
+                    time = expected if own is None else own - zero
                     if number and time <= last:  # a clock that was set back: go on from here
                         zero -= expected - time
                         time = expected
