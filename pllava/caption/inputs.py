@@ -46,6 +46,8 @@ def _one(source: str) -> Iterator[str]:
         found = False
         for match in sorted(glob.iglob(source, recursive=True)):  # noqa: PTH207  as the user wrote it
             found = True
+            if _goes_in_circles(match):
+                continue
             yield from _one(match) if match != source else (match,)
         if found:
             return
@@ -88,6 +90,20 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
             yield from _walk(path, (*above, identity))
         elif is_folder or (os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")):  # noqa: PTH122
             yield path
+
+
+def _goes_in_circles(path: str) -> bool:
+    """Whether a link leads it through one folder twice."""
+    folders = [status for above in Path(path).parents if (status := _identity(above))]
+    return len(set(folders)) < len(folders)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
