@@ -171,7 +171,7 @@ def test_a_scan_that_hangs_is_given_up(write_scenes: WriteScenes):
     list(Scan(path))
     child = scanning._idle[-1]
     os.kill(child.process.pid, signal.SIGSTOP)
-    with pytest.raises(PllavaError, match="not read within 0.5 s"):
+    with pytest.raises(PllavaError, match=r"not read within 0\.5 s"):
         list(Scan(path, time_limit=0.5))
     assert child.process.poll() is not None
     assert len(list(Scan(path))) == 2
