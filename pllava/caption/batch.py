@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from pllava.caption.clips import caption_clips, picture_of
+from pllava.caption.clips import caption_clips, picture_of, without_cache
 from pllava.caption.dense import dense_caption
 from pllava.caption.job import Job
 from pllava.caption.output import printable
@@ -21,7 +21,7 @@ Tell = Callable[[str, float], None]  # a path, and how many of its seconds are c
 
 def caption_batches(job: Job, batches: Iterable[list[str]], tell: Tell = lambda path, position: None) -> Iterator[list[tuple[str, Row]]]:
     """For each batch its paths with their rows. A video that cannot be captioned has a row with "error"; others are not touched."""
-    chat = job.chat()
+    chat = without_cache(job.chat())
     if job.dense:
         for batch in batches:
             yield [(path, _dense_row(job, chat, path, tell)) for path in batch]
