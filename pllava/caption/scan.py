@@ -7,6 +7,7 @@ time limit hangs, and is killed.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,8 @@ from pllava.video.readers import TIME_LIMIT
 from pllava.video.stream import FrameStream, StreamFrame
 
 SIGN_OF_LIFE = 0.5  # seconds
+KEPT = 2  # processes that wait for the next video; they end with this one
+_idle: deque[Child] = deque()
 
 
 class Scan:
@@ -58,17 +61,22 @@ class Scan:
         self.num_frames, self.duration, self.position = 0, 0.0, 0.0
 
     def __iter__(self) -> Iterator[Scene]:
-        child = Child("pllava.caption.scan")
+        child = _idle.pop() if _idle else Child("pllava.caption.scan")
+        finished = False
         try:
             for said, frames in child.ask(self._job, self.time_limit):
                 if "error" in said:
+                    finished = True
                     raise PllavaError(said["error"])
                 self.position = said.get("position", self.position)
+                if frames is None:
+                    continue
                 if said.get("end"):
                     self.notes += said["notes"]
                     self.num_frames, self.duration = said["num_frames"], said["duration"]
                     self.overview = Scene(frames=frames, **said["scene"])
-                elif frames is not None:
+                    finished = True
+                else:
                     scene = Scene(frames=frames, **said["scene"])
                     self.num_frames, self.duration = scene.end_frame, scene.end
                     yield scene
@@ -77,7 +85,10 @@ class Scan:
                 raise PllavaError(f"{self.path}: {error}. {MEND}") from None
             self.notes.append(f"nothing after {self.duration:.2f} s: {error}")
         finally:
-            child.end()
+            if finished and len(_idle) < KEPT:
+                _idle.append(child)
+            else:
+                child.end()
 
 
 def answer(job: dict[str, Any], say: Say) -> None:

@@ -1,7 +1,7 @@
 """Scenes of a video with a few frames of each, in one pass and constant memory: `for scene in Scenes(stream, settings, 16): ...`
 
-PySceneDetect's adaptive detector finds the cuts. A scene keeps at most four times the frames that the model takes: every k-th, and when there
-are too many every second one of them is dropped, so that at its end those nearest to the evaluation's rule are at hand.
+PySceneDetect's adaptive detector finds the cuts. A scene keeps at most four times the frames that the model takes: every k-th, and
+when there are too many every second one of them is dropped, so that at its end those nearest to the evaluation's rule are at hand.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Kept:
             self.first = frame.number
         if (frame.number - self.first) % self.stride:
             return
-        self.entries.append((frame.number, frame.time, self.picture(frame.image())))
+        self.entries.append((frame.number, frame.time, frame.made_into(self.picture)))
         if len(self.entries) > self.capacity:
             self.stride *= 2
             self.entries = [entry for entry in self.entries if (entry[0] - self.first) % self.stride == 0]

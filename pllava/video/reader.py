@@ -5,6 +5,7 @@ Video files (decord, then PyAV), animated GIF, folders of numbered frames and st
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,10 @@ def kind_of_path(path: Path) -> str:
     """ "folder", "gif", "image" or "video". Raises PllavaError when there is nothing that could be read."""
     if not path.exists():
         raise PllavaError(f"{path}: no such file or folder")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # decoders take names as UTF-8
+        raise PllavaError(f"{os.fsencode(path)!r}: the name is not UTF-8. Rename it") from None
     if not (path.is_file() or path.is_dir()):
         raise PllavaError(f"{path}: neither a file nor a folder of frames")
     try:

@@ -5,7 +5,7 @@ What is damaged is left out, and said in `notes`: after an error decoding goes o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,23 @@ class StreamFrame:
     def __init__(self, number: int, time: float, end: float, picture: Any) -> None:
         self.number, self.time, self.end = number, time, end
         self._picture = picture  # av.VideoFrame, or uint8 [H, W, 3]
+        self._made: np.ndarray | None = None
 
     def image(self) -> np.ndarray:
         """uint8 [H, W, 3], RGB, upright."""
         return self._picture if isinstance(self._picture, np.ndarray) else upright(self._picture)
 
+    def made_into(self, picture: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """`picture(image())`, made once."""
+        if self._made is None:
+            self._made = picture(self.image())
+        return self._made
+
     def small(self, side: int) -> np.ndarray:
         """uint8 [h, w, 3], BGR (OpenCV's order), the longer side at most `side`; not turned upright."""
-        width, height = (self._picture.shape[1::-1]) if isinstance(self._picture, np.ndarray) else (self._picture.width, self._picture.height)
+        width, height = (
+            (self._picture.shape[1::-1]) if isinstance(self._picture, np.ndarray) else (self._picture.width, self._picture.height)
+        )
         scale = min(1.0, side / max(width, height))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         if isinstance(self._picture, np.ndarray):
@@ -80,21 +89,23 @@ class FrameStream:
                 stream = container.streams.video[0]
                 stream.codec_context.options = {"err_detect": "explode"}
                 stream.thread_type = "AUTO"
-                zero = (container.start_time or 0) / av.time_base  # where a player starts to count
+                # Where a player starts to count: at whatever begins first. Alone, or in AVI, which has no times, the picture does.
+                alone = len(container.streams) == 1 or container.format.name == "avi"
+                zero = None if alone else (container.start_time or 0) / av.time_base
                 spacing = float(1 / stream.average_rate) if stream.average_rate else 0.04
-                number, expected = 0, 0.0
-                for frame in self._decoded(container, stream):
-                    own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
-                    time = float(frame.pts * frame.time_base) - zero if frame.pts is not None else expected
+                last, expected = -1.0, 0.0
+                for number, frame in enumerate(self._decoded(container, stream)):
+                    own = float(frame.pts * frame.time_base) if frame.pts is not None else None
+                    zero = zero if zero is not None else own or 0.0
+                    time = expected if own is None else own - zero
                     if number and time <= last:  # a clock that was set back: go on from here
                         zero -= expected - time
                         time = expected
-                    elif number and frame.duration and not own > 0:
-                        spacing = time - last
                     time = max(time, 0.0)
-                    expected, last = time + (own or spacing), time
+                    if frame.duration:
+                        spacing = float(frame.duration * frame.time_base)
+                    last, expected = time, time + spacing
                     yield StreamFrame(number, time, expected, frame)
-                    number += 1
         except (av.FFmpegError, ValueError) as error:
             self._note(f"cannot be read further than {self.duration:.2f} s ({reason(error)})")
 
