@@ -35,6 +35,8 @@ def _as_in_the_file(schema: dict[str, Any]) -> None:
     for name, field in schema.get("properties", {}).items():
         field.pop("default", None)
         field["title"] = name
+        if field.get("type") == "boolean":
+            field["enum"] = [True, False]  # a drop-down can be left empty; a switch that nobody touched says false
 
 
 def _partial(section: type[BaseModel], name: str, leave_out: tuple[str, ...] = ()) -> type[BaseModel]:
