@@ -35,7 +35,7 @@ def _as_in_the_file(schema: dict[str, Any]) -> None:
     for name, field in schema.get("properties", {}).items():
         field.pop("default", None)
         field["title"] = name
-        if field.get("type") == "boolean":
+        if field.get("type") == "boolean" and field.pop("type"):
             field["enum"] = [True, False]  # a drop-down can be left empty; a switch that nobody touched says false
 
 
