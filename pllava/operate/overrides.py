@@ -81,6 +81,8 @@ def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params
 
     yaml = YAML()
     yaml.width = 140
+    yaml.indent(mapping=2, sequence=4, offset=2)  # as in recipes/, null included
+    yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml.preserve_quotes = True
     text = recipes.read(recipe) if recipe else target.read_text()
     if changes:

@@ -134,8 +134,9 @@ def test_a_dead_service_is_restarted(services):
 def test_down_leaves_no_process_and_what_was_recorded_stays(services):
     running = services.start("pipeline/experiment", overrides={"train": {"steps": 7}})
     assert until(lambda: [process for process in services.processes() if process.cmdline()[-2:] == ["sleep", "613"]])
-    assert "stopped: worker" in services.do("down") and services.code == 0
+    assert (said := services.do("down")).startswith("stopped: worker, ") and "left" not in said and services.code == 0
     assert services.processes() == []
+    assert not [path for path in (services.root / ".state/workspaces").iterdir() if path.is_dir()]
     assert services.do("status").startswith("no services run")
     assert "nothing of this project is running" in services.do("down")
     with socket.socket() as taken:
@@ -145,4 +146,3 @@ def test_down_leaves_no_process_and_what_was_recorded_stays(services):
         assert services.code == 1 and services.processes() == []
     services.do("up")
     assert services.state(running)["type"] == "CRASHED"
-    assert not [path for path in (services.root / ".state/workspaces").iterdir() if path.is_dir()]
