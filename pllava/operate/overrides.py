@@ -80,7 +80,7 @@ def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params
     from ruamel.yaml import YAML
 
     yaml = YAML()
-    yaml.width = 140
+    yaml.width = 4096  # no line is broken
     yaml.indent(mapping=2, sequence=4, offset=2)  # as in recipes/, null included
     yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml.preserve_quotes = True
