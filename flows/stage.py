@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,8 @@ def run_stage(stage: str, root: Path, flow_run_id: str = "", base: Mapping[str, 
 
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
     code, last = stream(command, root, environment(flow_run_id, base), say)
+    if code < 0:
+        return Failed(message=f"stage {stage} was ended ({signal.Signals(-code).name})")
     if code:
         shown = "\n".join(last[-LAST_LINES:])
         return Failed(message=f"stage {stage} failed (dvc exit code {code}). Its last lines:\n{shown}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 import xmlrpc.client
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from filelock import FileLock
 
 from pllava.app import process as demo_process
@@ -31,16 +31,15 @@ def stop_all(root: Path) -> list[str]:
     stopped: list[str] = []
     running = supervisor.connect(root)
     if running is not None:
-        with suppress(xmlrpc.client.Error, OSError):  # it dies while we talk: what it leaves is ended below
+        with suppress(xmlrpc.client.Error, OSError, psutil.Error):  # it dies while we talk: what it leaves is ended below
             found = supervisor.states(running)
             for info in sorted(found.values(), key=lambda info: info["group"] != "worker"):
                 if info["statename"] in ("RUNNING", "STARTING", "BACKOFF", "STOPPING"):
                     running.stopProcess(info["name"])
                     stopped.append(info["name"])
+            daemon = psutil.Process(running.getPID())
             running.shutdown()
-        deadline = time.monotonic() + LAST_WORDS
-        while supervisor.connect(root) is not None and time.monotonic() < deadline:
-            time.sleep(0.1)
+            daemon.wait(LAST_WORDS)
     if demo_process.stop() is not None and "demo" not in stopped:
         stopped.append("demo")
     if ended := leftovers.end(root):

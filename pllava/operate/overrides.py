@@ -35,6 +35,9 @@ def _as_in_the_file(schema: dict[str, Any]) -> None:
     for name, field in schema.get("properties", {}).items():
         field.pop("default", None)
         field["title"] = name
+        if field.get("type") == "boolean":  # shown as a switch, which says false when nobody touched it; a drop-down can be left empty
+            del field["type"]
+            field["enum"] = [True, False]
 
 
 def _partial(section: type[BaseModel], name: str, leave_out: tuple[str, ...] = ()) -> type[BaseModel]:

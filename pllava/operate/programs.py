@@ -28,6 +28,7 @@ def programs(stack: Stack) -> list[Program]:
     prefect = Program(
         "prefect",
         [python, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(stack.prefect_port)],
+        environment={"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5"},  # how long a queued run waits for its next try
         health=f"{stack.prefect_url}/api/health",
     )
     mlflow = Program(

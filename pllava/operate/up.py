@@ -24,6 +24,7 @@ from pllava.operate.health import NO_PROXY, answers, wait_until
 from pllava.operate.programs import POOL, Program, programs
 from pllava.operate.stack import HOST, LOGS, PORTS, STATE, Stack
 from pllava.operate.status import addresses
+from pllava.operate.workspace import tidy
 
 PATIENCE = 180.0  # seconds for one service to serve, on a busy machine
 DEAD = ("EXITED", "FATAL", "UNKNOWN", "STOPPED")
@@ -39,6 +40,7 @@ def up(root: Path, say: Callable[[object], None]) -> str:
             return _complete(root, running, say)
         if ended := leftovers.end(root):
             say(f"ended {len(ended)} process(es) of an earlier stack whose supervisor has died")
+        tidy(root)
         stack = stacks.wanted(root)
         _require_ports(stack)
         stack.save()

@@ -91,6 +91,14 @@ def main_workspace(main: Path, holder: str, say: Callable[[str], None]) -> Itera
         lock.release()
 
 
+def tidy(main: Path) -> None:
+    """Remove what runs that were killed have left. Needs no workspace to be in use nor to be free."""
+    place = main / PLACE
+    if place.is_dir():
+        with FileLock(place / "making.lock"):
+            _remove_abandoned(main)
+
+
 def keep(place: Workspace, message: str) -> str:
     """Make the workspace's state a DVC experiment and return its name. Raises PllavaError with what DVC says."""
     with FileLock(place.main / PLACE / "making.lock"):  # DVC writes refs that all worktrees share
