@@ -23,7 +23,7 @@ from pllava.errors import PllavaError
 from pllava.evaluate import metrics, runner
 from pllava.evaluate.answering import Contestant, Panel
 from pllava.evaluate.benchmark import load_benchmark
-from pllava.evaluate.journal import Journal
+from pllava.evaluate.journal import Answers, Journal
 from pllava.evaluate.judge import make_judge
 from pllava.evaluate.progress import progress
 from pllava.evaluate.record import write_record
@@ -119,7 +119,7 @@ def _measure(
         journal.add(number, panel.answer(plan[number]))
     journal.close()
     path, target = folder / name / "metrics.json", folder / name
-    rows = runner._ordered((row for unit in runner.answered(journal.path).values() for row in unit), samples)
+    rows = Answers(journal.path, {sample.id: index for index, sample in enumerate(samples)}, (NAME,))
     found = runner.write_scored(rows, benchmark, judge, params.judge.max_missing, provenance, target, path)
     results = target / "results.jsonl"
     write_record(name, results, path, judge, 1, time.monotonic() - began, sum(left.values()), folder / "records")
