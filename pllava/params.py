@@ -169,6 +169,9 @@ class Registry(Section):
 class Gate(Section):
     margin: float = Field(0.01, ge=0, le=1, description="how much below the champion's average a candidate may be")
     min_average: float = Field(0.0, ge=0, le=1, description="floor for a first champion")
+    significance: float = Field(
+        0.05, ge=0, le=1, description="a candidate the paired test finds worse at this level fails, also within the margin; 0: no test"
+    )
 
 
 class Deploy(Section):

@@ -29,7 +29,9 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
     """The page, not yet launched. Endpoints for clients: /ask (video file, question -> answer) and /version."""
     model = engine.chat.model
     toy = is_toy(model)
-    served = {"model": source.name, "version": source.version, "adapter_sha256": source.adapter_sha256, "pid": os.getpid()}
+
+    def serving() -> ModelSource:  # `pllava deploy` may have put another version in (switch.py)
+        return engine.source or source
 
     def watch(path: str | None) -> tuple[str, list[Message], Any]:
         """A new clip: show its frames, forget the conversation, offer its questions."""
@@ -80,13 +82,14 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
             raise gr.Error(_without_path(error, video), print_exception=False) from None
 
     def version() -> dict[str, Any]:
-        return served
+        now = serving()
+        return {"model": now.name, "version": now.version, "adapter_sha256": now.adapter_sha256, "pid": os.getpid()}
 
     def take(event: gr.SelectData) -> str:
         return str(clips[event.index].media.absolute())
 
     with gr.Blocks(title="PLLaVA", analytics_enabled=False, delete_cache=KEEP_UPLOADS) as page:
-        gr.HTML(_head(source))
+        head = gr.HTML(_head(source))
         if toy:
             gr.HTML(TOY_NOTICE)
         with gr.Row(equal_height=False):
@@ -133,7 +136,15 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample]) -> 
                 with gr.Row():
                     stop = gr.Button("Stop", size="sm")
                     clear = gr.Button("Start over", size="sm")
-        gr.HTML(_lineage(source, describe_runtime(model)))
+        lineage = gr.HTML(_lineage(source, describe_runtime(model)))
+        page.load(
+            lambda: (_head(serving()), _lineage(serving(), describe_runtime(engine.chat.model))),
+            None,
+            [head, lineage],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
 
         model_event: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
         if clips:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pllava.files import sha256_file
 
 if TYPE_CHECKING:
+    from pllava.app.source import ModelSource
     from pllava.chat import VideoChat, WatchedVideo
 
 
@@ -21,6 +22,7 @@ class ChatEngine:
         self.chat = chat
         self.keep = keep
         self.max_new_tokens = max_new_tokens
+        self.source: ModelSource | None = None  # what `chat` was loaded from, where somebody wants to know
         self._lock = threading.Lock()  # not an RLock: a stream may be advanced and closed by different threads
         self._watched: OrderedDict[str, WatchedVideo] = OrderedDict()  # sha256 of the file -> clip, oldest first
 

@@ -153,9 +153,14 @@ def _tags(version: ModelVersion) -> dict[str, str]:
     data = {f"{key} (hash)": value for key, value in version.tags.items() if key.startswith("data.")}
     known = {
         "git commit": commit + dirty if commit else "",
+        "params (hash)": version.tags.get("params_sha256"),
         **data,
+        "dvc.lock (hash)": version.tags.get("dvc_lock_sha256"),
         "mlflow run": version.run_id,
         "flow run": version.tags.get("flow_run_id"),
+        "packages": ", ".join(
+            f"{key.removeprefix('version.')} {value}" for key, value in sorted(version.tags.items()) if "version." in key
+        ),
     }
     return {key: value for key, value in known.items() if value}
 

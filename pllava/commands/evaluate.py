@@ -24,24 +24,40 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="first questions of each task only; goes to outputs/limited/")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="share the questions  [default: evaluate.processes]")] = None,
-    model: Annotated[str, typer.Option(help="compare: the model of both results")] = "adapted",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="score this one: models:/NAME@champion, models:/NAME/3, an adapter or base folder, a hub id; into outputs/measured/. "
+            "compare: the model of both results  [default: adapted]",
+        ),
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(metavar="FOLDER", help="with --model: adapter to put on it")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(min=0, help="with --model: LoRA strength  [default: the benchmark's]")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FOLDER", help="with --model: where results go")] = None,
     other: Annotated[str | None, typer.Option(help="compare: the model of B, when another")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Stage: answer a benchmark's questions and score them.
 
-    `pllava evaluate compare A B` puts two results (a results.jsonl or its folder) side by side: a paired test a task, and which
-    questions flipped.
+    `pllava evaluate --model MODEL` scores any model, also one that was not trained here. `pllava evaluate compare A B` puts two results (a
+    results.jsonl or its folder) side by side: a paired test a task, and which questions flipped.
     """
     if names and names[0] == "compare":
         from pllava.evaluate.compare import compare
 
         if len(names) != 3:
             raise PllavaError(f"compare takes two results, found {len(names) - 1}. Run: pllava evaluate compare A B")
-        typer.echo(compare(names[1], names[2], model, other or model).text())
+        typer.echo(compare(names[1], names[2], model or "adapted", other or model).text())
         return
     settings = settings_of(params)
     chosen = _benchmarks(settings, names, params)
+    if model is not None or adapter is not None:
+        from pllava.evaluate.measure import measure
+
+        for path in measure(settings, model or settings.model.base, chosen, limit, lora_alpha, adapter, output):
+            say(path)
+        return
     from pllava.evaluate import evaluate
 
     for name in chosen:

@@ -50,8 +50,16 @@ def promote(
 
 
 @commands.command()
-def rollback(params: ParamsFile = PARAMS) -> None:
-    """Make the previous champion the champion again."""
+def rollback(
+    deploy: Annotated[bool | None, typer.Option(help="serve it  [default: when the demo is running]")] = None, params: ParamsFile = PARAMS
+) -> None:
+    """Make the previous champion the champion again, and serve it."""
+    from pllava.app import process
     from pllava.registry import rollback
 
-    typer.echo(rollback(settings_of(params)))
+    settings = settings_of(params)
+    typer.echo(rollback(settings))
+    if deploy or (deploy is None and process.recorded()):
+        from pllava.app.deploy import deploy as serve
+
+        typer.echo(serve(settings).describe())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pllava.evaluate.judge import Judge
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a hundred thousand
 class Sample:
     """One question about one clip; two about one clip where both answers are scored together (VCGBench's consistency)."""
 

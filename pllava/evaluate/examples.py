@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,44 @@ EXAMPLES = 4  # of each sort
 MODELS = {"adapted": "adapted", "single_frame": "adapted, one frame", "base": "base, not trained"}
 
 
-def examples(document: Document, name: str, rows: Sequence[dict[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:
-    """A few questions with their clips: where all frames helped (or, if they never did, what is right), and what is wrong."""
-    questions: dict[str, dict[str, dict[str, Any]]] = {}
+def examples(document: Document, name: str, rows: Iterable[dict[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:
+    """A few questions with their clips: where all frames helped (or, if they never did, what is right), and what is wrong.
+
+    rows: gone through twice; only those shown are kept.
+    """
+    verdicts: dict[str, dict[str, bool | None]] = {}  # id -> model -> right or wrong
+    task: dict[str, str] = {}
     for row in rows:
         if row["error"] is None:
-            questions.setdefault(row["id"], {})[row["model"]] = row
-    helped = [q for q in questions.values() if q["adapted"]["correct"] and not q["single_frame"]["correct"]]
-    right = [q for q in questions.values() if q["adapted"]["correct"]]
-    wrong = [q for q in questions.values() if q["adapted"]["correct"] is False]
-    for title, chosen in (
-        (f"Right with all frames, wrong with one ({len(helped)} in all)", helped),
-        (f"Right ({len(right)} in all)", [] if helped else right),
-        (f"Wrong ({len(wrong)} in all)", wrong),
-    ):
-        if not chosen:
-            continue
-        document.heading(title)
-        for question in _spread(chosen):
-            _example(document, name, question, root, num_frames, frame_rule)
+            verdicts.setdefault(row["id"], {})[row["model"]] = row["correct"]
+            task[row["id"]] = row["task"]
+    right = [id_ for id_, said in verdicts.items() if said["adapted"]]
+    helped = [id_ for id_ in right if not verdicts[id_]["single_frame"]]
+    wrong = [id_ for id_, said in verdicts.items() if said["adapted"] is False]
+    sorts = (
+        (f"Right with all frames, wrong with one ({len(helped)} in all)", _spread(helped, task)),
+        (f"Right ({len(right)} in all)", [] if helped else _spread(right, task)),
+        (f"Wrong ({len(wrong)} in all)", _spread(wrong, task)),
+    )
+    shown: dict[str, dict[str, dict[str, Any]]] = {id_: {} for _, chosen in sorts for id_ in chosen}
+    for row in rows:
+        if row["id"] in shown:
+            shown[row["id"]][row["model"]] = row
+    for title, chosen in sorts:
+        if chosen:
+            document.heading(title)
+        for id_ in chosen:
+            _example(document, name, shown[id_], root, num_frames, frame_rule)
 
 
-def _spread(questions: Sequence[dict[str, dict[str, Any]]]) -> Iterator[dict[str, dict[str, Any]]]:
+def _spread(ids: Sequence[str], task: Mapping[str, str]) -> list[str]:
     """The first of each task, then the second of each, up to EXAMPLES."""
     seen: dict[str, int] = {}
     ranked = []
-    for place, question in enumerate(questions):
-        task = question["adapted"]["task"]
-        seen[task] = seen.get(task, 0) + 1
-        ranked.append((seen[task], place))
-    yield from (questions[place] for _, place in sorted(ranked)[:EXAMPLES])
+    for place, id_ in enumerate(ids):
+        seen[task[id_]] = seen.get(task[id_], 0) + 1
+        ranked.append((seen[task[id_]], place))
+    return [ids[place] for _, place in sorted(ranked)[:EXAMPLES]]
 
 
 def _example(document: Document, name: str, question: dict[str, dict[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:

@@ -5,9 +5,8 @@ The evaluation's own outputs are left alone; scores go to FOLDER/<benchmark>/{re
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from pllava.errors import PllavaError
 from pllava.evaluate.benchmark import load_benchmark
 from pllava.evaluate.judge import make_judge
 from pllava.evaluate.record import write_record
+from pllava.evaluate.results import Results
 from pllava.evaluate.runner import METRICS, RESULTS, write_scored
 from pllava.evaluate.table import show
 from pllava.files import read_json
@@ -45,7 +45,7 @@ def judge(params: Params, benchmarks: Sequence[str], results: Path | None, outpu
         began = time.monotonic()
         answers, provenance = read_answers(name, results)
         asked = make_judge(params.judge)
-        console.print(f"{name}: {len(answers)} answers, scored by the {asked.name}")
+        console.print(f"{name}: scored by the {asked.name}")
         folder = output / name
         path = output / f"{name}.json"
         found = write_scored(answers, benchmark, asked, params.judge.max_missing, provenance, folder, path)
@@ -55,16 +55,20 @@ def judge(params: Params, benchmarks: Sequence[str], results: Path | None, outpu
     return written
 
 
-def read_answers(name: str, results: Path | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows without scores, and what they depend on: the provenance of the metrics file that lies with them."""
+def read_answers(name: str, results: Path | None) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
+    """Rows without scores, read as they are asked for, and what they depend on: the provenance of the metrics file that lies with them."""
     file = results or RESULTS / name / "results.jsonl"
     file = file / "results.jsonl" if file.is_dir() else file
     beside = (METRICS / f"{name}.json", file.parent / "metrics.json", file.parent.parent / f"{name}.json")
     metrics = next((path for path in (beside if results is None else beside[1:]) if path.is_file()), None)
     if not file.is_file() or metrics is None:
         raise PllavaError(f"{file} and its metrics are not there. Evaluate first: pllava evaluate {name}")
-    with file.open() as lines:
-        rows = [{key: value for key, value in json.loads(line).items() if key not in NOT_OF_AN_ANSWER} for line in lines]
-    return rows, {
-        key: value for key, value in read_json(metrics)["provenance"].items() if key not in ("judge", "average_over", "unreadable")
-    }
+    provenance = read_json(metrics)["provenance"]
+    for key in ("judge", "average_over", "unreadable"):
+        provenance.pop(key, None)
+    return _unscored(file), provenance
+
+
+def _unscored(file: Path) -> Iterator[dict[str, Any]]:
+    for row in Results(file):
+        yield {key: value for key, value in row.items() if key not in NOT_OF_AN_ANSWER}

@@ -7,10 +7,11 @@ run (`record.py`) and in the MLflow run.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pllava.evaluate.benchmark import Benchmark, Sample
 from pllava.evaluate.fingerprint import data_sha256
@@ -32,13 +33,14 @@ def provenance(
     benchmark: Benchmark,
     samples: Sequence[Sample],
     template: Template,
-    adapter: Path,
+    adapter: Path | None,
     lora_alpha: float | None,
     limit: int | None,
 ) -> dict[str, Any]:
-    """What the answers are a function of. `lora_alpha`: the strength in use, not the setting (which may say "as trained")."""
+    """What the answers are a function of. `lora_alpha`: the strength in use, not the setting (which may say "as trained"). `adapter`:
+    the folder of the trained one; None: the caller says what the weights are."""
     settings = params.evaluate.benchmarks[name]
-    manifest = read_json(adapter / "manifest.json")
+    manifest = read_json(adapter / "manifest.json") if adapter else {"adapter_sha256": None}
     return {
         "benchmark": name,
         "source_sha256": sha256_file(settings.source) if settings.source else None,
@@ -65,27 +67,59 @@ def provenance(
     }
 
 
-def build(rows: Sequence[dict[str, Any]], provenance: dict[str, Any], benchmark: Benchmark, judge: Judge) -> dict[str, Any]:
-    """The content of the metrics file; values in 0..1, intervals of 95 %. `unreadable` lists media that counted as wrong."""
-    unreadable = sorted({row["media"] for row in rows if row["error"] is not None})
-    found = bootstrap(rows, provenance["bootstrap_resamples"], provenance["seed"], benchmark.share_clips)
+def build(rows: Iterable[dict[str, Any]], provenance: dict[str, Any], benchmark: Benchmark, judge: Judge) -> dict[str, Any]:
+    """The content of the metrics file; values in 0..1, intervals of 95 %. `unreadable` lists media that counted as wrong.
+
+    rows: scored; they are gone through once and not kept.
+    """
+    unreadable: set[str] = set()
+    judged: dict[tuple[str, str], _Judged] = defaultdict(_Judged)  # (model, task)
+
+    def tallied() -> Iterator[dict[str, Any]]:
+        for row in rows:
+            if row["error"] is not None:
+                unreadable.add(row["media"])
+            for task, score in row.get("scores", {}).items():
+                judged[row["model"], task].add(score)
+            yield row
+
+    found = bootstrap(tallied(), provenance["bootstrap_resamples"], provenance["seed"], benchmark.share_clips)
     scored_by = {"judge": judge.provenance() if benchmark.judged else None, "average_over": benchmark.average_over}
     return {
         "benchmark": provenance["benchmark"],
-        "provenance": provenance | scored_by | {"unreadable": unreadable},
-        "models": {model: _model(found, model, rows, benchmark) for model in found.models},
+        "provenance": provenance | scored_by | {"unreadable": sorted(unreadable)},
+        "models": {model: _model(found, model, judged, benchmark) for model in found.models},
     }
 
 
-def _model(found: Bootstrap, model: str, rows: Sequence[dict[str, Any]], benchmark: Benchmark) -> dict[str, Any]:
+class _Judged:
+    """Judgements of one model on one task: how many failed, and means of the fields of those that did not."""
+
+    FIELDS: ClassVar = {"score": "score", "f1": "f1", "accuracy": "correct"}
+
+    def __init__(self) -> None:
+        self.missing = 0
+        self._found: dict[str, list[float]] = {name: [0.0, 0] for name in self.FIELDS}  # [sum, count]
+
+    def add(self, score: dict[str, Any]) -> None:
+        if score["value"] is None:
+            self.missing += 1
+            return
+        for name, field in self.FIELDS.items():
+            if score.get(field) is not None:
+                self._found[name][0] += float(score[field])
+                self._found[name][1] += 1
+
+    def means(self) -> dict[str, float]:
+        return {name: round(total / count, 6) for name, (total, count) in self._found.items() if count}
+
+
+def _model(found: Bootstrap, model: str, judged: Mapping[tuple[str, str], _Judged], benchmark: Benchmark) -> dict[str, Any]:
     tasks = {}
     for task, entry in found.tasks.items():
         cell = _rounded(found.task(model, task).as_dict()) | {"n": entry.n, "chance": round(entry.chance, 6)}
         if benchmark.judged:
-            scores = [row["scores"][task] for row in rows if row["model"] == model and task in row["scores"]]
-            cell["missing"] = sum(score["value"] is None for score in scores)
-            means = {"score": _mean(scores, "score"), "f1": _mean(scores, "f1"), "accuracy": _mean(scores, "correct")}
-            cell |= {name: mean for name, mean in means.items() if mean is not None}
+            cell |= {"missing": judged[model, task].missing} | judged[model, task].means()
         tasks[task] = cell
     if not tasks:  # nothing had a truth to be scored by
         empty = {"value": None, "low": None, "high": None}
@@ -101,12 +135,6 @@ def _model(found: Bootstrap, model: str, rows: Sequence[dict[str, Any]], benchma
         "average_over_questions": averages["questions"],
         "tasks": tasks,
     }
-
-
-def _mean(scores: Sequence[dict[str, Any]], name: str) -> float | None:
-    """Mean of a field over the judgements that succeeded and have it."""
-    found = [float(score[name]) for score in scores if score["value"] is not None and score.get(name) is not None]
-    return round(sum(found) / len(found), 6) if found else None
 
 
 def _rounded(values: dict[str, float]) -> dict[str, Any]:

@@ -96,10 +96,11 @@ def _task(root: Path, file: Path) -> list[Sample]:
     entries = read_json(file)
     if not isinstance(entries, list):
         raise PllavaError(f"{file}: a JSON list is needed, found {type(entries).__name__}")
-    return [_sample(file, index, entry, media_root, bounded) for index, entry in enumerate(entries)]
+    paths: dict[str, Path] = {}  # questions about one clip share its path
+    return [_sample(file, index, entry, media_root, bounded, paths) for index, entry in enumerate(entries)]
 
 
-def _sample(file: Path, index: int, entry: Any, media_root: Path, bounded: bool) -> Sample:
+def _sample(file: Path, index: int, entry: Any, media_root: Path, bounded: bool, paths: dict[str, Path]) -> Sample:
     where = f"{file}[{index}]"
     missing = [key for key in ("video", "question", "candidates", "answer") if not isinstance(entry, dict) or key not in entry]
     if missing:
@@ -113,7 +114,7 @@ def _sample(file: Path, index: int, entry: Any, media_root: Path, bounded: bool)
     return Sample(
         id=f"{file.stem}/{index:04d}",
         task=task_name(file.stem),
-        media=media_root / entry["video"],
+        media=paths.setdefault(entry["video"], media_root / entry["video"]),
         start=entry.get("start") if bounded else None,
         end=entry.get("end") if bounded else None,
         question=entry["question"],

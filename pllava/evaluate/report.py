@@ -16,6 +16,7 @@ from pllava.evaluate.benchmark import Benchmark, load_benchmark
 from pllava.evaluate.document import Document
 from pllava.evaluate.examples import MODELS, examples
 from pllava.evaluate.mvbench import STILL_TASKS
+from pllava.evaluate.results import Results
 from pllava.evaluate.runner import METRICS, RESULTS
 from pllava.evaluate.statistics import Bootstrap, Interval, bootstrap
 from pllava.files import atomic_dir, atomic_write_bytes, atomic_write_text, read_json, write_json
@@ -30,12 +31,12 @@ REPORT = Path("outputs/report")
 def report(params: Params) -> Path:
     """Write the report of every benchmark in params; gives the path of report.md. Raises PllavaError when a benchmark has no results."""
     document = Document("Evaluation report")
-    history = _lines(HISTORY) if HISTORY.is_file() else []
+    history = list(Results(HISTORY)) if HISTORY.is_file() else []
     gains: dict[str, Interval] = {}
     accuracies: list[dict[str, Any]] = []
     for benchmark, settings in params.evaluate.benchmarks.items():
         found = _read_metrics(benchmark)
-        rows = _lines(RESULTS / benchmark / "results.jsonl")
+        rows = Results(RESULTS / benchmark / "results.jsonl")
         kind = load_benchmark(benchmark, settings.source)
         statistics = bootstrap(rows, found["provenance"]["bootstrap_resamples"], found["provenance"]["seed"], kind.share_clips)
         document.heading(benchmark)
@@ -43,7 +44,7 @@ def report(params: Params) -> Path:
             gains[benchmark] = _numbers(document, benchmark, found, statistics, kind)
             _beside_the_paper(document, benchmark, found, rendered=settings.root.is_relative_to(params.rendered.root))
         else:
-            document.text(f"{len(rows)} answers, none of them with a truth to be scored by.")
+            document.text(f"{sum(1 for _ in rows)} answers, none of them with a truth to be scored by.")
         accuracies += _accuracies(benchmark, found)
         if history:
             _training(document, history)
@@ -57,7 +58,7 @@ def report(params: Params) -> Path:
         atomic_write_text(folder / "report.md", document.markdown())
         atomic_write_text(folder / "report.html", document.html())
         write_json(folder / "accuracy.json", accuracies)
-        write_json(folder / "loss.json", _lines(HISTORY) if HISTORY.is_file() else [])
+        write_json(folder / "loss.json", list(Results(HISTORY)) if HISTORY.is_file() else [])
     _track(params, gains)
     return REPORT / "report.md"
 
@@ -173,11 +174,6 @@ def _read_metrics(benchmark: str) -> dict[str, Any]:
         if not needed.is_file():
             raise PllavaError(f"{needed} is not there. Evaluate first: pllava evaluate {benchmark}")
     return read_json(path)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    with path.open() as file:
-        return [json.loads(line) for line in file]
 
 
 def _percent(cell: dict[str, Any]) -> str:

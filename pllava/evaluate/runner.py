@@ -12,17 +12,17 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
 from pllava.errors import PllavaError
 from pllava.evaluate import metrics
 from pllava.evaluate.benchmark import Benchmark, Sample, load_benchmark
-from pllava.evaluate.journal import Journal, answered, finished, shard
+from pllava.evaluate.journal import Answers, Journal, finished, shard
 from pllava.evaluate.judge import Judge, make_judge
 from pllava.evaluate.progress import progress
 from pllava.evaluate.record import RECORDS, write_record
@@ -95,7 +95,7 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
             f"{benchmark}: {len(unanswered)} of {len(job.plan)} units have no answer. Go on with: pllava evaluate {benchmark}"
         )
 
-    rows = _ordered((row for unit in answered(job.journal).values() for row in unit), job.samples)
+    rows = Answers(job.journal, {sample.id: index for index, sample in enumerate(job.samples)}, MODELS)
     if judge:
         console.print(f"{benchmark}: scored by the {judge.name}")
     folder, path = (RESULTS / benchmark, METRICS / f"{benchmark}.json")
@@ -112,7 +112,7 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
 
 
 def write_scored(
-    rows: list[dict[str, Any]],
+    rows: Iterable[dict[str, Any]],
     benchmark: Benchmark,
     judge: Judge | None,
     max_missing: float,
@@ -120,14 +120,18 @@ def write_scored(
     folder: Path,
     path: Path,
 ) -> dict[str, Any]:
-    """Score answers and write results.jsonl in `folder` and the metrics to `path`."""
+    """Score answers and write results.jsonl in `folder` and the metrics to `path`; an answer is written before the next are scored."""
     from pllava.evaluate.judge.offline import OfflineJudge
 
     judge = judge or OfflineJudge()  # never asked by a benchmark that is not judged
-    scored = score_rows(rows, benchmark, judge, max_missing)
-    found = metrics.build(scored, provenance, benchmark, judge)
+
+    def written(file: TextIO) -> Iterator[dict[str, Any]]:
+        for row in score_rows(rows, benchmark, judge, max_missing):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            yield row
+
     with atomic_dir(folder) as partial, (partial / "results.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in scored)
+        found = metrics.build(written(file), provenance, benchmark, judge)
     write_json(path, found)
     return found
 
@@ -211,12 +215,6 @@ def _panel(params: Params, job: Job, device: Any, console: Console) -> Panel:
     console.print(f"device {model.device}, {model.dtype}, {params.model.attn_implementation} attention")
     size, tokens = params.evaluate.batch_size, settings.max_new_tokens
     return Panel(job.benchmark, contestants, processor, job.template, params.model.num_frames, tokens, size, settings.root)
-
-
-def _ordered(rows: Iterable[dict[str, Any]], samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """In the order of the benchmark, the models of a question side by side."""
-    place = {sample.id: index for index, sample in enumerate(samples)}
-    return sorted(rows, key=lambda row: (place[row["id"]], MODELS.index(row["model"])))
 
 
 def _track(params: Params, benchmark: str, found: dict[str, Any], path: Path, record: Path) -> None:

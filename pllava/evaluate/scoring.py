@@ -6,8 +6,9 @@ A clip that can't be read is wrong and 0; a judgement that failed is missing, in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 from pllava.errors import PllavaError
@@ -17,36 +18,36 @@ from pllava.evaluate.judge import Judge
 QUEUE = 64  # rows that wait, for each request at once
 
 
-def score_rows(rows: list[dict[str, Any]], benchmark: Benchmark, judge: Judge, max_missing: float = 0.0) -> list[dict[str, Any]]:
-    """The same rows, scored in place. Raises PllavaError when more than `max_missing` of the judgements failed; then none is changed."""
+def score_rows(rows: Iterable[dict[str, Any]], benchmark: Benchmark, judge: Judge, max_missing: float = 0.0) -> Iterator[dict[str, Any]]:
+    """The same rows, scored, one after another: a few hundred are in memory, not all of them.
+
+    Raises PllavaError at the end when more than `max_missing` of the judgements failed: what was written of them is to be thrown away.
+    """
     if not benchmark.judged:  # nothing can be missing
         for row in rows:
-            _write(row, _scores(row, benchmark, judge), judged=False)
-        return rows
-    scores = _judge(rows, benchmark, judge)
-    total = sum(len(found) for found in scores)
-    missing = [score.missing for found in scores for score in found.values() if score.value is None]
-    if len(missing) > max_missing * total:
+            yield _write(row, _scores(row, benchmark, judge), judged=False)
+        return
+    total, missing, first = 0, 0, None
+    for row, found in _judge(rows, benchmark, judge):
+        reasons = [score.missing for score in found.values() if score.value is None]
+        total, missing, first = total + len(found), missing + len(reasons), first or next(iter(reasons), None)
+        yield _write(row, found, judged=True)
+    if missing > max_missing * total:
         raise PllavaError(
-            f"{len(missing)} of {total} judgements failed, judge.max_missing allows {max_missing:.1%}. The first: {missing[0]}. "
+            f"{missing} of {total} judgements failed, judge.max_missing allows {max_missing:.1%}. The first: {first}. "
             "Answers and replies are kept; when the judge is well, run the same command again"
         )
-    for row, found in zip(rows, scores, strict=True):
-        _write(row, found, judged=True)
-    return rows
 
 
-def _judge(rows: Sequence[dict[str, Any]], benchmark: Benchmark, judge: Judge) -> list[dict[str, Score]]:
+def _judge(rows: Iterable[dict[str, Any]], benchmark: Benchmark, judge: Judge) -> Iterator[tuple[dict[str, Any], dict[str, Score]]]:
     """As many rows at once as the judge allows; a queue of a few hundred waits, not all of them."""
-    scores: list[dict[str, Score]] = []
     pool = ThreadPoolExecutor(judge.concurrency)
+    coming = iter(rows)
     try:
-        for first in range(0, len(rows), QUEUE * judge.concurrency):
-            queue = rows[first : first + QUEUE * judge.concurrency]
-            scores += pool.map(lambda row: _scores(row, benchmark, judge), queue)
+        while queue := list(islice(coming, QUEUE * judge.concurrency)):
+            yield from zip(queue, pool.map(lambda row: _scores(row, benchmark, judge), queue), strict=True)
     finally:
         pool.shutdown(cancel_futures=True)  # after an error nothing more is asked
-    return scores
 
 
 def values(row: Mapping[str, Any]) -> dict[str, float | None]:
@@ -63,9 +64,10 @@ def _scores(row: Mapping[str, Any], benchmark: Benchmark, judge: Judge) -> dict[
     return benchmark.score(row, judge) if benchmark.tasks(row) else {}
 
 
-def _write(row: dict[str, Any], scores: Mapping[str, Score], judged: bool) -> None:
-    """`correct` of a row: right on all its tasks; None when one is missing or there is none."""
+def _write(row: dict[str, Any], scores: Mapping[str, Score], judged: bool) -> dict[str, Any]:
+    """The row with `correct` of a row: right on all its tasks; None when one is missing or there is none."""
     verdicts = [score.correct for score in scores.values()]
     row["correct"] = None if not verdicts or None in verdicts else all(verdicts)
     if judged:
         row["scores"] = {task: score.as_dict() for task, score in scores.items()}
+    return row

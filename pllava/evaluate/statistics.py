@@ -6,7 +6,9 @@ All models of a run share the resamples, so a difference between two models is a
 
 from __future__ import annotations
 
+import sys
 import zlib
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +19,7 @@ from pllava.errors import PllavaError
 from pllava.evaluate.scoring import values
 
 CONFIDENCE = 0.95
-DRAWS_AT_ONCE = 4_000_000  # counts in memory while resampling, 32 MB
+DRAWS_AT_ONCE = 500_000  # counts in memory while resampling, 4 MB
 
 Over = Literal["tasks", "questions"]
 
@@ -99,33 +101,63 @@ def bootstrap(rows: Iterable[dict], resamples: int, seed: int, share_clips: bool
     tasks draw the same videos, because they score the same answers (the dimensions of VCGBench).
     Raises PllavaError if the models did not answer the same questions, since then nothing can be paired.
     """
-    rows = list(rows)
-    models = tuple(dict.fromkeys(row["model"] for row in rows))
-    table: dict[str, dict[str, dict[str, tuple[dict, float | None]]]] = {}  # task -> id -> model -> (row, value)
-    for row in rows:
+    models: dict[str, None] = {}  # in the order they come
+    media: set[str] = set()
+    table: dict[str, _Questions] = {}
+    for row in rows:  # what is kept of a row is a few numbers
+        models.setdefault(row["model"])
+        if share_clips:
+            media.add(row["media"])
         for task, value in values(row).items():
-            table.setdefault(task, {}).setdefault(row["id"], {})[row["model"]] = (row, value)
-    clips = sorted({row["media"] for row in rows}) if share_clips else None
+            table.setdefault(task, _Questions()).add(row, value)
+    clips = sorted(media) if share_clips else None
     tasks = {}
     for task, questions in table.items():
-        unpaired = [id_ for id_, answers in questions.items() if len(answers) != len(models)]
-        if unpaired:
-            raise PllavaError(f"{task}: {unpaired[0]} was not answered by all of {', '.join(models)}. Evaluate again: pllava evaluate")
-        found = [[answers[model][1] for model in models] for answers in questions.values()]
-        scores = np.array([[np.nan if value is None else value for value in line] for line in found], dtype=float)
-        first = [next(iter(answers.values()))[0] for answers in questions.values()]
+        scores = questions.scores(task, tuple(models))
         rng = np.random.default_rng([seed, zlib.crc32(b"" if share_clips else task.encode())])
         scored = (~np.isnan(scores)).sum(axis=0)
         with np.errstate(invalid="ignore"):
             observed = np.nansum(scores, axis=0) / scored
         tasks[task] = TaskBootstrap(
             observed=observed,
-            resampled=resampled_accuracy(scores, [row["media"] for row in first], resamples, rng, clips),
-            n=len(questions),
+            resampled=resampled_accuracy(scores, questions.media, resamples, rng, clips),
+            n=len(scores),
             scored=scored,
-            chance=float(np.mean([1 / len(row["candidates"]) if row["candidates"] else 0.0 for row in first])),
+            chance=float(np.mean(questions.chance)),
         )
-    return Bootstrap(models, tasks)
+    return Bootstrap(tuple(models), tasks)
+
+
+class _Questions:
+    """The scored questions of one task, in the order they come."""
+
+    NOT_ANSWERED = float("inf")
+
+    def __init__(self) -> None:
+        self.media: list[str] = []
+        self.chance = array("d")
+        self._index: dict[str, int] = {}
+        self._values: dict[str, array] = {}  # model -> value of each question, NaN where a judgement is missing
+
+    def add(self, row: dict, value: float | None) -> None:
+        index = self._index.setdefault(row["id"], len(self._index))
+        if index == len(self.media):
+            self.media.append(sys.intern(row["media"]))
+            self.chance.append(1 / len(row["candidates"]) if row["candidates"] else 0.0)
+        column = self._values.setdefault(row["model"], array("d"))
+        column.extend([self.NOT_ANSWERED] * (index + 1 - len(column)))
+        column[index] = np.nan if value is None else value
+
+    def scores(self, task: str, models: Sequence[str]) -> np.ndarray:
+        """[questions, models]. Raises PllavaError when a model has not answered one."""
+        found = np.full((len(self.media), len(models)), self.NOT_ANSWERED)
+        for place, model in enumerate(models):
+            column = self._values.get(model, array("d"))
+            found[: len(column), place] = column
+        for index in np.flatnonzero(np.isinf(found).any(axis=1)):
+            id_ = next(id_ for id_, place in self._index.items() if place == index)
+            raise PllavaError(f"{task}: {id_} was not answered by all of {', '.join(models)}. Evaluate again: pllava evaluate")
+        return found
 
 
 def resampled_accuracy(

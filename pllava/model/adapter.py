@@ -135,6 +135,9 @@ def base_of(folder: Path) -> str:
     base = _base_of(config) or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not base:
         raise PllavaError(f"{folder}: doesn't say which base it belongs to. Give it: pllava.load(base, adapter={str(folder)!r})")
+    carried = folder.resolve().parent / "base"
+    if (carried.parent.parent / "MLmodel").is_file() and carried.is_dir():  # a registered version brings a small base along
+        return str(carried)
     for parent in (Path(), *folder.resolve().parents):
         if (parent / base).is_dir():
             return str(parent / base)

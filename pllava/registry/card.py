@@ -1,8 +1,15 @@
-"""The model card of a version: what it is, how good it is, and the way back to what made it. Shown as the version's description."""
+"""The model card of a version: what it is, how good it is, what it is not for, and the way back to what made it.
+
+Its beginning is the version's description in MLflow; the whole of it lies with the model as model_card.md.
+"""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from pllava.params import Params
 
@@ -11,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 MODELS = (("base", "base"), ("single_frame", "one frame"), ("adapted", "adapted"))
+SETTINGS = ("seed", "model", "features", "train", "data", "rendered")  # sections of params.yaml that make the weights
 
 
 def card(params: Params, run: MlflowRun, measured: dict[str, Any], adapter_sha256: str) -> str:
@@ -20,16 +28,59 @@ def card(params: Params, run: MlflowRun, measured: dict[str, Any], adapter_sha25
     dirty = " (tree not clean)" if tags.get("git.dirty") == "true" else ""
     facts = {
         "Base": f"`{params.model.base}`, {params.model.num_frames} frames pooled to {pooled} tokens",
+        "Licence of the base": licence(params.model.base),
         "Adapter": f"LoRA r {lora.r}, alpha {lora.alpha:g} on {targets}, and the projector; sha256 `{adapter_sha256}`",
         "Training": f"{params.train.steps} steps of {params.train.batch_size} clips, seed {params.seed}",
         "Code": f"git `{tags.get('git.commit', 'unknown')}`{dirty}",
         "Run": f"MLflow `{run.info.run_id}`" + (f", Prefect `{tags['flow_run_id']}`" if tags.get("flow_run_id") else ""),
     }
+    if tags.get("params_sha256"):
+        facts["Settings"] = f"params sha256 `{tags['params_sha256']}`, below"
     facts |= {f"Data, {item.dataset.name}": f"`{item.dataset.source}` `{item.dataset.digest}`" for item in dataset_inputs(run)}
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     for benchmark, metrics in measured.items():
         lines += ["", f"### {title(benchmark, metrics)}", "", metrics_table(metrics)]
+    lines += ["", "### Limits", "", *(f"- {limit}" for limit in limits(params, measured))]
+    settings = {key: value for key, value in params.model_dump(mode="json").items() if key in SETTINGS}
+    lines += ["", "### Settings", "", "```yaml", yaml.safe_dump(settings, sort_keys=False).rstrip(), "```"]
     return "\n".join(lines)
+
+
+def limits(params: Params, measured: dict[str, Any]) -> list[str]:
+    """What a reader must not expect of the model."""
+    found = [
+        f"It sees {params.model.num_frames} frames of a clip, however long: what happens between them is not seen, sound is not heard.",
+        f"Its quality is known for {', '.join(measured) or 'nothing'} only; intervals are 95 %, over the videos of that test set.",
+        "Answers are generated text: they can be wrong and sound sure. Not for decisions about people.",
+    ]
+    if params.rendered.enabled:
+        found.insert(0, "It was trained on rendered clips of coloured shapes and knows nothing about real video.")
+    if any((metrics.get("provenance", {}).get("judge") or {}).get("kind") == "offline" for metrics in measured.values()):
+        found.append("Open answers were scored offline (exact match, token F1): not comparable with numbers of a language model as judge.")
+    return found
+
+
+def licence(base: str) -> str:
+    """What the base's own README says, else its LICENSE file; a base from the hub is looked up in the hub's cache, nothing is fetched."""
+    for name in ("README.md", "MODEL_CARD.md"):
+        file = _file_of(base, name)
+        if file is not None and (found := re.search(r"\A---\n(?:.*\n)*?license:\s*(\S+)", file.read_text(errors="replace"))):
+            return found[1]
+    if (file := _file_of(base, "LICENSE")) is not None:
+        return next((line.strip() for line in file.read_text(errors="replace").splitlines() if line.strip()), "see its LICENSE")
+    where = "in its folder" if Path(base).is_dir() else f"at hub id {base}"
+    return f"not stated {where}; the weights here change that base and fall under its terms"
+
+
+def _file_of(base: str, name: str) -> Path | None:
+    if Path(base).is_dir():
+        return Path(base) / name if (Path(base) / name).is_file() else None
+    if base.count("/") != 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(base, name)
+    return Path(found) if isinstance(found, str) else None
 
 
 def title(benchmark: str, metrics: dict[str, Any]) -> str:

@@ -1,28 +1,36 @@
 """`pllava gate`: may this version become the champion? It fails closed: what is not known to be as good does not pass.
 
-Two versions are compared only on the same test set, asked with the same template. Rules, for each benchmark of the params:
-1. the version's numbers were measured on its own adapter, and none is missing or not a number;
+Two versions are compared only on the same test set, asked with the same template and scored by the same judge. For each benchmark:
+1. the version's numbers were measured on its own adapter, none is missing or not a number, and few judgements are missing;
 2. it was not rolled back: only a person brings it back (`pllava rollback` again, or `pllava promote --force`);
 3. a first champion needs an average of at least gate.min_average;
-4. later ones need the champion's average less gate.margin.
+4. a later one needs the champion's average less gate.margin, and
+5. must not be worse than the champion in a paired test over the same questions (bootstrap over videos, two-sided p < gate.significance).
 """
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pllava.errors import PllavaError
 from pllava.params import Params
 from pllava.registry.card import title
+from pllava.registry.measurements import Measurement, find
 from pllava.registry.store import client
 from pllava.registry.versions import CHAMPION, ROLLED_BACK, by_alias, pick
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+    from pllava.evaluate.compare import Comparison
+
 SAME = ("data_sha256", "template_sha256")
+Look = Callable[["ModelVersion", str, dict[str, Any] | None], Measurement]  # (version, benchmark, under the conditions of these metrics)
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class GateResult:
     table: str
     version: int
     champion: int | None
+    differences: dict[str, str] = field(default_factory=dict)  # benchmark -> "+0.4 (-1.0 to +1.8), p 0.61", percent
 
 
 def gate(params: Params, version: int | None = None) -> GateResult:
@@ -45,25 +54,28 @@ def gate(params: Params, version: int | None = None) -> GateResult:
     name = params.registry.model_name
     candidate = pick(connection, name, version)
     champion = by_alias(connection, name, CHAMPION)
-    result = judge(params, candidate, champion)
+    with tempfile.TemporaryDirectory() as folder:
+        result = judge(params, candidate, champion, lambda of, named, like: find(connection, of, named, like, Path(folder)))
     if result.champion == result.version and result.passed:
         return result
     outcome = {
         "gate": "passed" if result.passed else "failed",
         "gate.against": str(result.champion or "none"),
         "gate.reasons": "\n".join(result.reasons),
-    }
+        "gate.table": result.table,
+    } | {f"gate.difference.{benchmark}": text for benchmark, text in result.differences.items()}
     for key, value in outcome.items():
         connection.set_model_version_tag(name, str(result.version), key, value)
     return result
 
 
-def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None) -> GateResult:
-    """The rules above, on what is recorded with each version. Writes nothing."""
+def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None, look: Look) -> GateResult:
+    """The rules above, on what `look` finds of each version. Writes nothing."""
     number, current = int(candidate.version), int(champion.version) if champion else None
     failures: list[str] = []
     grounds: list[str] = []
     rows: list[str] = []
+    differences: dict[str, str] = {}
     if current != number and (when := candidate.tags.get(ROLLED_BACK)):
         failures.append(
             f"version {number} was rolled back at {when}. To have it again: pllava rollback, or pllava promote --version {number} --force"
@@ -71,12 +83,17 @@ def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None
     if not params.evaluate.benchmarks:
         failures.append("evaluate.benchmarks names no benchmark, so nothing is known. Name one in params.yaml")
     for benchmark in params.evaluate.benchmarks:
-        mine, theirs = _metrics(candidate, benchmark), _metrics(champion, benchmark) if champion else None
-        problems = _unusable(f"version {number}", mine, candidate.tags.get("adapter_sha256"))
-        if theirs is not None and current != number:
-            problems += _unusable(f"champion {current}", theirs, champion.tags.get("adapter_sha256") if champion else None)
-            problems += _not_comparable(mine, theirs)
-        rows += _rows(title(benchmark, mine), mine, theirs)
+        found = look(candidate, benchmark, None)
+        rival = look(champion, benchmark, found.metrics) if champion and current != number else None
+        mine, theirs = found.metrics, rival.metrics if rival else found.metrics if current == number else None
+        problems = _unusable(f"version {number}", mine, candidate.tags.get("adapter_sha256"), params.judge.max_missing)
+        compared = None
+        if rival is not None and champion is not None:
+            problems += _unusable(f"champion {current}", rival.metrics, champion.tags.get("adapter_sha256"), params.judge.max_missing)
+            problems += _not_comparable(mine, rival.metrics, f"models:/{params.registry.model_name}/{current}")
+            if not problems:
+                compared = _paired(rival, found, current, problems, f"models:/{params.registry.model_name}/{current}")
+        rows += _rows(title(benchmark, mine), mine, theirs, compared)
         if problems:
             failures += [f"{benchmark}: {problem}" for problem in problems]
             continue
@@ -88,16 +105,45 @@ def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None
         rule = f"gate.min_average {needed:.4f}" if theirs is None else f"the champion's average less gate.margin, {needed:.4f}"
         verdict = f"{benchmark}: average {average:.4f}, needed {rule}"
         (grounds if average >= needed else failures).append(verdict)
-    table = "\n".join(["| | champion | candidate | change |", "|---|---|---|---|", *rows])
-    return GateResult(not failures, failures or grounds, table, number, current)
+        if compared is not None:
+            p = compared.average.p or 0.0
+            differences[benchmark] = text = f"{_points(compared)}, p {p:.3f}"
+            if compared.average.value < 0 and p < params.gate.significance:
+                failures.append(
+                    f"{benchmark}: worse than the champion in the paired test, {text}; gate.significance is {params.gate.significance}"
+                )
+            else:
+                grounds.append(f"{benchmark}: not worse in the paired test over {sum(task.n for task in compared.tasks)} scores, {text}")
+    table = "\n".join(["| | champion | candidate | change | p |", "|---|---|---|---|---|", *rows])
+    return GateResult(not failures, failures or grounds, table, number, current, differences)
 
 
-def _metrics(version: ModelVersion, benchmark: str) -> dict[str, Any]:
-    return json.loads(version.tags.get(f"metrics.{benchmark}", "{}"))
+def _paired(champion: Measurement, candidate: Measurement, number: int | None, problems: list[str], uri: str) -> Comparison | None:
+    """The paired test; None, and a problem more, when it can't be made."""
+    from pllava.evaluate.compare import compare
+
+    if champion.results is None:
+        problems.append(
+            f"the answers of champion {number} are not kept, so nothing can be paired. Measure it: pllava evaluate --model {uri}"
+        )
+    if candidate.results is None:
+        problems.append("its answers are not kept, so nothing can be paired. Run: pllava register")
+    if champion.results is None or candidate.results is None:
+        return None
+    try:
+        return compare(champion.results, candidate.results)
+    except PllavaError as error:
+        problems.append(f"no paired test: {error}")
+        return None
 
 
-def _unusable(who: str, metrics: dict[str, Any], adapter_sha256: str | None) -> list[str]:
-    """Why these numbers cannot be judged by."""
+def _points(found: Comparison) -> str:
+    """Percentage points with their 95 % interval."""
+    return f"{100 * found.average.value:+.1f} ({100 * found.average.low:+.1f} to {100 * found.average.high:+.1f})"
+
+
+def _unusable(who: str, metrics: dict[str, Any], adapter_sha256: str | None, max_missing: float) -> list[str]:
+    """Why these numbers cannot be judged by. max_missing: judge.max_missing, the share of judgements that may have failed."""
     if not metrics:
         return [f"{who} has no recorded metrics. Run: dvc repro, then pllava register"]
     provenance, adapted = metrics.get("provenance", {}), metrics.get("models", {}).get("adapted", {})
@@ -112,18 +158,26 @@ def _unusable(who: str, metrics: dict[str, Any], adapter_sha256: str | None) -> 
         value = (score or {}).get("value")
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or not 0 <= value <= 1:
             problems.append(f"{who}: {task} is {value}, a number from 0 to 1 is needed")
+    scores = list(adapted.get("tasks", {}).values())
+    missing, asked = (sum(int((score or {}).get(key) or 0) for score in scores) for key in ("missing", "n"))
+    if missing > max_missing * asked:
+        problems.append(
+            f"{who}: {missing} of {asked} judgements are missing, judge.max_missing allows {max_missing:.1%}. Run: pllava judge"
+        )
     return problems
 
 
-def _not_comparable(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Why two sets of numbers cannot be put side by side."""
+def _not_comparable(mine: dict[str, Any], theirs: dict[str, Any], uri: str) -> list[str]:
+    """Why two sets of numbers cannot be put side by side. `uri`: the champion's."""
     ours, others = mine.get("provenance", {}), theirs.get("provenance", {})
     problems = [
         f"{key} differs: {_short(ours.get(key))} here, {_short(others.get(key))} for the champion; they are only "
-        "compared on one test set. To decide yourself: pllava promote --force --reason TEXT"
+        f"compared on one test set. Measure the champion on this one: pllava evaluate --model {uri}"
         for key in SAME
         if ours.get(key) != others.get(key)
     ]
+    if ours.get("limit") != others.get("limit"):
+        problems.append(f"limit differs: {ours.get('limit')} here, {others.get('limit')} for the champion")
     if ours.get("judge") != others.get("judge"):  # a judge and the offline scorer measure different things
         names = [(found.get("judge") or {}).get("name", "no judge") for found in (ours, others)]
         problems.append(f"judge differs: {names[0]} here, {names[1]} for the champion; score both with one judge: pllava judge")
@@ -132,14 +186,18 @@ def _not_comparable(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _rows(benchmark: str, mine: dict[str, Any], theirs: dict[str, Any] | None) -> list[str]:
-    """Table rows, percent; a dash where a number is missing."""
+def _rows(benchmark: str, mine: dict[str, Any], theirs: dict[str, Any] | None, compared: Comparison | None) -> list[str]:
+    """Table rows, percent; a dash where a number is missing. p of tasks is Holm's."""
     ours, others = _tasks(mine), _tasks(theirs or {})
+    p: dict[str, float | None] = {}
+    if compared:
+        p.update({task.task: task.p_holm for task in compared.tasks}, average=compared.average.p)
     rows = []
     for task in [*ours, *(task for task in others if task not in ours)]:
         new, old = _value(ours.get(task)), _value(others.get(task))
         change = f"{100 * (new - old):+.1f}" if new is not None and old is not None else "-"
-        rows.append(f"| {benchmark}: {task} | {_percent(old)} | {_percent(new)} | {change} |")
+        found = p.get(task)
+        rows.append(f"| {benchmark}: {task} | {_percent(old)} | {_percent(new)} | {change} | {'-' if found is None else f'{found:.3f}'} |")
     return rows
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from pllava.errors import PllavaError
 from pllava.params import Params
+from pllava.registry.resolve import locate
 from pllava.registry.store import MLFLOW_HOME, client, project_root
-from pllava.registry.versions import CHAMPION, PREVIOUS, ROLLED_BACK, by_alias, pick
+from pllava.registry.versions import CHAMPION, KNOWN, PREVIOUS, ROLLED_BACK, all_versions, by_alias, pick
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,11 +36,14 @@ def promote(params: Params, version: int | None = None, force: bool = False, rea
     """Make a version (None: the candidate) champion. Promoting the champion changes nothing.
 
     Raises PllavaError unless the gate let this version pass against today's champion; `force` skips that, and the version keeps
-    who forced it and why.
+    who forced it and why: without a `reason` there is no force.
     """
+    if force and not (reason or "").strip():
+        raise PllavaError("a forced promotion needs its reason, which is recorded. Run: pllava promote --force --reason TEXT")
     name = params.registry.model_name
     with _alone():
         connection = client()
+        _adopt(connection, name)
         chosen = pick(connection, name, version)
         current = by_alias(connection, name, CHAMPION)
         if current is not None and current.version == chosen.version:
@@ -52,7 +56,7 @@ def promote(params: Params, version: int | None = None, force: bool = False, rea
             tags |= {
                 "forced": "true",
                 "forced_by": tags["promoted_by"],
-                "forced_reason": reason or "no reason given",
+                "forced_reason": str(reason),
                 "forced_over": refusal or "nothing",
             }
         for key, value in tags.items():
@@ -60,28 +64,65 @@ def promote(params: Params, version: int | None = None, force: bool = False, rea
         # Previous first: should we die between the two, the champion is still the one that was.
         if current is not None:
             connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
-        connection.set_registered_model_alias(name, CHAMPION, str(chosen.version))
+        _crown(connection, name, str(chosen.version))
         _forgive(connection, name, chosen)
         return _state(connection, name)
 
 
 def rollback(params: Params) -> Champion:
-    """Swap champion and previous; a second rollback swaps them back. Raises PllavaError when there is no previous one.
+    """Swap champion and previous; a second rollback swaps them back.
 
-    The version that gives way is marked, so that the next run of the pipeline does not promote it again.
+    The version that gives way is marked, so that the next run of the pipeline does not promote it again. Raises PllavaError, with nothing
+    changed, when there is no previous one, or when its bytes are not those that were registered.
     """
     name = params.registry.model_name
     with _alone():
         connection = client()
+        _adopt(connection, name)
         current, before = by_alias(connection, name, CHAMPION), by_alias(connection, name, PREVIOUS)
         if current is None or before is None or current.version == before.version:
             now = f"version {current.version}" if current else "nothing"
             raise PllavaError(f"{name} has no previous champion to go back to; the champion is {now}")
+        locate(f"models:/{name}/{before.version}")  # every byte is checked
         connection.set_model_version_tag(name, str(current.version), ROLLED_BACK, _now())
-        connection.set_registered_model_alias(name, CHAMPION, str(before.version))
+        _crown(connection, name, str(before.version))
         connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
         _forgive(connection, name, before)
         return _state(connection, name)
+
+
+def adopt(params: Params) -> int | None:
+    """Take note of a champion that was made elsewhere, by moving the alias in MLflow's pages or by its API; the champion's version.
+
+    The alias `previous` then leads to the champion we knew, so that a rollback goes there, and the version says that it came in this way.
+    """
+    with _alone():
+        return _adopt(client(), params.registry.model_name)
+
+
+def _adopt(connection: MlflowClient, name: str) -> int | None:
+    champion = by_alias(connection, name, CHAMPION)
+    if champion is None:
+        return None
+    number = str(champion.version)
+    known = connection.get_registered_model(name).tags.get(KNOWN)
+    if known == number:
+        return int(number)
+    if known is not None and any(str(version.version) == known for version in all_versions(connection, name)):
+        connection.set_registered_model_alias(name, PREVIOUS, known)
+        refusal = _refusal(champion.tags, known)
+        tags = {"promoted_at": _now(), "promoted_by": "the alias was moved in MLflow", "promoted_over": refusal or "nothing"}
+        for key, value in tags.items():
+            connection.set_model_version_tag(name, number, key, value)
+        _forgive(connection, name, champion)
+    connection.set_registered_model_tag(name, KNOWN, number)
+    return int(number)
+
+
+def _crown(connection: MlflowClient, name: str, number: str) -> None:
+    """Move the alias. What we know is written first: the alias may be looked at, by whoever deploys it, the moment it has moved."""
+    connection.set_registered_model_tag(name, KNOWN, number)
+    connection.set_registered_model_alias(name, CHAMPION, number)
 
 
 def _refusal(tags: dict[str, str], champion: str) -> str | None:

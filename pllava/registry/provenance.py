@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -17,6 +18,8 @@ from pllava.files import sha256_file
 from pllava.params import Params
 
 PACKAGES = ("pllava", "torch", "transformers", "peft", "accelerate", "decord2", "av", "dvc", "mlflow", "prefect")
+RECORDS = ("dvc.lock", "metrics/")  # tracked files that a run of the pipeline renews
+CHANGED_LENGTH = 500  # characters of the list of changed files
 DIGEST_LENGTH = 36  # MLflow's limit; an md5 of DVC with its ".dir" fits exactly
 
 
@@ -37,14 +40,18 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def code_tags(root: Path) -> dict[str, str]:
     """Git commit and whether the tree differs from it, package versions, and the flow run that started us."""
     commit = _git(root, "rev-parse", "HEAD")
-    dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+    changed = changed_files(root)
     tags = {
         "git.commit": commit or "unknown",
-        "git.dirty": "unknown" if dirty is None else str(bool(dirty)).lower(),
+        "git.dirty": "unknown" if changed is None else str(bool(changed)).lower(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "flow_run_id": os.environ.get("PLLAVA_FLOW_RUN_ID", ""),
     }
+    if changed:
+        tags["git.changed"] = ", ".join(changed)[:CHANGED_LENGTH]
+    if reproduced := os.environ.get("PLLAVA_REPRODUCES"):
+        tags["reproduces"] = reproduced
     if commit:
         tags["mlflow.source.git.commit"] = commit  # the name under which MLflow's pages show it
     for name in PACKAGES:
@@ -53,6 +60,20 @@ def code_tags(root: Path) -> dict[str, str]:
         except PackageNotFoundError:
             tags[f"version.{name}"] = "not installed"
     return tags
+
+
+def changed_files(root: Path) -> list[str] | None:
+    """Tracked files that differ from the commit, None without git. What the pipeline itself writes (RECORDS) does not count."""
+    status = _git(root, "status", "--porcelain", "--untracked-files=no")
+    if status is None:
+        return None
+    files = [line.strip().split(maxsplit=1)[1].split(" -> ")[-1] for line in status.splitlines()]
+    return sorted(file for file in files if not file.startswith(RECORDS))
+
+
+def params_sha256(params: Params) -> str:
+    """Hash of the settings, as they were understood: comments, order and defaults left out make no difference."""
+    return hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
 def dataset_digests(root: Path, params: Params) -> dict[str, tuple[str, str]]:

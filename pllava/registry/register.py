@@ -1,18 +1,24 @@
 """`pllava register`: the trained adapter folder becomes a version of the model, with what was measured and where it comes from.
 
-The version's artifact is the folder itself (safetensors and YAML, no pickle). The same adapter is never registered twice.
+The version's artifact is an MLflow model (`package.py`) that holds the folder as it is (safetensors and YAML, no pickle). The same adapter
+is never registered twice.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from pllava.errors import PllavaError
-from pllava.files import read_json
+from pllava.files import read_json, sha256_file
 from pllava.params import Params
 from pllava.registry.card import card, dataset_inputs
+from pllava.registry.measurements import keep
+from pllava.registry.package import package
 from pllava.registry.store import client, project_root
 from pllava.registry.tracking import ADAPTER, Run, adapter_run
 from pllava.registry.versions import CANDIDATE, all_versions, ensure_model
@@ -22,8 +28,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 REPORT = Path("outputs/report")
-ARTIFACT = "adapter"
-FROM_RUN = ("git.commit", "git.dirty", "flow_run_id", "restored")
+METRICS = Path("metrics")
+LOCK = Path("dvc.lock")
+DESCRIPTION = 5000  # characters that MLflow's table holds; the whole card lies with the model
+ARTIFACT = "model"
+ANSWERS = Path("outputs/evaluate")
+FROM_RUN = ("git.commit", "git.dirty", "git.changed", "flow_run_id", "restored", "params_sha256")
 
 
 def register(params: Params) -> int:
@@ -44,11 +54,19 @@ def register(params: Params) -> int:
     ensure_model(connection, name)
     known = next((version for version in all_versions(connection, name) if version.tags.get("adapter_sha256") == digest), None)
     if known is None:
-        connection.log_artifacts(run.info.run_id, str(root / ADAPTER), ARTIFACT)
+        base = base_of(params, root)
+        with tempfile.TemporaryDirectory() as folder:
+            package(params, root / ADAPTER, base, Path(folder) / ARTIFACT)
+            connection.log_artifacts(run.info.run_id, str(Path(folder) / ARTIFACT), ARTIFACT)
         source = f"{run.info.artifact_uri}/{ARTIFACT}"
         known = connection.create_model_version(name, source, run.info.run_id, tags={"adapter_sha256": digest})
     number = str(known.version)
-    tags = {key: run.data.tags[key] for key in FROM_RUN if run.data.tags.get(key)}
+    for benchmark in measured:
+        keep(connection, known.run_id or run.info.run_id, benchmark, root / METRICS / f"{benchmark}.json", answers(root, benchmark))
+    if (root / LOCK).is_file():
+        connection.log_artifact(known.run_id or run.info.run_id, str(root / LOCK), "lineage")
+    tags = {key: value for key, value in run.data.tags.items() if value and (key in FROM_RUN or key.startswith("version."))}
+    tags |= {"dvc_lock_sha256": sha256_file(root / LOCK)} if (root / LOCK).is_file() else {}
     tags |= {"base": params.model.base} | {f"data.{item.dataset.name}": item.dataset.digest for item in dataset_inputs(run)}
     for benchmark, metrics in measured.items():
         tags[f"metrics.{benchmark}"] = json.dumps(metrics, sort_keys=True)
@@ -57,16 +75,37 @@ def register(params: Params) -> int:
     for key, value in tags.items():
         if stored.get(key) != value:
             connection.set_model_version_tag(name, number, key, value)
-    connection.update_model_version(name, number, card(params, run, measured, digest))
+    text = card(params, run, measured, digest)
+    connection.update_model_version(name, number, text[:DESCRIPTION])
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "model_card.md").write_text(text)
+        connection.log_artifact(known.run_id or run.info.run_id, str(Path(folder) / "model_card.md"), ARTIFACT)
     connection.set_registered_model_alias(name, CANDIDATE, number)
     return int(number)
+
+
+def base_of(params: Params, root: Path) -> str:
+    """The base the trained adapter names: a folder that is there, or a hub id."""
+    config = root / ADAPTER / "config.yaml"
+    found = yaml.safe_load(config.read_text()) or {} if config.is_file() else {}
+    base = str(found.get("base") or found.get("model", {}).get("base") or params.model.base)
+    return str(root / base) if (root / base).is_dir() else base
+
+
+def answers(root: Path, benchmark: str) -> Path:
+    """The answers behind the numbers; the gate compares versions pair by pair. Raises PllavaError when they are not there."""
+    file = root / ANSWERS / benchmark / "results.jsonl"
+    if not file.is_file():
+        raise PllavaError(f"{ANSWERS}/{benchmark}/results.jsonl is not there, the gate needs it. Run: dvc repro evaluate@{benchmark}")
+    return file
 
 
 def read_metrics(root: Path, params: Params) -> dict[str, Any]:
     """{benchmark: contents of metrics/<benchmark>.json} for every benchmark of the params."""
     measured: dict[str, Any] = {}
     for benchmark in params.evaluate.benchmarks:
-        file = root / "metrics" / f"{benchmark}.json"
+        answers(root, benchmark)
+        file = root / METRICS / f"{benchmark}.json"
         if not file.is_file():
             raise PllavaError(f"metrics/{benchmark}.json is not there: the adapter is not measured. Run: dvc repro evaluate@{benchmark}")
         measured[benchmark] = read_json(file)

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlparse
 
 from pllava.errors import PllavaError
 from pllava.files import read_json, sha256_file
+from pllava.registry.package import ADAPTER
 from pllava.registry.store import client, project_root
 from pllava.registry.versions import by_alias, pick
 
@@ -40,8 +41,10 @@ def locate(uri: str) -> tuple[int, Path]:
         folder = Path(unquote(place.path))
     else:
         folder = project_root() / DOWNLOADED / name / str(number)
-        if not (folder / "manifest.json").is_file():
+        if not folder.is_dir():
             _download(source, folder)
+    if (folder / "MLmodel").is_file():
+        folder = folder / ADAPTER
     digest = verify(folder)
     if digest != version.tags.get("adapter_sha256"):
         raise PllavaError(f"{folder} is not what version {number} of {name} was registered with: adapter_sha256 is {digest}")

@@ -31,6 +31,7 @@ def setup() -> str:
     """Make the store usable and return its URI. Raises PllavaError when it cannot be reached."""
     # Read once, when mlflow is imported: no telemetry, and a server that is away is given up on in seconds, not minutes.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / MLFLOW_HOME / 'mlflow.db'}"

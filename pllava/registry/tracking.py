@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from pllava.errors import PllavaError
 from pllava.files import read_json, write_json
 from pllava.params import Params
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 ADAPTER = Path("outputs/train/adapter")
 HISTORY = Path("outputs/train/history.jsonl")
 RUN_FILE = Path(".state/run.json")
+PARAMS = "lineage/params.yaml"  # artifact: the settings of the run, to run it again
 METRICS_A_BATCH = 200  # a call costs ~50 ms whatever its size
 
 
@@ -145,13 +148,14 @@ def adapter_run(connection: MlflowClient, params: Params) -> MlflowRun:
         raise PllavaError(f"{ADAPTER}/manifest.json is not there: no adapter is trained yet. Run: dvc repro train")
     experiment = experiment_id(connection, params.registry.experiment)
     query = f"tags.adapter_sha256 = '{digest}' AND attributes.status = 'FINISHED'"
-    if runs := connection.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time DESC"]):
-        return runs[0]
-    run = Run(connection, _create(connection, root, params))
-    _replay(run, root / HISTORY)
-    run.set_tags({"adapter_sha256": digest, "restored": "true"})
-    _finish(run, "FINISHED")
-    return connection.get_run(run.run_id or "")
+    for run in connection.search_runs([experiment], query, max_results=100, order_by=["attributes.start_time DESC"]):
+        if "reproduces" not in run.data.tags:  # `pllava reproduce` made the same bytes again, from what this run recorded
+            return run
+    restored = Run(connection, _create(connection, root, params))
+    _replay(restored, root / HISTORY)
+    restored.set_tags({"adapter_sha256": digest, "restored": "true"})
+    _finish(restored, "FINISHED")
+    return connection.get_run(restored.run_id or "")
 
 
 def _open_new(root: Path, params: Params) -> Run:
@@ -184,8 +188,10 @@ def _create(connection: MlflowClient, root: Path, params: Params) -> str:
 
     # Not a name of MLflow's making: those are drawn from the generator that training has seeded, so all would be the same.
     name = f"{Path(params.model.base).name}, {datetime.now():%Y-%m-%d %H:%M:%S}"
-    run = connection.create_run(experiment_id(connection, params.registry.experiment), tags=provenance.code_tags(root), run_name=name)
+    tags = provenance.code_tags(root) | {"params_sha256": provenance.params_sha256(params)}
+    run = connection.create_run(experiment_id(connection, params.registry.experiment), tags=tags, run_name=name)
     run_id = run.info.run_id
+    connection.log_text(run_id, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False), PARAMS)
     settings = [Param(key, value) for key, value in provenance.flatten(params.model_dump(mode="json")).items()]
     for start in range(0, len(settings), 100):  # MLflow's limit a call
         connection.log_batch(run_id, params=settings[start : start + 100])

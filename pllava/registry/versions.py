@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 PREVIOUS = "previous"
 CANDIDATE = "candidate"
+KNOWN = "champion"  # tag of the registered model: the champion as `promote` and `rollback` left it
 ROLLED_BACK = "rolled_back_at"  # tag of a version that had to give way: the gate does not let it through again
 
 

@@ -50,6 +50,10 @@ def rows(count: int, prediction: str = "It is a square.") -> list[dict[str, Any]
     ]
 
 
+def score(*arguments: Any) -> list[dict[str, Any]]:
+    return list(score_rows(*arguments))
+
+
 def test_a_request_holds_what_it_must_and_nothing_else(server: Server):
     judge = make_judge(settings())
     score = judge.score(rubric.ANSWER, **FIELDS)
@@ -92,7 +96,7 @@ def test_trouble_that_stays_is_missing_and_never_0(server: Server, trouble: Act)
 def test_a_wrong_set_up_stops_at_once_without_the_key(server: Server, status: int, caplog: pytest.LogCaptureFixture, capfd: Any):
     server.default = fails(status)
     with caplog.at_level("DEBUG"), pytest.raises(PllavaError, match=f"status {status}") as stopped:
-        score_rows(rows(200), load_benchmark("msvd_qa"), make_judge(settings()), 0.5)
+        score(rows(200), load_benchmark("msvd_qa"), make_judge(settings()), 0.5)
     assert len(server.requests) < 20  # nothing more is asked
     output = capfd.readouterr()
     for text in (str(stopped.value), caplog.text, output.out, output.err):
@@ -102,15 +106,15 @@ def test_a_wrong_set_up_stops_at_once_without_the_key(server: Server, status: in
 def test_too_many_missing_judgements_fail_the_run(server: Server):
     server.acts = [fails(400)] * 3
     with pytest.raises(PllavaError, match=r"3 of 10 judgements failed, judge.max_missing allows 20.0%"):
-        score_rows(rows(10), load_benchmark("msvd_qa"), make_judge(settings(concurrency=1)), 0.2)
+        score(rows(10), load_benchmark("msvd_qa"), make_judge(settings(concurrency=1)), 0.2)
     server.requests.clear()
-    scored = score_rows(rows(10), load_benchmark("msvd_qa"), make_judge(settings(concurrency=1)), 0.2)
+    scored = score(rows(10), load_benchmark("msvd_qa"), make_judge(settings(concurrency=1)), 0.2)
     assert len(server.requests) == 3 and all(row["correct"] for row in scored)  # only those that failed are asked again
 
 
 def test_replies_are_kept_by_request_and_model(server: Server, monkeypatch: pytest.MonkeyPatch):
     first = make_judge(settings(price_per_million_tokens=(2.0, 10.0)))
-    score_rows(rows(6), load_benchmark("msvd_qa"), first, 0)
+    score(rows(6), load_benchmark("msvd_qa"), first, 0)
     assert first.usage() | {"endpoint": ""} == {
         "requests": 6,
         "cached": 0,
@@ -120,11 +124,11 @@ def test_replies_are_kept_by_request_and_model(server: Server, monkeypatch: pyte
         "endpoint": "",
     }
     again = make_judge(settings())
-    score_rows(rows(6), load_benchmark("msvd_qa"), again, 0)
+    score(rows(6), load_benchmark("msvd_qa"), again, 0)
     assert (again.usage()["requests"], again.usage()["cached"], len(server.requests)) == (0, 6, 6)
     monkeypatch.setenv("PLLAVA_JUDGE_MODEL", "judge/two")
     other = make_judge(settings())
-    score_rows(rows(6), load_benchmark("msvd_qa"), other, 0)
+    score(rows(6), load_benchmark("msvd_qa"), other, 0)
     assert other.usage()["requests"] == 6
     kept = "".join(file.read_text() for file in Path(".state/judge").rglob("*.json"))
     assert len(list(Path(".state/judge").rglob("*.json"))) == 12 and KEY not in kept
@@ -136,7 +140,7 @@ def test_equal_requests_at_once_are_one_request(server: Server):
     """Three models often give the same answer."""
     same = [row | {"question": "what is it?"} for row in rows(12)]
     judge = make_judge(settings())
-    assert all(row["correct"] for row in score_rows(same, load_benchmark("msvd_qa"), judge, 0))
+    assert all(row["correct"] for row in score(same, load_benchmark("msvd_qa"), judge, 0))
     assert len(server.requests) == 1 and judge.usage()["cached"] == 11
 
 
@@ -146,7 +150,7 @@ def test_never_more_at_once_than_allowed(server: Server):
         says("{'pred': 'no', 'score': 1}")(handler, body)
 
     server.default = slow
-    scored = score_rows(rows(20), load_benchmark("msvd_qa"), make_judge(settings(concurrency=3)), 0)
+    scored = score(rows(20), load_benchmark("msvd_qa"), make_judge(settings(concurrency=3)), 0)
     assert server.most == 3 and [row["id"] for row in scored] == [f"s/{n}" for n in range(20)]
 
 
@@ -180,10 +184,10 @@ def test_a_judge_that_repeats_the_answer_gives_no_score(server: Server):
 
 
 def test_an_unreadable_clip_and_an_empty_vcg_answer_cost_no_request(server: Server):
-    (unread,) = score_rows([rows(1)[0] | {"error": "damaged", "prediction": ""}], load_benchmark("msvd_qa"), make_judge(settings()), 0)
+    (unread,) = score([rows(1)[0] | {"error": "damaged", "prediction": ""}], load_benchmark("msvd_qa"), make_judge(settings()), 0)
     assert unread["correct"] is False and unread["scores"]["MSVD-QA"] == {"value": 0.0, "correct": False, "score": 0.0}
     empty = rows(1, prediction="")[0] | {"task": "generic"}
-    (row,) = score_rows([empty], load_benchmark("vcgbench"), make_judge(settings()), 0)
+    (row,) = score([empty], load_benchmark("vcgbench"), make_judge(settings()), 0)
     assert {score["score"] for score in row["scores"].values()} == {0.0} and len(row["scores"]) == 3 and not server.requests
 
 

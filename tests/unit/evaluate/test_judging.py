@@ -183,7 +183,7 @@ runner.evaluate(load_params("params.yaml"), "vcgbench")
 def test_shares_do_not_depend_on_who_begins_first(params: Params, monkeypatch: pytest.MonkeyPatch):
     """A process that begins late must not share out anew what the others have not answered yet: units would be lost."""
     from pllava.evaluate import runner
-    from pllava.evaluate.journal import answered
+    from pllava.evaluate.journal import finished
 
     for name in ("BASE_URL", "MODEL"):
         monkeypatch.delenv(f"PLLAVA_JUDGE_{name}", raising=False)
@@ -192,4 +192,4 @@ def test_shares_do_not_depend_on_who_begins_first(params: Params, monkeypatch: p
     units = list(job.left())
     for rank in (0, 2, 1):
         runner.answer_share(params, job, units, rank, 3)
-    assert sorted(answered(job.journal)) == units and job.left() == {}
+    assert sorted(finished(job.journal)) == units and job.left() == {}

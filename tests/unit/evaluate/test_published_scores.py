@@ -152,7 +152,7 @@ def test_dimensions_of_each_kind_of_question(recorded: dict[str, Any]):
 def test_a_missing_judgement_is_in_no_average():
     rows = [row(n, "t", given={"t": Score(1.0, True, 5.0)}) for n in range(3)] + [row(3, "t", given={"t": Score(None, missing="time-out")})]
     benchmark, judge = Recorded(), OfflineJudge()
-    scored = score_rows(rows, benchmark, judge, max_missing=0.25)
+    scored = list(score_rows(rows, benchmark, judge, max_missing=0.25))
     cell = metrics.build(scored, PROVENANCE, benchmark, judge)["models"]["m"]["tasks"]["t"]
     assert (cell["value"], cell["score"], cell["n"], cell["missing"]) == (1.0, 5.0, 4, 1)
     assert scored[3]["correct"] is None and scored[3]["scores"]["t"] == {"value": None, "missing": "time-out"}

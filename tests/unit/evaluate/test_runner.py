@@ -135,7 +135,7 @@ from pllava.params import load_params
 add = Journal.add
 def add_then_die(self, unit, rows):
     if len(self.done) == 2:
-        self._file.write(b'{"unit": 2, "rows": [{"mod')
+        self._file.write(b'{"mod')
         self._file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
     add(self, unit, rows)
@@ -145,7 +145,7 @@ evaluate(load_params("params.yaml"))
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == -9
     assert not Path("outputs/evaluate").exists()
     (journal,) = Path(".state/evaluate/mvbench").glob("*.jsonl")
-    assert journal.read_bytes().count(b"\n") == 2
+    assert journal.read_bytes().count(b'{"unit"') == 2
     asked: list[int] = []
     answer = answering.Panel.answer
 

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from pllava.params import load_params
-from pllava.registry.gate import judge
+from pllava.registry.gate import judge as rules
+from pllava.registry.measurements import Measurement
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +32,83 @@ def version(number, recorded, adapter="a" * 64):
     return SimpleNamespace(version=str(number), tags=tags)
 
 
+def answers(path, right, of=100):
+    """Of `of` questions, each about a clip of its own, these are right."""
+    rows = [
+        {
+            "model": "adapted", "id": str(i), "task": "Moving Count", "media": f"{i}.mp4", "start": None, "end": None, "question": "?",
+            "candidates": ["a", "b"], "answer": "(A) a", "prediction": "", "correct": i in right, "error": None,
+        }
+        for i in range(of)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def same_answers(tmp_path_factory):
+    return answers(tmp_path_factory.mktemp("answers") / "results.jsonl", range(90))
+
+
+@pytest.fixture
+def judge(same_answers):
+    """The rules; both sides gave the same answers unless a test says otherwise."""
+
+    def decide(params, candidate, champion, results=None):
+        def look(of, benchmark, like):
+            recorded = json.loads(of.tags.get("metrics.mvbench", "{}"))
+            return Measurement(recorded, (results or {}).get(int(of.version), same_answers))
+
+        return rules(params, candidate, champion, look)
+
+    return decide
+
+
 CHAMPION = version(1, metrics(0.9))
 
 
-def test_as_good_within_the_margin_passes(params):
+def test_worse_in_the_paired_test_fails_also_within_the_margin(params, judge, tmp_path):
+    wide = params.model_copy(update={"gate": params.gate.model_copy(update={"margin": 0.5})})
+    results = {1: answers(tmp_path / "1", range(90)), 2: answers(tmp_path / "2", range(70))}
+    result = judge(wide, version(2, metrics(0.7)), CHAMPION, results)
+    assert not result.passed and "worse than the champion in the paired test, -20.0" in result.reasons[0]
+    off = wide.model_copy(update={"gate": wide.gate.model_copy(update={"significance": 0})})
+    assert judge(off, version(2, metrics(0.7)), CHAMPION, results).passed
+    few = {1: answers(tmp_path / "3", range(90)), 2: answers(tmp_path / "4", [*range(1, 90)])}
+    result = judge(wide, version(2, metrics(0.89)), CHAMPION, few)
+    assert result.passed and "not worse in the paired test over 100 scores, -1.0" in result.reasons[1]
+    assert result.differences["mvbench"].startswith("-1.0 (")
+
+
+def test_without_the_answers_of_both_nothing_is_paired_and_nothing_passes(params, judge, tmp_path):
+    result = judge(params, version(2, metrics(0.99)), CHAMPION, {1: None})
+    assert not result.passed and "pllava evaluate --model models:/pllava/1" in result.reasons[0]
+    other = answers(tmp_path / "other", range(90), of=99)
+    result = judge(params, version(2, metrics(0.99)), CHAMPION, {2: other})
+    assert not result.passed and "1 questions are in one of" in result.reasons[0]
+
+
+def test_too_many_missing_judgements_fail(params, judge):
+    recorded = metrics(0.95)
+    recorded["models"]["adapted"]["tasks"]["Moving Count"] |= {"n": 100, "missing": 3}
+    result = judge(params, version(2, recorded), CHAMPION)
+    assert not result.passed and "3 of 100 judgements are missing, judge.max_missing allows 2.0%" in result.reasons[0]
+    recorded["models"]["adapted"]["tasks"]["Moving Count"]["missing"] = 2
+    assert judge(params, version(2, recorded), CHAMPION).passed
+
+
+def test_as_good_within_the_margin_passes(params, judge):
     assert judge(params, version(2, metrics(0.9 - params.gate.margin + 1e-9)), CHAMPION).passed
 
 
-def test_worse_beyond_the_margin_fails_and_says_by_how_much(params):
+def test_worse_beyond_the_margin_fails_and_says_by_how_much(params, judge):
     result = judge(params, version(2, metrics(0.9 - params.gate.margin - 1e-3)), CHAMPION)
     assert not result.passed
     assert "average 0.8890, needed" in result.reasons[0]
     assert "| mvbench: average | 90.0 | 88.9 | -1.1 |" in result.table
 
 
-def test_scores_of_different_judges_are_not_compared(params):
+def test_scores_of_different_judges_are_not_compared(params, judge):
     offline, endpoint = ({"kind": name, "name": f"{name} scorer"} for name in ("offline", "endpoint"))
     result = judge(params, version(2, metrics(0.99, judge=offline)), version(1, metrics(0.9, judge=endpoint)))
     assert not result.passed and "judge differs: offline scorer here, endpoint scorer for the champion" in result.reasons[0]
@@ -53,13 +116,13 @@ def test_scores_of_different_judges_are_not_compared(params):
     assert judge(params, version(2, metrics(0.99, judge=offline)), version(1, metrics(0.9, judge=offline))).passed
 
 
-def test_first_champion_needs_only_the_floor(params):
+def test_first_champion_needs_only_the_floor(params, judge):
     floor = params.model_copy(update={"gate": params.gate.model_copy(update={"min_average": 0.5})})
     assert judge(floor, version(1, metrics(0.5)), None).passed
     assert not judge(floor, version(1, metrics(0.49)), None).passed
 
 
-def test_the_champion_itself_passes(params):
+def test_the_champion_itself_passes(params, judge):
     result = judge(params, CHAMPION, CHAMPION)
     assert result.passed
     assert "already champion" in result.reasons[0]
@@ -82,19 +145,19 @@ def test_the_champion_itself_passes(params):
         ({"models": {}}, "has no tasks"),
     ],
 )
-def test_what_is_not_known_fails(params, recorded, why):
+def test_what_is_not_known_fails(params, judge, recorded, why):
     result = judge(params, version(2, recorded), CHAMPION)
     assert not result.passed
     assert any(why in reason for reason in result.reasons), result.reasons
 
 
-def test_a_champion_without_numbers_cannot_be_beaten(params):
+def test_a_champion_without_numbers_cannot_be_beaten(params, judge):
     result = judge(params, version(2, metrics(0.99)), version(1, None))
     assert not result.passed
     assert "champion 1 has no recorded metrics" in result.reasons[0]
 
 
-def test_without_a_benchmark_nothing_is_known(params):
+def test_without_a_benchmark_nothing_is_known(params, judge):
     none = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"benchmarks": {}})})
     assert not judge(none, version(2, metrics(0.99)), CHAMPION).passed
     assert not judge(none, version(1, metrics(0.99)), None).passed

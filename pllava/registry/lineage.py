@@ -1,0 +1,186 @@
+"""`pllava lineage models:/pllava@champion`: from an answer's model, or a file of results, back to all that made it.
+
+version -> MLflow run -> git commit -> settings -> hashes of the data -> flow run -> package versions. Every step is looked up in what was
+recorded when it happened; what was not recorded is said to be unknown, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pllava.errors import PllavaError
+from pllava.files import read_json, sha256_file
+from pllava.params import Params
+from pllava.registry.card import dataset_inputs
+from pllava.registry.store import client, experiment_id
+from pllava.registry.versions import all_versions
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.entities.model_registry import ModelVersion
+
+UNKNOWN = "unknown"
+OF_VERSION = ("gate", "gate.against", "promoted_at", "promoted_by", "forced_by", "forced_reason", "forced_over", "rolled_back_at")
+
+
+def lineage(params: Params, target: str) -> dict[str, Any]:
+    """Everything that is known. `target`: a registry address, an adapter folder, or a file of results (metrics, answers, run record).
+
+    Raises PllavaError when there is no such thing, or when it names no adapter.
+    """
+    connection = client()
+    found: dict[str, Any] = {"target": target}
+    if target.startswith("models:/"):
+        from pllava.registry.resolve import locate
+
+        name = target.removeprefix("models:/").split("@")[0].split("/")[0]
+        version = connection.get_model_version(name, str(locate(target)[0]))
+        digest = version.tags.get("adapter_sha256")
+    else:
+        digest, found["results"] = _of_path(Path(target))
+        name = params.registry.model_name
+        version = next((v for v in all_versions(connection, name) if v.tags.get("adapter_sha256") == digest), None)
+    found["adapter_sha256"] = digest or UNKNOWN
+    found["version"] = _version(connection, version) if version else None
+    run = _run(connection, params, version, digest)
+    found |= _from_run(connection, run, version)
+    return {key: value for key, value in found.items() if key != "results" or value}
+
+
+def text(found: dict[str, Any]) -> str:
+    """For a terminal: one fact a line, a step a paragraph."""
+    lines: list[str] = []
+
+    def add(value: Any, prefix: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(inner, f"{prefix}  {key}" if prefix else key)
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{prefix}: {'none' if shown in (None, '') else shown}")
+
+    add(found, "")
+    return "\n".join(lines)
+
+
+def _of_path(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """(adapter_sha256, what the results say of themselves) of an adapter folder or a file of results."""
+    if (path / "manifest.json").is_file():
+        from pllava.registry.resolve import verify
+
+        return verify(path), {}
+    if not path.is_file():
+        raise PllavaError(
+            f"{path} is not a registry address (models:/NAME@ALIAS), an adapter folder, or a file of results like metrics/mvbench.json"
+        )
+    described = _described(path)
+    provenance = described.get("provenance", described)
+    digest = provenance.get("adapter_sha256")
+    if not digest:
+        raise PllavaError(f"{path} names no adapter (no provenance.adapter_sha256), so there is nothing to follow")
+    keys = (
+        "benchmark",
+        "base",
+        "base_sha256",
+        "data_sha256",
+        "template",
+        "template_sha256",
+        "lora_alpha",
+        "code_sha256",
+        "versions",
+        "judge",
+    )
+    said = {key: provenance[key] for key in keys if provenance.get(key) is not None}
+    return digest, {"file_sha256": sha256_file(path)} | said | _record(path, described)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """The metrics file that says what a file of results is: itself, or the one it belongs to."""
+    if path.suffix != ".jsonl":
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise PllavaError(f"{path} is no file of results: it holds {type(content).__name__}")
+        if "metrics_sha256" not in content:
+            return content
+        candidates = [Path("metrics") / f"{content['benchmark']}.json", path.parent.parent / content["benchmark"] / "metrics.json"]
+        matching = [file for file in candidates if file.is_file() and sha256_file(file) == content["metrics_sha256"]]
+    else:
+        candidates = [path.with_name("metrics.json"), Path("metrics") / f"{path.parent.name}.json", path.parent.with_suffix(".json")]
+        matching = [file for file in candidates if file.is_file()]
+    if not matching:
+        raise PllavaError(f"the metrics that {path} belongs to are not there; looked for: {', '.join(map(str, candidates))}")
+    return read_json(matching[0])
+
+
+def _record(path: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """The record of the evaluation run that wrote the file: when, by which code."""
+    folders = (Path("outputs/evaluation_runs"), path.parent.parent / "records", path.parent)
+    digest = sha256_file(path)
+    for folder in folders:
+        file = folder / f"{described.get('benchmark') or path.stem}.json"
+        record = read_json(file) if file.is_file() else None
+        if not isinstance(record, dict) or "metrics_sha256" not in record:
+            continue
+        if file == path or digest in (record["metrics_sha256"], record["results_sha256"]):
+            return {"evaluated_at": record["finished_at"], "evaluated_by": record["code"]}
+    return {}
+
+
+def _version(connection: MlflowClient, version: ModelVersion) -> dict[str, Any]:
+    model = connection.get_registered_model(version.name)
+    aliases = sorted(alias for alias, number in model.aliases.items() if str(number) == str(version.version))
+    said = {key: version.tags[key] for key in OF_VERSION if version.tags.get(key)}
+    return {"name": version.name, "number": int(version.version), "aliases": aliases} | said
+
+
+def _run(connection: MlflowClient, params: Params, version: ModelVersion | None, digest: str | None) -> MlflowRun | None:
+    from mlflow.exceptions import MlflowException
+
+    if version is not None and version.run_id:
+        try:
+            return connection.get_run(version.run_id)
+        except MlflowException:  # deleted
+            return None
+    if not digest:
+        return None
+    query = f"tags.adapter_sha256 = '{digest}' AND attributes.status = 'FINISHED'"
+    runs = connection.search_runs([experiment_id(connection, params.registry.experiment)], query, order_by=["attributes.start_time DESC"])
+    return next((run for run in runs if "reproduces" not in run.data.tags), None)
+
+
+def _from_run(connection: MlflowClient, run: MlflowRun | None, version: ModelVersion | None) -> dict[str, Any]:
+    tags = run.data.tags if run else version.tags if version else {}
+    data = {item.dataset.name: item.dataset.digest for item in dataset_inputs(run)} if run else {}
+    packages = {key.removeprefix("version."): value for key, value in sorted(tags.items()) if key.startswith("version.")}
+    return {
+        "run": {"id": run.info.run_id, "name": run.info.run_name, "status": run.info.status} if run else None,
+        "git": {"commit": tags.get("git.commit", UNKNOWN), "dirty": tags.get("git.dirty", UNKNOWN)}
+        | ({"changed": tags["git.changed"]} if tags.get("git.changed") else {}),
+        "params_sha256": tags.get("params_sha256", UNKNOWN),
+        "data": data or {key.removeprefix("data."): value for key, value in tags.items() if key.startswith("data.")},
+        "dvc_lock": _lock(connection, run, version),
+        "flow_run": tags.get("flow_run_id") or None,
+        "packages": packages | {key: tags[key] for key in ("python", "platform") if key in tags},
+    }
+
+
+def _lock(connection: MlflowClient, run: MlflowRun | None, version: ModelVersion | None) -> dict[str, Any] | None:
+    """dvc.lock as it was when the version was registered: its hash, and that of every output."""
+    if run is None or not any(Path(item.path).name == "dvc.lock" for item in connection.list_artifacts(run.info.run_id, "lineage")):
+        return None
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(connection.download_artifacts(run.info.run_id, "lineage/dvc.lock", folder))
+        stages = (yaml.safe_load(file.read_text()) or {}).get("stages", {})
+        outputs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
+        return {"sha256": sha256_file(file)} | outputs
+
+
+def as_json(found: dict[str, Any]) -> str:
+    return json.dumps(found, indent=2, ensure_ascii=False)

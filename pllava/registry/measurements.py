@@ -1,0 +1,69 @@
+"""What was measured of a version: metrics and every answer, kept with its MLflow run, so that two versions can be compared pair by pair.
+
+One version is measured again when the test set, the template or the judge changes (`pllava evaluate --model models:/pllava@champion`); each
+measurement has a place of its own: measured/<benchmark>/<key>/{metrics.json,results.jsonl}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pllava.files import read_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CONDITIONS = ("data_sha256", "template_sha256", "limit", "judge")  # what two measurements must share to be put side by side
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """`metrics`: as metrics/<benchmark>.json, {} when there is none. `results`: the answers (results.jsonl), None when not kept."""
+
+    metrics: dict[str, Any]
+    results: Path | None
+
+
+def key(metrics: dict[str, Any]) -> str:
+    """One word for the conditions of a measurement."""
+    provenance = metrics.get("provenance", {})
+    conditions = {name: provenance.get(name) for name in CONDITIONS}
+    return hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def keep(connection: MlflowClient, run_id: str, benchmark: str, metrics: Path, results: Path) -> None:
+    """Store a measurement with a run; what is stored already under these conditions is replaced."""
+    place = f"measured/{benchmark}/{key(read_json(metrics))}"
+    with tempfile.TemporaryDirectory() as folder:
+        for name, file in {"results.jsonl": results, "metrics.json": metrics}.items():  # the numbers last: they vouch for the answers
+            copy = Path(folder) / name
+            copy.write_bytes(file.read_bytes())
+            connection.log_artifact(run_id, str(copy), place)
+
+
+def find(connection: MlflowClient, version: ModelVersion, benchmark: str, like: dict[str, Any] | None, folder: Path) -> Measurement:
+    """The measurement of a version under the conditions of `like` (None: those it was registered with); files are put into `folder`.
+
+    When there is none under those conditions: the one it was registered with, so that a reader sees what differs.
+    """
+    registered = json.loads(version.tags.get(f"metrics.{benchmark}", "{}"))
+    wanted = key(like or registered)
+    place = f"measured/{benchmark}/{wanted}"
+    run_id = version.run_id or ""
+    if not run_id:
+        return Measurement(registered, None)
+    held = {Path(item.path).name for item in connection.list_artifacts(run_id, place)}
+    if {"metrics.json", "results.jsonl"} <= held:
+        target = folder / str(version.version) / benchmark
+        target.mkdir(parents=True, exist_ok=True)
+        metrics, results = (
+            Path(connection.download_artifacts(run_id, f"{place}/{name}", str(target))) for name in ("metrics.json", "results.jsonl")
+        )
+        return Measurement(read_json(metrics), results)
+    return Measurement(registered, None)

@@ -1,0 +1,88 @@
+"""The model as MLflow runs it.
+
+    mlflow.pyfunc.load_model("models:/pllava@champion").predict({"video": "clip.mp4", "question": "What happens?"})
+
+A "model from code": MLflow keeps this file beside the weights and runs it at load time; nothing is pickled. Input: columns `video` (a file
+or frame folder that this process can read) and `question`, optionally `start` and `end` in seconds; output: a list, one answer a row.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel
+
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict`")  # the signature says it all
+
+
+class VideoQuestions(PythonModel):
+    """Settings that `mlflow.pyfunc.load_model(uri, model_config={...})` may change: base, template, lora_alpha, dtype, device."""
+
+    def load_context(self, context: Any) -> None:
+        import pllava
+
+        settings = context.model_config or {}
+        base = settings.get("base") or context.artifacts.get("base")
+        model, processor = pllava.load(
+            base,
+            adapter=context.artifacts["adapter"],
+            lora_alpha=settings.get("lora_alpha"),
+            dtype=settings.get("dtype") or "auto",
+            device=settings.get("device") or "auto",
+        )
+        self.chat = pllava.VideoChat(model, processor, template=settings.get("template") or "vicuna")
+        self.one_at_a_time = threading.Lock()  # the scoring server answers in threads
+
+    def predict(self, context, model_input, params: dict[str, Any] | None = None) -> list[str]:  # type: ignore[no-untyped-def]
+        """Answers in the order of the rows; a clip is encoded once for all its questions.
+
+        `model_input` has no type on purpose: MLflow would take one for a schema. Raises MlflowException (HTTP 400) for what cannot be read.
+        """
+        from pllava.errors import PllavaError
+
+        rows = _rows(model_input)
+        length = int((params or {}).get("max_new_tokens") or 100)
+        answers = [""] * len(rows)
+        clips: dict[tuple[str, float | None, float | None], list[int]] = {}
+        for index, row in enumerate(rows):
+            clips.setdefault((row["video"], row["start"], row["end"]), []).append(index)
+        with self.one_at_a_time:
+            for (video, start, end), indices in clips.items():
+                try:
+                    watched = self.chat.watch(Path(video), start, end)
+                    said = watched.ask_all([rows[index]["question"] for index in indices], max_new_tokens=length)
+                except PllavaError as error:
+                    raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+                for index, answer in zip(indices, said, strict=True):
+                    answers[index] = answer.text
+        return answers
+
+
+def _rows(given: Any) -> list[dict[str, Any]]:
+    """A DataFrame (what MLflow makes of most inputs), one dict or a list of dicts -> checked rows."""
+    if hasattr(given, "to_dict") and hasattr(given, "columns"):
+        given = given.to_dict(orient="records")
+    rows = [given] if isinstance(given, dict) else list(given)
+    checked = []
+    for number, row in enumerate(rows, 1):
+        for key in ("video", "question"):
+            if not isinstance(row.get(key), str) or not row[key].strip():
+                raise MlflowException(
+                    f"row {number}: {key} must be text that is not empty, found {row.get(key)!r}", error_code=INVALID_PARAMETER_VALUE
+                )
+        checked.append({"video": row["video"], "question": row["question"], "start": _seconds(row, "start"), "end": _seconds(row, "end")})
+    return checked
+
+
+def _seconds(row: dict[str, Any], key: str) -> float | None:
+    value = row.get(key)
+    return None if value is None or value != value else float(value)  # NaN: an empty cell
+
+
+set_model(VideoQuestions())

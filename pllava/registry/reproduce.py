@@ -1,0 +1,199 @@
+"""`pllava reproduce models:/pllava/3`: train a version again from what it recorded, and say whether the bytes are the same.
+
+The version's commit is checked out in a git worktree of its own under .state/reproduce, with its settings and the project's DVC cache. What
+training reads is brought there by DVC, from the cache or by running its stages; training itself always runs. The worktree is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pllava.errors import PllavaError
+from pllava.files import atomic_write_text, read_json
+from pllava.params import load_params
+from pllava.registry import provenance
+from pllava.registry.resolve import locate
+from pllava.registry.store import client, project_root, setup
+from pllava.registry.tracking import ADAPTER, PARAMS
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+
+HOME = Path(".state/reproduce")
+STAGE = "train"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """`expected` and `found`: sha256 of the adapter's weights. `data`: {name: (recorded, now)} of the inputs that differ."""
+
+    uri: str
+    commit: str
+    expected: str
+    found: str
+    data: dict[str, tuple[str, str]]
+    warnings: list[str]
+
+    @property
+    def equal(self) -> bool:
+        return self.expected == self.found
+
+    def describe(self) -> str:
+        verdict = "the same bytes" if self.equal else "OTHER bytes"
+        lines = [f"{self.uri} trained again at {self.commit[:12]}: {verdict}", f"  recorded {self.expected}", f"  now      {self.found}"]
+        lines += [f"  {name} differs: {was} recorded, {now} now" for name, (was, now) in self.data.items()]
+        return "\n".join(lines + [f"  note: {warning}" for warning in self.warnings])
+
+
+def reproduce(uri: str, say: Callable[[object], None] = print) -> Reproduction:
+    """Train the version again. Raises PllavaError when its commit is not here, or when a stage fails."""
+    root = project_root()
+    number, _ = locate(uri)
+    connection = client()
+    version = connection.get_model_version(uri.removeprefix("models:/").split("@")[0].split("/")[0], str(number))
+    if not version.run_id:
+        raise PllavaError(f"{uri} has no MLflow run, so nothing says how it was trained")
+    run = connection.get_run(version.run_id)
+    commit = run.data.tags.get("git.commit", "unknown")
+    if subprocess.run(["git", "-C", str(root), "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True).returncode:
+        raise PllavaError(f"{uri} was trained at commit {commit}, which is not in this repository. Fetch it: git fetch --all")
+    warnings = []
+    if run.data.tags.get("git.dirty") == "true":
+        changed = run.data.tags.get("git.changed", "unknown files")
+        warnings.append(f"the tree was not clean when it was trained ({changed}); those changes are not in the commit")
+    with _worktree(root, commit) as tree:
+        _settings(run, tree, warnings)
+        params = load_params(tree / "params.yaml")
+        environment = os.environ | {
+            "PYTHONPATH": str(tree),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+            "MLFLOW_TRACKING_URI": setup(),
+            "PLLAVA_REPRODUCES": f"models:/{version.name}/{number}",
+        }
+        _data(tree, environment, say)
+        needed = _upstream(tree)
+        if needed:
+            _dvc(["--wait-for-lock", "repro", *needed], tree, environment, say)
+        _dvc(["--wait-for-lock", "repro", "--force", "--single-item", STAGE], tree, environment, say)
+        recorded = {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs} if run.inputs else {}
+        now = {name: digest for name, (_, digest) in provenance.dataset_digests(tree, params).items()}
+        differs = {name: (digest, now.get(name, "none")) for name, digest in recorded.items() if now.get(name) != digest}
+        found = read_json(tree / ADAPTER / "manifest.json")["adapter_sha256"]
+    return Reproduction(uri, commit, str(version.tags.get("adapter_sha256")), found, differs, warnings)
+
+
+def _settings(run: MlflowRun, tree: Path, warnings: list[str]) -> None:
+    """The settings the run recorded, where they are not those of the commit."""
+    connection = client()
+    if not any(item.path == PARAMS for item in connection.list_artifacts(run.info.run_id, str(Path(PARAMS).parent))):
+        warnings.append("the run recorded no settings: params.yaml is that of the commit")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(connection.download_artifacts(run.info.run_id, PARAMS, folder))
+        recorded = yaml.safe_load(file.read_text())
+        if load_params(tree / "params.yaml").model_dump(mode="json") != recorded:
+            atomic_write_text(tree / "params.yaml", yaml.safe_dump(recorded, sort_keys=False))
+
+
+def _data(tree: Path, environment: dict[str, str], say: Callable[[object], None]) -> None:
+    """What `dvc add` tracks, as of that commit: from the cache, else from the remote."""
+    tracked = subprocess.run(["git", "-C", str(tree), "ls-files", "*.dvc"], capture_output=True, text=True, check=True).stdout.split("\n")
+    files = [name for name in tracked if name]
+    if not files:
+        return
+    try:
+        _dvc(["checkout", *files], tree, environment, say)
+    except PllavaError:
+        _dvc(["pull", *files], tree, environment, say)
+
+
+def _upstream(tree: Path) -> list[str]:
+    """Stages of dvc.yaml whose outputs training reads; DVC runs what those need itself."""
+    stages: dict[str, Any] = yaml.safe_load((tree / "dvc.yaml").read_text())["stages"]
+    if STAGE not in stages:
+        raise PllavaError(f"dvc.yaml of that commit has no stage {STAGE!r}")
+    reads = [Path(path) for path in stages[STAGE].get("deps", [])]
+
+    def writes(stage: dict[str, Any]) -> list[Path]:
+        return [Path(next(iter(out)) if isinstance(out, dict) else out) for out in stage.get("outs", [])]
+
+    return [
+        name
+        for name, stage in stages.items()
+        if name != STAGE and any(out.is_relative_to(path) or path.is_relative_to(out) for out in writes(stage) for path in reads)
+    ]
+
+
+def _dvc(arguments: list[str], tree: Path, environment: dict[str, str], say: Callable[[object], None]) -> None:
+    """Run DVC; its lines go to `say`. Raises PllavaError with the last ones. When we are stopped, what it started is stopped."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=tree,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    last: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last = [*last[-14:], line.rstrip()]
+            say(line.rstrip())
+        code = process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
+    if code:
+        raise PllavaError(f"dvc {' '.join(arguments)} failed (exit code {code}). Its last lines:\n" + "\n".join(last))
+
+
+@contextmanager
+def _worktree(root: Path, commit: str) -> Iterator[Path]:
+    """A checkout of the commit with the project's DVC cache; removed in any case, also when we are asked to end."""
+    home = root / HOME
+    home.mkdir(parents=True, exist_ok=True)
+    tree = Path(tempfile.mkdtemp(dir=home, prefix=f"{commit[:12]}."))
+    tree.rmdir()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        _git(root, "worktree", "add", "--detach", "--quiet", str(tree), commit)
+        local = root / ".dvc" / "config.local"
+        if local.is_file():
+            shutil.copy(local, tree / ".dvc" / "config.local")
+        cache = subprocess.run(
+            [sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        subprocess.run(
+            [sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str((root / cache).resolve())],
+            cwd=tree,
+            check=True,
+            capture_output=True,
+        )
+        yield tree
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        shutil.rmtree(tree, ignore_errors=True)
+        _git(root, "worktree", "prune")
+
+
+def _git(root: Path, *arguments: str) -> None:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise PllavaError(f"git {' '.join(arguments)} failed: {done.stderr.strip()}")

@@ -1,0 +1,158 @@
+"""A registered version is an MLflow model: loaded in another process and folder, and served over HTTP. A tiny random model."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pllava import registry
+from pllava.files import write_json
+from pllava.params import Params, load_params
+from pllava.registry import store, tracking
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+ROOT = Path(__file__).parents[2]
+
+
+def write_clip(path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for index in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), 20 * index, np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, mlflow_template, tiny_base_dir):
+    """A project with one champion, made of a random adapter; its base is a folder that is gone afterwards. -> (folder, clip, answer)."""
+    import pllava
+    from pllava.model.adapter import add_lora, save_adapter
+    from pllava.params import Lora
+
+    root = tmp_path_factory.mktemp("project")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        shutil.copytree(mlflow_template, store.MLFLOW_HOME)
+        shutil.copytree(tiny_base_dir, "base")
+        values = load_params(ROOT / "recipes/tiny.yaml").model_dump()
+        values["model"] |= {"base": "base", "num_frames": 4, "pooling_shape": (4, 2, 2), "template": "vicuna"}
+        params = Params.model_validate(values)
+        write_json("params.yaml", params.model_dump(mode="json"))
+        with tracking.training_run(params):
+            model, _ = pllava.load("base", num_frames=4, pooling_shape=(4, 2, 2), dtype="float32", device="cpu")
+            adapted = add_lora(model, Lora(r=4, alpha=4, dropout=0.0), 1)
+            config = {"base": "base", "template": "vicuna", "model": params.model.model_dump(mode="json")}
+            digest = save_adapter(adapted, "outputs/train/adapter", config)["adapter_sha256"]
+        score = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 1}
+        provenance = {"data_sha256": "d" * 64, "template_sha256": "t" * 64, "adapter_sha256": digest}
+        models = {"adapted": {"average": score, "tasks": {"Moving Count": score}}}
+        write_json("metrics/mvbench.json", {"benchmark": "mvbench", "provenance": provenance, "models": models})
+        Path("outputs/evaluate/mvbench").mkdir(parents=True)
+        Path("outputs/evaluate/mvbench/results.jsonl").write_text("")
+        registry.register(params)
+        registry.gate(params)
+        registry.promote(params)
+        write_clip(root / "clip.mp4")
+        model, processor = pllava.load("outputs/train/adapter", dtype="float32", device="cpu")
+        answer = pllava.VideoChat(model, processor, template="vicuna").watch("clip.mp4").ask("What?", max_new_tokens=5).text
+        shutil.rmtree("base")
+        shutil.rmtree("outputs")
+    finally:
+        os.chdir(before)
+    return root, root / "clip.mp4", answer
+
+
+@pytest.fixture
+def elsewhere(project, tmp_path):
+    """The environment of a process in another folder that knows MLflow's address and not where the project is."""
+    keep = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
+    uri = f"sqlite:///{project[0] / store.MLFLOW_HOME / 'mlflow.db'}"
+    return {"cwd": tmp_path, "env": keep | {"MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"}}
+
+
+PROGRAM = """
+import sys, json, mlflow, pandas
+model, clip = mlflow.pyfunc.load_model("models:/pllava@champion"), sys.argv[1]
+row, few = {"video": clip, "question": "What?"}, {"max_new_tokens": 5}
+print(json.dumps([model.predict(given, params=few) for given in (row, [row, row | {"question": "Why?"}], pandas.DataFrame([row, row]))]))
+"""
+
+
+def test_it_answers_in_another_folder_and_process_without_the_project(project, elsewhere):
+    _, clip, answer = project
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(clip)], **elsewhere, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, listed, frame = json.loads(done.stdout)
+    assert one == [answer] and listed[0] == answer and len(listed) == 2 and frame == [answer, answer]
+    assert "pickle" not in (project[0] / store.MLFLOW_HOME / "artifacts").glob(
+        "*/*/artifacts/model/MLmodel"
+    ).__next__().read_text().replace("cloudpickle_version", "")
+
+
+def test_the_version_is_still_an_adapter_that_pllava_loads(project, monkeypatch):
+    import pllava
+
+    monkeypatch.chdir(project[0])
+    model, processor = pllava.load("models:/pllava@champion", dtype="float32", device="cpu")
+    chat = pllava.VideoChat(model, processor, template="vicuna")
+    assert chat.watch(project[1]).ask("What?", max_new_tokens=5).text == project[2]
+    card = (registry.resolve("models:/pllava@champion").parents[1] / "model_card.md").read_text()
+    for part in ("Licence of the base", "### Limits", "90.0 (80-100)", "### Settings", "params sha256"):
+        assert part in card
+
+
+def post(port: int, body: object) -> tuple[int, dict]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=60) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_mlflow_serves_it_over_http(project, elsewhere):
+    _, clip, answer = project
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/pllava@champion", "--env-manager", "local"]
+    with (elsewhere["cwd"] / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)], **elsewhere, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                status, said = post(port, {"inputs": {"video": str(clip), "question": "What?"}, "params": {"max_new_tokens": 5}})
+                break
+            except (urllib.error.URLError, ConnectionError):
+                assert time.monotonic() < deadline and server.poll() is None, (elsewhere["cwd"] / "log").read_text()
+                time.sleep(0.2)
+        assert (status, said) == (200, {"predictions": [answer]})
+        records = [{"video": str(clip), "question": "What?"}, {"video": str(clip), "question": "Why?", "start": 0.5}]
+        status, said = post(port, {"dataframe_records": records, "params": {"max_new_tokens": 5}})
+        assert status == 200 and len(said["predictions"]) == 2 and said["predictions"][0] == answer
+        status, said = post(port, {"inputs": {"video": "/nowhere.mp4", "question": "What?"}})
+        assert status == 400 and "no such file" in said["message"]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
