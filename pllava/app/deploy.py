@@ -1,7 +1,8 @@
 """Serve the champion in the background: `pllava deploy`, `pllava stop`.
 
-The new process must answer one question about a held-out clip within the time limit. When it does not, it is stopped, the alias `champion`
-goes back and the previous champion serves again.
+A version must answer one question about a held-out clip within the time limit. Where a page serves already, the new version is loaded
+beside the old one and takes its place only then (switch.py): no request fails. When it does not answer, the old one goes on, and the alias
+`champion` goes back. A new process is started when nothing serves, when the code or the page has changed, or when asked for.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ import sys
 import time
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
 
-from pllava.app import process
+from pllava.app import process, switch
 from pllava.app.samples import Sample, first_sample
 from pllava.app.source import champion
 from pllava.errors import PllavaError
 from pllava.files import atomic_write_text
 from pllava.operate.stack import recorded as recorded_stack
 from pllava.params import Params
+from pllava.registry.promote import adopt
 from pllava.registry.store import project_root
 
 POLL = 0.25  # seconds
@@ -45,14 +48,14 @@ class Deployment:
     restarted: bool
 
     def describe(self) -> str:
-        state = "now serves" if self.restarted else "already serves"
+        state = "now serves" if self.restarted else "serves"
         return (
             f"{self.url} {state} {self.model} version {self.version} (process {self.pid})\n{self.clip}: {self.question}\n-> {self.answer}"
         )
 
 
-def deploy(params: Params) -> Deployment:
-    """Make the champion the one that serves. Nothing is restarted when it serves already.
+def deploy(params: Params, restart: bool = False) -> Deployment:
+    """Make the champion the one that serves. Nothing is done when it serves already. restart: in a new process in any case.
 
     Raises PllavaError: no champion, no held-out clip, port held by another process (in all three nothing was changed), or a champion that
     does not answer (the previous one is champion again and serves again).
@@ -61,7 +64,7 @@ def deploy(params: Params) -> Deployment:
 
     process.HOME.mkdir(parents=True, exist_ok=True)
     with FileLock(process.HOME / "deploy.lock"):  # two deployments at once would fight over the port
-        return _deploy(_where_the_stack_has_it(params))
+        return _deploy(_where_the_stack_has_it(params), restart)
 
 
 def stop_demo() -> int | None:
@@ -75,21 +78,31 @@ def _where_the_stack_has_it(params: Params) -> Params:
     return params.model_copy(update={"deploy": params.deploy.model_copy(update={"port": stack.demo_port})}) if stack else params
 
 
-def _deploy(params: Params) -> Deployment:
+def _deploy(params: Params, restart: bool) -> Deployment:
     version = champion(params)
-    if version is None:
+    if version is not None:
+        adopt(params)
+    else:
         raise PllavaError(f"{params.registry.model_name} has no champion to serve. Run: pllava register && pllava gate && pllava promote")
     number, digest = int(version.version), version.tags.get("adapter_sha256")
     wanted = {"version": number, "adapter_sha256": digest, "model": params.registry.model_name}
     running = process.recorded()
     stays = running is not None and _address(running) == _address(params.deploy)
-    if running and stays and running["state"] == "serving" and _serves(running["url"], wanted):
+    serving = bool(running and stays and running["state"] == "serving") and not restart
+    if running and serving and _serves(running["url"], wanted):
         return _deployment(running, restarted=False)
     if not stays:
         process.require_free_port(
             params.deploy.host, params.deploy.port, "Stop that process, or set another deploy.port in params.yaml; then: pllava deploy"
         )
     clip = first_sample(params)
+    if running and serving and running.get("code") == switch.code():
+        try:
+            return _deployment(_switch(params, running, wanted, clip), restarted=False)
+        except switch.NeedsRestart as error:
+            print(f"a new process is needed: {error}", file=sys.stderr)
+        except PllavaError as error:
+            raise PllavaError(f"{wanted['model']} version {number} does not serve: {error}\n{_stay(params, running, clip)}") from None
     process.stop()
     try:
         return _deployment(_start(params, wanted, clip), restarted=True)
@@ -104,13 +117,11 @@ def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, An
     Raises PllavaError with the end of its log.
     """
     deadline = time.monotonic() + params.deploy.timeout_seconds
-    settings = process.HOME / "params.yaml"  # what we were called with, which need not be params.yaml
-    atomic_write_text(settings, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+    settings = _settings(params)
     command = [
         sys.executable,
         "-m",
-        "pllava.cli",
-        "demo",
+        "pllava.app.switch",
         "--model",
         f"models:/{wanted['model']}/{wanted['version']}",
         "--params",
@@ -127,7 +138,7 @@ def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, An
             start_new_session=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
-    facts = {**wanted, "host": params.deploy.host, "port": params.deploy.port, "url": url, "log": str(process.LOG)}
+    facts = {**wanted, "host": params.deploy.host, "port": params.deploy.port, "url": url, "log": str(process.LOG), "code": switch.code()}
     process.record(psutil.Process(child.pid), state="starting", **facts)  # should we be interrupted now, `pllava stop` still finds it
     while not _serves(url, wanted):
         if child.poll() is not None:
@@ -140,6 +151,47 @@ def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, An
     answer = _ask(url, clip, deadline - time.monotonic())
     trial = {"clip": str(clip.media), "question": clip.question, "answer": answer}
     return process.record(psutil.Process(child.pid), state="serving", **facts, **trial)
+
+
+def _settings(params: Params) -> Path:
+    """What we were called with, which need not be params.yaml, as a file."""
+    settings = process.HOME / "params.yaml"
+    atomic_write_text(settings, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+    return settings
+
+
+def _switch(params: Params, running: dict[str, Any], wanted: dict[str, Any], clip: Sample) -> dict[str, Any]:
+    """Put the version into the process that serves; its record. Raises PllavaError when it does not answer: the old one still serves."""
+    asked = {
+        "model": f"models:/{wanted['model']}/{wanted['version']}",
+        "params": str(_settings(params)),
+        "clip": str(clip.media),
+        "question": clip.question,
+    }
+    reply = switch.request(time.time_ns(), asked, params.deploy.timeout_seconds, lambda: process.recorded() is not None)
+    facts = {key: value for key, value in running.items() if key not in ("pid", "created")}
+    trial = {"clip": str(clip.media), "question": clip.question, "answer": reply["answer"]}
+    return process.record(psutil.Process(running["pid"]), **(facts | wanted | trial))
+
+
+def _stay(params: Params, running: dict[str, Any], clip: Sample) -> str:
+    """The alias goes back to what serves; say how that went."""
+    from pllava.registry import rollback
+
+    stays = f"Version {running['version']} goes on serving at {running['url']}"
+    try:
+        back = rollback(params)
+    except PllavaError as error:
+        return f"{stays}; the alias stays where it is: {error}"
+    if back.version == running["version"]:
+        return f"{stays} and is champion again"
+    version = champion(params)
+    wanted = {"version": back.version, "adapter_sha256": version.tags.get("adapter_sha256") if version else None, "model": back.name}
+    try:
+        _switch(params, running, wanted, clip)
+    except PllavaError as error:
+        return f"{stays}. Version {back.version} is champion again, but does not serve either: {error}"
+    return f"Version {back.version} is champion again and serves at {running['url']}"
 
 
 def _ask(url: str, clip: Sample, seconds: float) -> str:

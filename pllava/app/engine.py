@@ -16,6 +16,7 @@ from pllava.files import sha256_file
 from pllava.video.limits import Limits
 
 if TYPE_CHECKING:
+    from pllava.app.source import ModelSource
     from pllava.chat import VideoChat, WatchedVideo
     from pllava.video.reader import VideoFrames
 
@@ -56,6 +57,7 @@ class ChatEngine:
         self.keep = keep
         self.limits = limits
         self._read = read or read_video
+        self.source: ModelSource | None = None  # what `chat` was loaded from, where somebody wants to know
         self._lock = threading.Lock()  # not an RLock: a stream may be advanced and closed by different threads
         self._watched: OrderedDict[tuple[Any, ...], WatchedVideo] = OrderedDict()  # file and settings -> clip, oldest first
         self.lora_alpha = _lora_alpha(getattr(chat, "model", None))

@@ -51,14 +51,17 @@ def demo(
 
 
 @commands.command()
-def deploy(params: ParamsFile = PARAMS) -> None:
+def deploy(
+    restart: Annotated[bool, typer.Option("--restart", help="in a new process: one model in memory, and a gap")] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
     """Serve the champion in the background.
 
-    It is asked one question about a held-out clip; when that fails, the previous champion serves again.
+    It is asked one question about a held-out clip; when that fails, the one before serves on.
     """
     from pllava.app.deploy import deploy
 
-    typer.echo(deploy(settings_of(params)).describe())
+    typer.echo(deploy(settings_of(params), restart).describe())
 
 
 @commands.command()

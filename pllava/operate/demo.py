@@ -1,8 +1,8 @@
 """`python -m pllava.operate.demo`: keeps the demo up while the stack runs.
 
 Starting, trying, replacing and going back are `pllava deploy`'s (pllava/app/deploy.py), whoever calls it: a run, a person, or this. Here
-it is called once at the start and again when the process it recorded has died. Without a champion there is nothing to serve: the first
-promotion deploys it.
+it is called at the start and again when the process it recorded has died. When nothing can be served (no champion, no clips to try it on)
+the other services work on, and the next deployment that succeeds is looked after.
 """
 
 from __future__ import annotations
@@ -17,55 +17,60 @@ from filelock import FileLock, Timeout
 
 from pllava.app import process
 from pllava.errors import PllavaError
+from pllava.files import atomic_write_text
 
 POLL = 1.0  # seconds
-NO_CHAMPION = 3  # exit code of one deployment
-WAITING = process.HOME / "waiting"  # is there while there is no champion
+AGAIN = 60.0  # seconds until a deployment that failed is tried again
+NO_CHAMPION = "no champion yet: run the pipeline"
+WHY = process.HOME / "why.txt"  # is there while nothing is served, and says why
 
 
 def keep() -> None:
-    """Until SIGTERM; then the demo is stopped as well. A deployment that fails ends us with code 1: supervisord tries again."""
+    """Until SIGTERM; then the demo is stopped as well."""
     signal.signal(signal.SIGTERM, _leave)
-    WAITING.unlink(missing_ok=True)
+    WHY.unlink(missing_ok=True)
+    served = process.recorded() is not None
     try:
-        served = process.recorded() is not None
         while True:
             if process.recorded() is None and not _deploying():
                 if served:
                     print("the demo has died", flush=True)
-                if (code := subprocess.run([sys.executable, "-m", "pllava.operate.demo", "once"]).returncode) == NO_CHAMPION:
-                    _wait_for_a_first_champion()
-                elif code:
-                    sys.exit(1)
-                served = True
+                # In a process of its own, which takes MLflow and the rest of what a deployment needs out of memory again.
+                subprocess.run([sys.executable, "-m", "pllava.operate.demo", "once"])
+                served = _wait_for_one()
             time.sleep(POLL)
     finally:
         process.stop()
 
 
-def once() -> int:
-    """One deployment; its exit code."""
+def once() -> None:
+    """One deployment; why it failed is left in a file."""
     from pllava.app.deploy import deploy
     from pllava.app.source import champion
     from pllava.params import load_params
 
-    params = load_params()
     try:
+        params = load_params()
         if champion(params) is None:
-            print("no champion yet: the first promotion starts the demo (make run, or the flow `pipeline`)", flush=True)
-            return NO_CHAMPION
+            raise PllavaError(NO_CHAMPION)
         print(deploy(params).describe(), flush=True)
     except PllavaError as error:
-        print(f"error: {error}", flush=True)
-        return 1
-    return 0
+        print(error, flush=True)
+        atomic_write_text(WHY, str(error))
 
 
-def _wait_for_a_first_champion() -> None:
-    WAITING.touch()
-    while process.recorded() is None:
+def _wait_for_one() -> bool:
+    """Until something is served, by whomever, or it is time to try again. For a first champion nobody need try: promotion deploys it."""
+    waited = 0.0
+    while process.recorded() is None and (waited < AGAIN or _why() == NO_CHAMPION):
         time.sleep(POLL)
-    WAITING.unlink(missing_ok=True)
+        waited += POLL
+    WHY.unlink(missing_ok=True)
+    return process.recorded() is not None
+
+
+def _why() -> str:
+    return WHY.read_text() if WHY.is_file() else ""
 
 
 def _deploying() -> bool:
@@ -83,6 +88,4 @@ def _leave(signum: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["once"]:
-        sys.exit(once())
-    keep()
+    once() if sys.argv[1:] == ["once"] else keep()

@@ -13,7 +13,7 @@ from pllava.app import process as demo_process
 from pllava.operate import leftovers, supervisor
 from pllava.operate.stack import RECORD, STATE
 
-LAST_WORDS = 15.0  # seconds for supervisord to end once it was told to
+LAST_WORDS = 15.0  # seconds for a process to end once it was told to
 
 
 def down(root: Path) -> str:
@@ -35,6 +35,8 @@ def stop_all(root: Path) -> list[str]:
             found = supervisor.states(running)
             for info in sorted(found.values(), key=lambda info: info["group"] != "worker"):
                 if info["statename"] in ("RUNNING", "STARTING", "BACKOFF", "STOPPING"):
+                    if info["name"] == "worker" and info["pid"]:
+                        _end_runs(psutil.Process(info["pid"]))
                     running.stopProcess(info["name"])
                     stopped.append(info["name"])
             daemon = psutil.Process(running.getPID())
@@ -47,3 +49,12 @@ def stop_all(root: Path) -> list[str]:
     (root / RECORD).unlink(missing_ok=True)
     supervisor.socket_path(root).unlink(missing_ok=True)
     return stopped
+
+
+def _end_runs(worker: psutil.Process) -> None:
+    """A worker that ends kills its runs at once. Told before it, a run ends its stage, tidies up and reports that it crashed."""
+    runs = worker.children()
+    for run in runs:
+        with suppress(psutil.Error):
+            run.terminate()
+    psutil.wait_procs(runs, timeout=LAST_WORDS)

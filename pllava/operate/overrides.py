@@ -35,6 +35,9 @@ def _as_in_the_file(schema: dict[str, Any]) -> None:
     for name, field in schema.get("properties", {}).items():
         field.pop("default", None)
         field["title"] = name
+        if field.get("type") == "boolean":  # shown as a switch, which says false when nobody touched it; a drop-down can be left empty
+            del field["type"]
+            field["enum"] = [True, False]
 
 
 def _partial(section: type[BaseModel], name: str, leave_out: tuple[str, ...] = ()) -> type[BaseModel]:
@@ -77,7 +80,9 @@ def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params
     from ruamel.yaml import YAML
 
     yaml = YAML()
-    yaml.width = 140
+    yaml.width = 4096  # no line is broken
+    yaml.indent(mapping=2, sequence=4, offset=2)  # as in recipes/, null included
+    yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml.preserve_quotes = True
     text = recipes.read(recipe) if recipe else target.read_text()
     if changes:

@@ -3,7 +3,7 @@
 | variable | meaning | default |
 |---|---|---|
 | PLLAVA_MLFLOW_PORT, PLLAVA_PREFECT_PORT, PLLAVA_DEMO_PORT | ports on loopback | 5000, 4200, deploy.port of params.yaml |
-| MLFLOW_BACKEND_STORE_URI | MLflow's records, postgresql://... | a sqlite file in .state/mlflow |
+| MLFLOW_BACKEND_STORE_URI | MLflow's records, postgresql+psycopg2://... | a sqlite file in .state/mlflow |
 | MLFLOW_ARTIFACTS_DESTINATION | MLflow's files, s3://bucket/path | .state/mlflow/artifacts |
 | MLFLOW_TRACKING_URI | a tracking server elsewhere; then none is started here | |
 | PREFECT_SERVER_DATABASE_CONNECTION_URL | Prefect's records, postgresql+asyncpg://... | a sqlite file in .state/prefect |

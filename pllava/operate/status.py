@@ -8,6 +8,7 @@ from pathlib import Path
 from pllava.app import process as demo_process
 from pllava.operate import stack as stacks
 from pllava.operate import supervisor
+from pllava.operate.demo import WHY
 from pllava.operate.health import answers
 from pllava.operate.programs import programs
 from pllava.operate.stack import LOGS, Stack
@@ -53,5 +54,5 @@ def _address(stack: Stack, name: str) -> str:
         return {"prefect": stack.prefect_url, "mlflow": stack.mlflow_url}.get(name, "")
     demo = demo_process.recorded()
     if demo is None:
-        return "no champion yet: run the pipeline"
+        return WHY.read_text().splitlines()[0] if WHY.is_file() else "not served yet"
     return f"{demo['url']} ({demo['model']} version {demo['version']})"

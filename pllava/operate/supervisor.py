@@ -103,7 +103,7 @@ def _program(stack: Stack, number: int, program: Program) -> str:
         autostart="false",  # in our order, each when the one before serves
         autorestart="true",
         startsecs=2,
-        startretries=5,
+        startretries=3,
         stopwaitsecs=program.stop_seconds,
         stopasgroup="true",
         killasgroup="true",

@@ -18,7 +18,7 @@ from pllava.app import process as demo_process
 from pllava.errors import PllavaError
 from pllava.operate import leftovers, supervisor
 from pllava.operate import stack as stacks
-from pllava.operate.demo import WAITING
+from pllava.operate.demo import WHY
 from pllava.operate.down import stop_all
 from pllava.operate.health import NO_PROXY, answers, wait_until
 from pllava.operate.programs import POOL, Program, programs
@@ -82,7 +82,7 @@ def _start(stack: Stack, running: Any, say: Callable[[object], None], names: lis
     def serves(name: str) -> None:
         if name in by_name:
             _wait(stack, running, by_name[name])
-            say(f"{name} serves")
+            say(f"{name}: {WHY.read_text()}" if name == "demo" and WHY.exists() else f"{name} serves")
 
     start("prefect")
     if not os.environ.get("MLFLOW_BACKEND_STORE_URI") and not stack.mlflow_elsewhere:
@@ -109,7 +109,7 @@ def _wait(stack: Stack, running: Any, program: Program) -> None:
         if program.name == "worker":
             return _worker_is_online(stack, supervisor.states(running)["worker"]["start"])
         recorded = demo_process.recorded()
-        return (recorded is not None and recorded["state"] == "serving") or WAITING.exists()
+        return (recorded is not None and recorded["state"] == "serving") or WHY.exists()
 
     if not wait_until(done, PATIENCE, alive):
         state = supervisor.states(running)[program.name]["statename"].lower()

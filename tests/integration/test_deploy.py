@@ -3,7 +3,9 @@
 import json
 import shutil
 import socket
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -73,40 +75,85 @@ def crown(params: Params, base: Path, seed: int) -> int:
     return int(made.version)
 
 
-def ended(pid: int) -> bool:
-    """Gone, or a zombie that only waits for this process, its parent, to take note."""
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
 def champion(params: Params) -> int:
     return int(versions.by_alias(store.client(), params.registry.model_name, versions.CHAMPION).version)
 
 
-def test_deploy_serves_stays_replaces_goes_back_and_stops(params, tiny_base_dir):
+class Visitor(threading.Thread):
+    """Asks all the time, as a client does, and keeps what came back and what went wrong."""
+
+    def __init__(self, url: str, clip: str):
+        super().__init__(daemon=True)
+        self.url, self.clip, self.leave = url, clip, threading.Event()
+        self.versions: list[int] = []
+        self.answers: list[str] = []
+        self.problems: list[str] = []
+
+    def run(self) -> None:
+        from gradio_client import Client, handle_file
+
+        client = Client(self.url, verbose=False, httpx_kwargs={"trust_env": False}, analytics_enabled=False)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        while not self.leave.is_set():
+            try:
+                self.answers.append(client.predict(handle_file(self.clip), "Which way?", api_name="/ask"))
+                self.versions.append(client.predict(api_name="/version")["version"])
+                with opener.open(self.url, timeout=30) as page:
+                    assert page.status == 200
+            except Exception as error:
+                self.problems.append(f"{type(error).__name__}: {error}")
+
+
+def test_deploy_serves_stays_switches_without_a_gap_goes_back_and_stops(params, tiny_base_dir):
     assert crown(params, tiny_base_dir, 1) == 1
     first = deploy(params)
     assert first.version == 1 and first.answer and first.restarted
-    assert psutil.Process(first.pid).connections()[0].laddr.ip == "127.0.0.1"
+    assert psutil.Process(first.pid).net_connections()[0].laddr.ip == "127.0.0.1"
 
     used = time.process_time()  # of this process: other work on the machine does not count
     again = deploy(params)
     assert (again.pid, again.restarted, again.answer) == (first.pid, False, first.answer)
     assert time.process_time() - used < 3
 
+    visitor = Visitor(first.url, first.clip)
+    visitor.start()
+    while not visitor.versions and not visitor.problems:
+        time.sleep(0.1)
     assert crown(params, tiny_base_dir, 2) == 2
     second = deploy(params)
-    assert (second.version, second.restarted) == (2, True) and ended(first.pid)
+    assert (second.version, second.restarted, second.pid) == (2, False, first.pid)
+    seen = len(visitor.versions)
 
     crown(params, tiny_base_dir, 3)
     (Path("adapters/3") / "adapter_model.safetensors").write_bytes(b"rotten")
     with pytest.raises(PllavaError, match="version 3 does not serve") as refused:
         deploy(params)
-    assert "Version 2 is champion again and serves" in str(refused.value) and champion(params) == 2
+    assert "Version 2 goes on serving" in str(refused.value) and "is champion again" in str(refused.value) and champion(params) == 2
     serving = process.recorded()
-    assert (serving["version"], serving["state"]) == (2, "serving")
+    assert (serving["version"], serving["state"], serving["pid"]) == (2, "serving", first.pid)
+    while len(visitor.versions) < seen + 2 and not visitor.problems:
+        time.sleep(0.1)
+    visitor.leave.set()
+    visitor.join(60)
+    assert visitor.problems == [] and all(visitor.answers) and sorted(set(visitor.versions)) == [1, 2]
+    assert visitor.versions == sorted(visitor.versions), "the old one came back"
 
     assert stop_demo() == serving["pid"]
     process.require_free_port(params.deploy.host, params.deploy.port, "")
+
+
+def test_a_champion_that_was_made_in_mlflow_itself_can_be_rolled_back(params, tiny_base_dir):
+    from pllava.registry import promote, rollback
+
+    for seed in (1, 2, 3):
+        crown(params, tiny_base_dir, seed)
+    connection, name = store.client(), params.registry.model_name
+    connection.set_registered_model_alias(name, versions.PREVIOUS, "1")
+    connection.set_registered_model_alias(name, versions.CHAMPION, "2")
+    promote(params, version=2)  # nothing to do; version 2 is who we know
+    connection.set_registered_model_alias(name, versions.CHAMPION, "3")  # as MLflow's page does: `previous` stays at 1
+    assert str(rollback(params)) == "champion of pllava: version 2 (previous: 3)"
+    assert "moved in MLflow" in connection.get_model_version(name, "3").tags["promoted_by"]
 
 
 def test_a_port_of_another_process_changes_nothing(params, tiny_base_dir):

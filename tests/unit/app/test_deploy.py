@@ -52,6 +52,7 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(deployment, "_start", start)
     monkeypatch.setattr(deployment, "_serves", lambda url, wanted: world.alive and world.started[-1] == wanted["version"])
     monkeypatch.setattr(deployment, "champion", champion)
+    monkeypatch.setattr(deployment, "adopt", lambda params: None)
     monkeypatch.setattr(deployment, "first_sample", lambda params: CLIP)
     monkeypatch.setattr(deployment.process, "stop", stop)
     monkeypatch.setattr(deployment.process, "require_free_port", free)

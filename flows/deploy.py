@@ -1,0 +1,27 @@
+"""Serve the champion: what a promotion in MLflow's pages sets off (pllava/operate/bridge.py), and a form of its own."""
+
+import os
+from typing import Any
+
+from prefect import flow
+from prefect.states import Completed, Failed
+
+from flows import ROOT, decisions, form
+from flows.failure import tell
+from flows.stages import first_failure
+
+
+@flow(name="deploy", on_failure=[tell], on_crashed=[tell])
+def deploy(version: form.Version = None) -> Any:
+    """The demo takes the champion without a gap. When it does not answer the trial question, the one before serves on, and this run fails.
+
+    Args:
+        version: what was promoted, for the record; what is served is the champion of the moment
+    """
+    os.chdir(ROOT)
+    served = decisions.deploy.submit()
+    if failure := first_failure([served]):
+        return Failed(message=failure)
+    now = served.result()
+    other = f" (asked for was version {version}; the champion is another by now)" if version not in (None, now.version) else ""
+    return Completed(message=f"{now.describe()}{other}")

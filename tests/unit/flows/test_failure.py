@@ -1,0 +1,66 @@
+"""A failure is told once, and what fails for a reason that passes is tried again: except training."""
+
+import http.server
+import json
+import logging
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from flows import failure, retry
+from flows.pipeline import pipeline
+
+RUN = SimpleNamespace(name="brave-otter", id="0000")
+STATE = SimpleNamespace(name="Failed", message="stage train failed")
+
+
+@pytest.fixture
+def log(monkeypatch):
+    monkeypatch.setattr(failure, "get_run_logger", lambda: logging.getLogger("run"))
+
+
+def test_the_webhook_gets_why(monkeypatch, log):
+    received = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            """Quiet."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(failure.WEBHOOK, f"http://127.0.0.1:{server.server_port}/secret")
+        failure.tell(pipeline, RUN, STATE)
+        server.shutdown()
+    assert [(told["flow"], told["run"], told["message"]) for told in received] == [("pipeline", "brave-otter", "stage train failed")]
+
+
+def test_a_webhook_that_is_away_changes_nothing_and_is_not_shown(monkeypatch, log, caplog):
+    monkeypatch.setenv(failure.WEBHOOK, "http://127.0.0.1:9/secret")
+    failure.tell(pipeline, RUN, STATE)
+    assert "was not told" in caplog.text and "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("message", "again"),
+    [
+        ("3 of 10 judgements failed, judge.max_missing allows 2.0%. The first: no reply within 60 s", True),
+        ("MLflow at http://127.0.0.1:1 does not answer", True),
+        ("ConnectionError: Connection refused", True),
+        ("the judge at http://x refuses model 'm' with status 401", False),
+        ("train.steps: input should be greater than or equal to 1", False),
+        ("CUDA out of memory", False),
+    ],
+)
+def test_what_passes_is_tried_again(message, again):
+    assert retry.may_pass(None, None, SimpleNamespace(message=message)) is again
+
+
+def test_training_is_never_tried_again():
+    assert retry.options("train") == {"retries": 0}
+    assert retry.options("evaluate@mvbench")["retries"] > 0
