@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 import gradio as gr
 
 from pllava.app import panels
+from pllava.app.captions import FORMATS, caption_clip
 from pllava.app.engine import MOST_FRAMES, ChatEngine, Settings
 from pllava.app.frames import thumbnail
 from pllava.app.panels import NO_VIDEO, TOY_NOTICE
 from pllava.app.samples import Sample
 from pllava.app.source import ModelSource, describe_runtime, is_toy
 from pllava.app.uploads import Uploads
-from pllava.app.visit import Clip, Message, Visits, asked, up_to
+from pllava.app.visit import OURS, Clip, Message, Visits, asked, up_to
 from pllava.errors import PllavaError
 
+log = logging.getLogger(__name__)
 GENERAL_QUESTIONS = ["Describe the video in detail.", "What happens in the video?"]
 MAX_QUESTION = 2000  # characters
 MAX_SYSTEM = 4000
@@ -46,13 +49,17 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
     def show(clip: Clip | None, said: str, questions: list[str]) -> tuple[Any, ...]:
         """What the page shows of a clip: state, player, picture, frames, conversation, questions to try."""
         kind = (clip.kind or "") if clip else ""
+        video = clip is not None and not kind.startswith("image/")
         return (
             clip,
-            gr.Video(clip.path if clip and kind.startswith("video/") else None, visible=kind.startswith("video/")),
+            gr.Video(clip.path if clip and kind.startswith("video/") else None, visible=kind.startswith("video/"), subtitles=None),
             gr.Image(clip.path if clip and kind.startswith("image/") else None, visible=kind.startswith("image/")),
             said,
             [],
             gr.Dataset(samples=[[question] for question in questions]),
+            gr.Button(visible=video),
+            "",
+            *(gr.DownloadButton(visible=False) for _ in FORMATS),
         )
 
     def upload(path: str | None, request: gr.Request, *values: Any) -> tuple[Any, ...]:
@@ -88,6 +95,24 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
             raise gr.Error(str(error), print_exception=False) from None
         yield from visits.reply(clip, history, settings)
 
+    def caption(clip: Clip | None, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        if clip is None:
+            return
+        nothing = [gr.DownloadButton(visible=False) for _ in FORMATS]
+        try:
+            for found in caption_clip(engine, uploads, str(request.session_hash), clip.path, settings_of(*values)):
+                if not found.files:
+                    yield (gr.skip(), found.listed, *nothing)
+                    continue
+                playable = (clip.kind or "").startswith("video/")
+                track = gr.Video(clip.path, subtitles=found.files[0]) if playable else gr.skip()
+                yield (track, found.listed, *(gr.DownloadButton(value=file, visible=True) for file in found.files))
+        except PllavaError as error:
+            yield (gr.skip(), panels.problem(panels.sentence(error, clip.path)), *nothing)
+        except Exception:
+            log.exception("captions failed")
+            yield (gr.skip(), panels.problem(OURS), *nothing)
+
     def ask(video: str | None, question: str) -> str:
         if not video:
             raise gr.Error("a video file is needed", print_exception=False)
@@ -122,6 +147,10 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
                     label="Image", height=300, elem_id="picture", buttons=[], interactive=False, visible=False, type="filepath"
                 )
                 frames = gr.HTML(NO_VIDEO, elem_id="frames")
+                dense = gr.Button("Caption the whole video", size="sm", visible=False, elem_id="dense")
+                captions = gr.HTML("", elem_id="captions")
+                with gr.Row(elem_id="downloads"):
+                    downloads = [gr.DownloadButton(kind.upper(), size="sm", min_width=80, visible=False) for kind in FORMATS]
                 if clips:
                     gr.HTML('<p class="heading">Held-out clips <span>no training has seen them</span></p>')
                     gallery = gr.Gallery(
@@ -171,7 +200,7 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
                     settings = _advanced(engine)
         gr.HTML(panels.lineage(source, describe_runtime(model)))
 
-        shown = [clip, player, picture, frames, chat, examples]
+        shown = [clip, player, picture, frames, chat, examples, dense, captions, *downloads]
         answers: list[Any] = []
 
         def answer(before: Any) -> None:
@@ -182,6 +211,7 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
         answer(retry.click(lambda history: up_to(history, len(history) - 1) if history else history, chat, chat, **HIDDEN))
         answer(chat.retry(_retry, chat, chat, **HIDDEN))
         answer(chat.edit(_edit, chat, chat, **HIDDEN))
+        answers.append(dense.click(caption, [clip, *settings], [player, captions, *downloads], show_progress_on=captions, **MODEL))
         stop.click(None, cancels=answers, api_visibility="private")
         clear.click(list, None, chat, cancels=answers, **HIDDEN)
         new.click(start_over, None, [file, *shown], cancels=answers, **HIDDEN)

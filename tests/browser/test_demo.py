@@ -1,6 +1,9 @@
 """The chat page in a real browser: a clip, a question, a streamed answer, Stop, a second visitor, hostile words and files, a phone."""
 
+import json
 import re
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -71,7 +74,7 @@ def test_a_clip_is_uploaded_asked_about_and_the_answer_streams(visit, demo, clip
         if not growing or text != growing[-1]:
             growing.append(text)
         page.wait_for_timeout(40)
-    assert len(growing) > 2 and all(b.startswith(a) for a, b in zip(growing, growing[1:], strict=False)), growing
+    assert len(growing) > 2 and all(b.startswith(a) for a, b in pairwise(growing)), growing
     finished(page)
     ask(page, "How many?")
     finished(page, 2)
@@ -198,8 +201,36 @@ def test_an_image_is_shown_and_asked_about(visit, tmp_path):
     page.wait_for_selector(".strip img")
     until(page, "document.querySelector('#picture img')?.naturalWidth === 128")
     ask(page, "What color is it?")
-    finished(page)
-    assert answers(page)[0].strip()
+    page.wait_for_selector(BOT)
+    until(page, f"document.querySelector('{BOT}').textContent.trim() !== ''")
+
+
+def test_captions_become_a_track_of_the_player_and_files(visit, demo, clip):
+    window = visit()
+    page = window.page
+    upload(page, clip)
+    page.wait_for_selector(".strip img")
+    page.locator("#dense").click()
+    page.get_by_role("button", name="VTT").wait_for()
+    assert page.locator(".captions li").count() >= 1
+    until(page, "document.querySelector('#video video track') !== null")
+    cues = page.evaluate(
+        "fetch(document.querySelector('#video video track').src).then(answer => answer.text())",
+    )
+    assert cues.startswith("WEBVTT") and "-->" in cues
+    saved = {}
+    for kind in ("VTT", "SRT", "JSON"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=kind).click()
+        saved[kind] = Path(download.value.path()).read_text()
+        assert download.value.suggested_filename == f"moving bar.{kind.lower()}"
+    entry = json.loads(saved["JSON"])
+    assert entry["segments"][0]["start"] == 0 and entry["duration"] == pytest.approx(2.0, abs=0.2)
+    assert saved["SRT"].startswith("1\n00:00:00,000 --> ")
+    page.locator("#new").click()
+    until(page, "document.querySelector('#frames .empty') !== null")
+    assert list(demo[1].rglob("moving bar.vtt")) == []
+    assert window.outside(demo[0]) == [] and window.problems == []
 
 
 def test_settings_change_what_is_seen(visit, clip):

@@ -81,7 +81,12 @@ def test_the_list_is_walked_with_the_keyboard(visitor, gallery):
 def test_what_a_model_wrote_runs_nowhere(visitor, gallery):
     window = visitor()
     page = window.page
-    for address in ("/?text=onerror", "/sample/mvbench/moves/0007", "/compare?side=all", "/?text=%3Cscript%3Edocument.title=3%3C/script%3E"):
+    for address in (
+        "/?text=onerror",
+        "/sample/mvbench/moves/0007",
+        "/compare?side=all",
+        "/?text=%3Cscript%3Edocument.title=3%3C/script%3E",
+    ):
         page.goto(gallery + address)
         page.wait_for_timeout(200)
         assert page.locator("img[src='x']").count() == 0
