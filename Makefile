@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help run repro test bench lint up down status remote mlflow prefect clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp holds what was installed; a file that is only newer costs nothing.
 $(INSTALLED): requirements.lock pyproject.toml
@@ -51,6 +51,9 @@ test: $(INSTALLED) ## ruff, unit and integration tests
 BENCHMARKS := decode long_video
 bench: $(INSTALLED) ## measure speed and memory; each benchmark ends with a line of JSON
 	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$name.py; done
+
+test-browser: $(INSTALLED) ## the demo and the gallery in a Chromium, about 90 seconds; skipped where there is none
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser -rs
 
 lint: $(INSTALLED) ## format and check the code, and its types
 	@$(BIN)/ruff format .
