@@ -192,10 +192,10 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
                     label="Try", components=["textbox"], samples=[[q] for q in GENERAL_QUESTIONS], type="values", elem_id="questions"
                 )
                 with gr.Row(elem_id="actions"):
-                    stop = gr.Button("Stop", size="sm", min_width=90, elem_id="stop")
-                    retry = gr.Button("Ask again", size="sm", min_width=90, elem_id="retry")
-                    clear = gr.Button("Clear conversation", size="sm", min_width=90, elem_id="clear")
-                    new = gr.Button("New video", size="sm", min_width=90, elem_id="new")
+                    stop = gr.Button("Stop", size="sm", min_width=70, elem_id="stop")
+                    retry = gr.Button("Ask again", size="sm", min_width=70, elem_id="retry")
+                    clear = gr.Button("Clear chat", size="sm", min_width=70, elem_id="clear")
+                    new = gr.Button("New video", size="sm", min_width=70, elem_id="new")
                 with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                     settings = _advanced(engine)
         gr.HTML(panels.lineage(source, describe_runtime(model)))

@@ -37,12 +37,11 @@ def until(page: Any, condition: str) -> None:
         page.wait_for_timeout(40)
 
 
-def serious(page: Any, parts: list[str] | None = None) -> list[str]:
-    """What axe-core finds serious or critical, in these parts or on the whole page."""
+def serious(page: Any) -> list[str]:
+    """What axe-core finds serious or critical."""
     from axe_playwright_python.sync_playwright import Axe
 
-    context = {"include": [[part] for part in parts if page.locator(part).count()]} if parts else None
-    found = Axe().run(page, context=context).response["violations"]
+    found = Axe().run(page).response["violations"]
     return [
         f"{violation['id']}: {node['html'][:120]}"
         for violation in found
