@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help run repro test bench lint up down status remote clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp holds what was installed; a file that is only newer costs nothing.
 $(INSTALLED): requirements.lock pyproject.toml
@@ -52,6 +52,9 @@ BENCHMARKS := $(wildcard benchmarks/train.py benchmarks/inference.py benchmarks/
 bench: $(INSTALLED) ## speed and memory beside the published code's way, about 4 minutes a file
 	@failed=; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file" || failed="$$failed $$file"; done; \
 		if [ -n "$$failed" ]; then echo "missed:$$failed"; exit 1; fi
+
+test-browser: $(INSTALLED) ## the demo and the gallery in a Chromium, about 90 seconds; skipped where there is none
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser -rs
 
 lint: $(INSTALLED) ## format and check the code, and its types
 	@$(BIN)/ruff format .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 import gradio as gr
 
 from pllava.app import panels
+from pllava.app.captions import FORMATS, caption_clip
 from pllava.app.engine import MOST_FRAMES, ChatEngine, Settings
 from pllava.app.frames import thumbnail
 from pllava.app.panels import NO_VIDEO, TOY_NOTICE
 from pllava.app.samples import Sample
 from pllava.app.source import ModelSource, describe_runtime, is_toy
 from pllava.app.uploads import Uploads
-from pllava.app.visit import Clip, Message, Visits, asked, up_to
+from pllava.app.visit import OURS, Clip, Message, Visits, asked, up_to
 from pllava.errors import PllavaError
 
+log = logging.getLogger(__name__)
 GENERAL_QUESTIONS = ["Describe the video in detail.", "What happens in the video?"]
 MAX_QUESTION = 2000  # characters
 MAX_SYSTEM = 4000
@@ -30,7 +33,14 @@ MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api
 def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], uploads: Uploads) -> gr.Blocks:
     """The page, not yet launched. Endpoints for clients: /ask (video file, question -> answer) and /version."""
     model = engine.chat.model
-    served = {"model": source.name, "version": source.version, "adapter_sha256": source.adapter_sha256, "pid": os.getpid()}
+
+    def serving() -> ModelSource:  # `pllava deploy` may have put another version in (switch.py)
+        return engine.source or source
+
+    def version() -> dict[str, Any]:
+        now = serving()
+        return {"model": now.name, "version": now.version, "adapter_sha256": now.adapter_sha256, "pid": os.getpid()}
+
     visits = Visits(engine, uploads, source.turns)
 
     def settings_of(system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float) -> Settings:
@@ -46,13 +56,17 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
     def show(clip: Clip | None, said: str, questions: list[str]) -> tuple[Any, ...]:
         """What the page shows of a clip: state, player, picture, frames, conversation, questions to try."""
         kind = (clip.kind or "") if clip else ""
+        video = clip is not None and not kind.startswith("image/")
         return (
             clip,
-            gr.Video(clip.path if clip and kind.startswith("video/") else None, visible=kind.startswith("video/")),
+            gr.Video(clip.path if clip and kind.startswith("video/") else None, visible=kind.startswith("video/"), subtitles=None),
             gr.Image(clip.path if clip and kind.startswith("image/") else None, visible=kind.startswith("image/")),
             said,
             [],
             gr.Dataset(samples=[[question] for question in questions]),
+            gr.Button(visible=video),
+            "",
+            *(gr.DownloadButton(visible=False) for _ in FORMATS),
         )
 
     def upload(path: str | None, request: gr.Request, *values: Any) -> tuple[Any, ...]:
@@ -88,6 +102,24 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
             raise gr.Error(str(error), print_exception=False) from None
         yield from visits.reply(clip, history, settings)
 
+    def caption(clip: Clip | None, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        if clip is None:
+            return
+        nothing = [gr.DownloadButton(visible=False) for _ in FORMATS]
+        try:
+            for found in caption_clip(engine, uploads, str(request.session_hash), clip.path, settings_of(*values)):
+                if not found.files:
+                    yield (gr.skip(), found.listed, *nothing)
+                    continue
+                playable = (clip.kind or "").startswith("video/")
+                track = gr.Video(clip.path, subtitles=found.files[0]) if playable else gr.skip()
+                yield (track, found.listed, *(gr.DownloadButton(value=file, visible=True) for file in found.files))
+        except PllavaError as error:
+            yield (gr.skip(), panels.problem(panels.sentence(error, clip.path)), *nothing)
+        except Exception:
+            log.exception("captions failed")
+            yield (gr.skip(), panels.problem(OURS), *nothing)
+
     def ask(video: str | None, question: str) -> str:
         if not video:
             raise gr.Error("a video file is needed", print_exception=False)
@@ -111,7 +143,7 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
 
     with gr.Blocks(title="PLLaVA", analytics_enabled=False, delete_cache=KEEP_UPLOADS) as page:
         clip = gr.State(None)
-        gr.HTML(panels.head(source))
+        head = gr.HTML(panels.head(source))
         if is_toy(model):
             gr.HTML(TOY_NOTICE)
         with gr.Row(equal_height=False):
@@ -122,6 +154,10 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
                     label="Image", height=300, elem_id="picture", buttons=[], interactive=False, visible=False, type="filepath"
                 )
                 frames = gr.HTML(NO_VIDEO, elem_id="frames")
+                dense = gr.Button("Caption the whole video", size="sm", visible=False, elem_id="dense")
+                captions = gr.HTML("", elem_id="captions")
+                with gr.Row(elem_id="downloads"):
+                    downloads = [gr.DownloadButton(kind.upper(), size="sm", min_width=80, visible=False) for kind in FORMATS]
                 if clips:
                     gr.HTML('<p class="heading">Held-out clips <span>no training has seen them</span></p>')
                     gallery = gr.Gallery(
@@ -163,15 +199,18 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
                     label="Try", components=["textbox"], samples=[[q] for q in GENERAL_QUESTIONS], type="values", elem_id="questions"
                 )
                 with gr.Row(elem_id="actions"):
-                    stop = gr.Button("Stop", size="sm", min_width=90, elem_id="stop")
-                    retry = gr.Button("Ask again", size="sm", min_width=90, elem_id="retry")
-                    clear = gr.Button("Clear conversation", size="sm", min_width=90, elem_id="clear")
-                    new = gr.Button("New video", size="sm", min_width=90, elem_id="new")
+                    stop = gr.Button("Stop", size="sm", min_width=70, elem_id="stop")
+                    retry = gr.Button("Ask again", size="sm", min_width=70, elem_id="retry")
+                    clear = gr.Button("Clear chat", size="sm", min_width=70, elem_id="clear")
+                    new = gr.Button("New video", size="sm", min_width=70, elem_id="new")
                 with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                     settings = _advanced(engine)
-        gr.HTML(panels.lineage(source, describe_runtime(model)))
+        foot = gr.HTML(panels.lineage(source, describe_runtime(model)))
+        page.load(
+            lambda: (panels.head(serving()), panels.lineage(serving(), describe_runtime(engine.chat.model))), None, [head, foot], **HIDDEN
+        )
 
-        shown = [clip, player, picture, frames, chat, examples]
+        shown = [clip, player, picture, frames, chat, examples, dense, captions, *downloads]
         answers: list[Any] = []
 
         def answer(before: Any) -> None:
@@ -182,6 +221,7 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
         answer(retry.click(lambda history: up_to(history, len(history) - 1) if history else history, chat, chat, **HIDDEN))
         answer(chat.retry(_retry, chat, chat, **HIDDEN))
         answer(chat.edit(_edit, chat, chat, **HIDDEN))
+        answers.append(dense.click(caption, [clip, *settings], [player, captions, *downloads], show_progress_on=captions, **MODEL))
         stop.click(None, cancels=answers, api_visibility="private")
         clear.click(list, None, chat, cancels=answers, **HIDDEN)
         new.click(start_over, None, [file, *shown], cancels=answers, **HIDDEN)
@@ -195,7 +235,7 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
         api_in = [gr.File(label="video", visible=False), gr.Textbox(label="question", visible=False)]
         api_out, api_version = gr.Textbox(label="answer", visible=False), gr.JSON(label="version", visible=False)
         gr.Button(visible=False).click(ask, api_in, api_out, api_name="ask", concurrency_id="model", concurrency_limit=1)
-        gr.Button(visible=False).click(lambda: served, None, api_version, api_name="version", queue=False)
+        gr.Button(visible=False).click(version, None, api_version, api_name="version", queue=False)
     return page
 
 

@@ -27,9 +27,11 @@ def head(source: ModelSource) -> str:
 def lineage(source: ModelSource, runtime: str) -> str:
     rows = {"served": source.name, "template": source.template, "runs on": runtime} | source.lineage
     items = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in rows.items())
+    registered = f"models:/{source.name.split(' version ')[0]}/{source.version}" if source.version is not None else None
+    command = f"<p>The whole chain: <code>pllava lineage {html.escape(registered)}</code></p>" if registered else ""
     return (
         f'<details class="lineage"><summary>Served: <b>{html.escape(source.name)}</b>, on {html.escape(runtime)}. '
-        f"Where it comes from</summary><dl>{items}</dl></details>"
+        f"Where it comes from</summary><dl>{items}</dl>{command}</details>"
     )
 
 

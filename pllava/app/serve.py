@@ -96,6 +96,7 @@ def open_page(
         css=style.CSS,
         prevent_thread_lock=True,
     )
+    uploads.keep_what_is_there()
     atexit.register(uploads.close)
     say(f"http://{host}:{port}")
     return page

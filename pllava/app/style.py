@@ -28,6 +28,9 @@ CSS = """
 .facts { margin: 6px 0 0; font-size: .82rem; color: var(--body-text-color-subdued); }
 .facts b { color: var(--body-text-color); }
 .empty { color: var(--body-text-color-subdued); font-size: .88rem; margin: 0; }
+.captions { list-style: none; margin: 4px 0 0; padding: 0; max-height: 220px; overflow-y: auto; font-size: .88rem; }
+.captions li { padding: 2px 0; color: var(--body-text-color); overflow-wrap: anywhere; }
+.captions span { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; margin-right: 6px; }
 .heading { margin: 4px 0 -8px; font-size: .85rem; font-weight: 600; color: var(--body-text-color); }
 .heading span { font-weight: 400; color: var(--body-text-color-subdued); }
 .problem { border: 1px solid #f59e0b; border-radius: 8px; padding: 10px 14px; font-size: .9rem; color: var(--body-text-color);

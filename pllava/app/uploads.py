@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from pllava.errors import PllavaError
 from pllava.files import process_is_alive
+
+
+FORGOTTEN = 3600  # seconds
 
 
 class Uploads:
@@ -20,6 +24,7 @@ class Uploads:
         self.home = home.absolute()
         self.root = self.home / str(os.getpid())
         self._held: dict[str, set[Path]] = {}  # session -> files
+        self._page: set[Path] = set()  # the page's own pictures
         self._lock = threading.Lock()
 
     def open(self) -> Path:
@@ -29,6 +34,10 @@ class Uploads:
             if not (folder.name.isdigit() and process_is_alive(int(folder.name))):
                 shutil.rmtree(folder, ignore_errors=True)
         return self.root
+
+    def keep_what_is_there(self) -> None:
+        """The page's own pictures, which Gradio puts in the same folder: they stay."""
+        self._page = {path.resolve() for path in self.files()}
 
     def close(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
@@ -40,6 +49,7 @@ class Uploads:
             raise PllavaError(f"{Path(path).name} is not among the uploaded files. Upload it again")
         self.release(session, keep=file)
         self.add(session, file)
+        self._sweep()
         return file
 
     def add(self, session: str, path: Path) -> None:
@@ -70,6 +80,15 @@ class Uploads:
 
     def files(self) -> Iterator[Path]:
         return (path for path in self.root.rglob("*") if path.is_file())
+
+    def _sweep(self) -> None:
+        """Remove what was uploaded a while ago and taken by nobody: by a program, or a page that was closed too early."""
+        with self._lock:
+            known = self._page.union(*self._held.values())
+            for file in self.files():
+                with suppress(FileNotFoundError):
+                    if file.resolve() not in known and time.time() - file.stat().st_mtime > FORGOTTEN:
+                        self._remove(file)
 
     def _remove(self, file: Path) -> None:
         with suppress(OSError):

@@ -39,6 +39,11 @@ class Document:
         self._markdown.append(f"**{_escape(text)}**" if lead else _escape(text))
         self._html.append(f"<p{' class=lead' if lead else ''}>{html.escape(text)}</p>")
 
+    def link(self, text: str, url: str, after: str = "") -> None:
+        """A paragraph that leads to `url`, one of ours. after: plain text behind it."""
+        self._markdown.append(f"[{_escape(text)}]({url}){_escape(after)}")
+        self._html.append(f'<p><a href="{html.escape(url)}">{html.escape(text)}</a>{html.escape(after)}</p>')
+
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], total: bool = False, numbers: bool = True) -> None:
         """`total`: the last row sums up. `numbers`: all but the first column are aligned right."""
         aligned = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]

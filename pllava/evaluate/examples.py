@@ -8,6 +8,7 @@ from typing import Any
 
 from pllava.errors import PllavaError
 from pllava.evaluate.document import Document
+from pllava.gallery import links
 
 EXAMPLES = 4  # of each sort
 MODELS = {"adapted": "adapted", "single_frame": "adapted, one frame", "base": "base, not trained"}
@@ -70,6 +71,7 @@ def _example(document: Document, name: str, question: dict[str, dict[str, Any]],
     document.text(f"{options}Right: {row['answer']}")
     answers = [[title, _said(question[model]), _verdict(question[model])] for model, title in MODELS.items()]
     document.table(["model", "answer", ""], answers, numbers=False)
+    document.link("In the gallery", links.sample(name, row["id"]))
 
 
 def _said(row: dict[str, Any]) -> str:

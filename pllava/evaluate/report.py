@@ -20,6 +20,7 @@ from pllava.evaluate.results import Results
 from pllava.evaluate.runner import METRICS, RESULTS
 from pllava.evaluate.statistics import Bootstrap, Interval, bootstrap
 from pllava.files import atomic_dir, atomic_write_bytes, atomic_write_text, read_json, write_json
+from pllava.gallery import links
 
 if TYPE_CHECKING:
     from pllava.params import Params
@@ -45,6 +46,9 @@ def report(params: Params) -> Path:
             _beside_the_paper(document, benchmark, found, rendered=settings.root.is_relative_to(params.rendered.root))
         else:
             document.text(f"{sum(1 for _ in rows)} answers, none of them with a truth to be scored by.")
+        document.link("All questions and answers", links.questions(benchmark), f" in the gallery. {links.HOW_TO_OPEN}")
+        if len(found["models"]) > 1:
+            document.link("Where the models differ", links.comparison(benchmark, "base", "adapted"), ": gained and lost, by task.")
         accuracies += _accuracies(benchmark, found)
         if history:
             _training(document, history)

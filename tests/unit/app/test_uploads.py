@@ -74,3 +74,13 @@ def test_folders_of_ended_processes_are_removed_at_the_next_start(uploads, tmp_p
     alive.mkdir()
     Uploads(tmp_path / "uploads").open()
     assert not left.exists() and alive.exists() and uploads.root.exists()
+
+
+def test_what_nobody_took_is_removed_after_a_while_but_not_the_pages_own(uploads):
+    poster = put(uploads, "poster.webp")
+    uploads.keep_what_is_there()
+    forgotten, fresh, clip = put(uploads, "old.mp4"), put(uploads, "new.mp4"), put(uploads, "a.mp4")
+    for path in (poster, forgotten):
+        os.utime(path, (0, 0))
+    uploads.take("anna", clip)
+    assert poster.exists() and fresh.exists() and clip.exists() and not forgotten.exists()

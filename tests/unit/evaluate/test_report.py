@@ -19,6 +19,7 @@ from pllava.evaluate.judge.offline import OfflineJudge
 from pllava.evaluate.mvbench import BENCHMARK
 from pllava.evaluate.runner import write_scored
 from pllava.files import write_json
+from pllava.gallery.links import ADDRESS
 from pllava.params import Benchmark, Params
 from pllava.registry import tracking
 
@@ -90,7 +91,8 @@ def test_report(project, tmp_path: Path):
 def test_html_is_one_file_that_nothing_can_break_out_of(project):
     page = report(project).with_suffix(".html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page and "<b>square" not in page
-    assert "http://" not in page and "https://" not in page and "default-src 'none'" in page
+    elsewhere = page.replace(f'<a href="{ADDRESS}/', "")  # the gallery on this machine, when somebody follows the link
+    assert "http://" not in elsewhere and "https://" not in elsewhere and "default-src 'none'" in page
     assert page.count("data:image/png;base64,") == page.count("<img ")
 
 
@@ -168,4 +170,28 @@ def test_free_answers_say_who_scored_them(judged: Params, request: pytest.Fixtur
     assert "none of them with a truth to be scored by" in text
     assert (path.parent / "accuracy_vcgbench.png").is_file() and list(path.parent.glob("vcgbench_*.png"))
     page = path.with_suffix(".html").read_text()
-    assert page.count("data:image/png;base64,") == page.count("<img ") and "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/png;base64,") == page.count("<img ") and "http" not in page.replace("http-equiv", "").replace(ADDRESS, "")
+
+
+def test_links_lead_to_pages_of_the_gallery(project: Params, tmp_path: Path):
+    """Each address in the report is answered by the gallery of the same results, and shows what it says."""
+    import html
+    import re
+
+    from fastapi.testclient import TestClient
+
+    from pllava.gallery.app import create_app
+    from pllava.gallery.index import build
+    from pllava.gallery.queries import Index
+    from pllava.gallery.sources import find
+
+    report(project)
+    page = Path("outputs/report/report.html").read_text()
+    found = [html.unescape(address) for address in re.findall(rf'href="{ADDRESS}(/[^"]*)"', page)]
+    files = find(["outputs/evaluate"], project)
+    client = TestClient(create_app(Index(build(files, tmp_path / "index")), files))
+    assert any(address.startswith("/sample/mvbench/moving_direction/") for address in found)
+    assert any(address.startswith("/compare?") for address in found) and "/?benchmark=mvbench" in found
+    for address in found:
+        answer = client.get(address)
+        assert answer.status_code == 200 and "No question matches" not in answer.text, address

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gallery_results import write_h264
 from PIL import Image
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory, write_h264: Callable[..., None]) -> Path:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """video/0.mp4 to 2.mp4 (H.264), old.avi (MPEG-4), loop.gif, frames/1.jpg ...; beside the folder, secret.mp4."""
     import av
 
@@ -33,26 +33,3 @@ def clips(tmp_path_factory: pytest.TempPathFactory, write_h264: Callable[..., No
     for number, picture in enumerate(pictures, 1):
         picture.save(root / f"video/frames/{number:05d}.jpg")
     return root
-
-
-@pytest.fixture(scope="session")
-def write_h264() -> Callable[..., None]:
-    from fractions import Fraction
-
-    import av
-
-    def write(path: Path, seed: int, size: int = 64) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=Fraction(8), options={"threads": "1", "preset": "ultrafast"})
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuv420p"
-            for index in range(16):
-                picture = np.full((size, size, 3), 30 + 40 * seed, np.uint8)
-                picture[:, 2 * index : 2 * index + 8] = 255
-                for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                    container.mux(packet)
-            for packet in stream.encode():
-                container.mux(packet)
-
-    return write

@@ -1,0 +1,103 @@
+"""The gallery in a real browser: filters, comparison, deep links, a phone, hostile words, and what axe-core says."""
+
+import re
+
+import pytest
+from window import serious, until
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+WIDTHS = pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+
+
+@WIDTHS
+def test_a_filter_narrows_the_list_while_one_types(visitor, gallery, width, height):
+    window = visitor(width, height)
+    page = window.page
+    page.goto(gallery)
+    assert page.locator(".questions tbody tr").count() == 50
+    page.get_by_label("Text").fill("option 55")
+    until(page, "document.querySelectorAll('.questions tbody tr').length === 1")
+    assert page.url.endswith("?text=option+55")
+    page.get_by_label("Text").fill("")
+    page.get_by_label("Model").select_option("new: adapted")
+    page.get_by_label("Verdict").select_option("right")
+    until(page, "document.querySelector('.count').textContent.startsWith('60 questions')")
+    page.get_by_role("link", name="Next", exact=True).click()
+    until(page, "document.querySelectorAll('.questions tbody tr').length === 10")
+    assert not window.scrolls_sideways()
+    assert window.outside(gallery) == [] and window.problems == []
+
+
+@WIDTHS
+def test_two_results_are_compared_and_only_differences_listed(visitor, gallery, width, height):
+    window = visitor(width, height)
+    page = window.page
+    page.goto(f"{gallery}/compare")
+    total = page.locator("tfoot tr").first.inner_text()
+    assert re.sub(r"\s+", " ", total) == "all 120 50.0 % 50.0 % +30 −30"
+    assert page.locator(".count").inner_text().startswith("60 questions")
+    page.locator("select[name=side]").select_option("gained")
+    until(page, "document.querySelector('.count').textContent.startsWith('30 questions')")
+    first = page.locator(".questions tbody tr").first.inner_text()
+    assert "Question number 60?" in first and first.index("wrong") < first.index("right", first.index("wrong"))
+    page.locator("select[name=against]").select_option("new: adapted")
+    until(page, "document.querySelector('.questions tbody tr').textContent.includes('Question number 0?')")
+    assert not window.scrolls_sideways()
+    assert window.outside(gallery) == [] and window.problems == []
+
+
+@WIDTHS
+def test_a_deep_link_plays_the_part_that_was_asked_about(visitor, gallery, width, height):
+    window = visitor(width, height)
+    page = window.page
+    page.goto(f"{gallery}/sample/mvbench/moves/0042")
+    assert page.locator("h1").inner_text() == "Question number 42?"
+    until(page, "document.querySelector('video').readyState >= 2")
+    assert page.evaluate("document.querySelector('video').currentTime") == pytest.approx(1.0, abs=0.2)
+    page.get_by_role("button", name="Play this part").click()
+    until(page, "document.querySelector('video').paused && document.querySelector('video').currentTime > 2.2")
+    assert page.evaluate("document.querySelector('video').currentTime") < 3.2  # of 4 seconds
+    until(page, "[...document.querySelectorAll('.strip img')].some(image => image.naturalWidth > 0)")
+    assert page.locator(".options .truth").inner_text().startswith("(A) left")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**/sample/mvbench/moves/0043")
+    assert not window.scrolls_sideways()
+    assert window.outside(gallery) == [] and window.problems == []
+
+
+def test_the_list_is_walked_with_the_keyboard(visitor, gallery):
+    page = visitor().page
+    page.goto(gallery)
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/sample/mvbench/moves/0001")
+    page.goto(gallery)
+    page.keyboard.press("/")
+    page.keyboard.type("option 9")
+    until(page, "document.querySelectorAll('.questions tbody tr').length === 11")
+
+
+def test_what_a_model_wrote_runs_nowhere(visitor, gallery):
+    window = visitor()
+    page = window.page
+    for address in (
+        "/?text=onerror",
+        "/sample/mvbench/moves/0007",
+        "/compare?side=all",
+        "/?text=%3Cscript%3Edocument.title=3%3C/script%3E",
+    ):
+        page.goto(gallery + address)
+        page.wait_for_timeout(200)
+        assert page.locator("img[src='x']").count() == 0
+        assert "gallery" in page.title()
+    assert window.problems == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visitor, gallery, scheme):
+    page = visitor(color_scheme=scheme).page
+    for address in ("/", "/compare", "/sample/mvbench/moves/0042", "/?text=nothing-like-it", "/sample/x/y"):
+        page.goto(gallery + address)
+        page.wait_for_timeout(300)
+        assert serious(page) == [], address
