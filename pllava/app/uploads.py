@@ -13,7 +13,6 @@ from pathlib import Path
 from pllava.errors import PllavaError
 from pllava.files import process_is_alive
 
-
 FORGOTTEN = 3600  # seconds
 
 
