@@ -78,7 +78,7 @@ class Uploads:
                 self._remove(file)
 
     def files(self) -> Iterator[Path]:
-        return (path for path in self.root.rglob("*") if path.is_file())
+        return (Path(folder) / name for folder, _, names in os.walk(self.root) for name in names)  # what vanishes meanwhile is passed over
 
     def _sweep(self) -> None:
         """Remove what was uploaded a while ago and taken by nobody: by a program, or a page that was closed too early."""

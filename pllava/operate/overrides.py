@@ -38,6 +38,10 @@ def _as_in_the_file(schema: dict[str, Any]) -> None:
         if field.get("type") == "boolean":  # shown as a switch, which says false when nobody touched it; a drop-down can be left empty
             del field["type"]
             field["enum"] = [True, False]
+        if {"type": "boolean"} in field.get("anyOf", ()) and all(
+            kind.get("type") == "boolean" or "const" in kind for kind in field["anyOf"]
+        ):
+            field["enum"] = [True, False, *(kind["const"] for kind in field.pop("anyOf") if "const" in kind)]  # one drop-down
 
 
 def _partial(section: type[BaseModel], name: str, leave_out: tuple[str, ...] = ()) -> type[BaseModel]:

@@ -65,5 +65,6 @@ def test_a_whole_that_is_not_valid_is_not_written(project):
 def test_an_untouched_switch_is_not_sent():
     """Prefect's page shows a boolean as a switch and sends false for it; a drop-down that is left empty is not sent."""
     sections = Overrides.model_json_schema()["$defs"]
-    assert sections["FeaturesOverrides"]["properties"]["enabled"]["enum"] == [True, False]
+    assert sections["RenderedOverrides"]["properties"]["enabled"]["enum"] == [True, False]
+    assert sections["FeaturesOverrides"]["properties"]["enabled"]["enum"] == [True, False, "auto"]
     assert not [field for section in sections.values() for field in section["properties"].values() if field.get("type") == "boolean"]
