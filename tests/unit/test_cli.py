@@ -14,7 +14,7 @@ from pllava.errors import PllavaError
 PROJECT = Path(__file__).parents[2]
 COMMANDS = [
     *("render", "prepare", "features", "train", "evaluate", "judge", "report"),
-    *("register", "gate", "promote", "rollback"),
+    *("study", "register", "gate", "promote", "rollback"),
     *("ask", "demo", "deploy", "stop", "plan", "convert", "compose", "export", "version", "doctor", "recipe", "data"),
 ]
 HEAVY = ["torch", "transformers", "peft", "accelerate", "gradio", "mlflow", "prefect", "dvc", "pydantic", "yaml", "numpy", "pandas", "rich"]
