@@ -65,7 +65,7 @@ def interval(seeds: list[list[dict[str, Any]]], resamples: int, seed: int = 0) -
         counts = rng.multinomial(len(clips), np.full(len(clips), 1 / len(clips)), size=resamples)  # [R, clips]
         share = counts @ sums.T / (counts @ sizes)[:, None]  # [R, S]
         means.append(np.take_along_axis(share, drawn_seeds, 1).mean(1))
-    bounds = np.quantile(np.mean(means, 0), [0.025, 0.975])
+    bounds: np.ndarray = np.quantile(np.mean(means, 0), [0.025, 0.975])
     return float(np.mean([mean_of_tasks(answers) for answers in seeds])), float(bounds[0]), float(bounds[1])
 
 
