@@ -25,7 +25,7 @@ def make_accelerator(train: Train) -> Accelerator:
     plugin = accelerator.state.deepspeed_plugin
     if accelerator.distributed_type == DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3):
         raise PllavaError(
-            "FSDP and ZeRO-3 keep a part of each weight in every process, and saving the adapter does not gather them yet: the run would be "
+            "FSDP and ZeRO-3 keep a part of each weight in every process, and nothing gathers them for the adapter yet: the run would be "
             "lost at its end. Use DDP or ZeRO-2 (recipes/accelerate/7b-eight-gpus.yaml, 7b-zero2.yaml), or model.quantization: 4bit"
         )
     if plugin is not None:  # it would guess these from a loader it is not given; the loop sums up micro-batches and scales the loss itself
