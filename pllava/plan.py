@@ -70,6 +70,8 @@ def make_plan(
         )
     if bits not in (None, 4, 8):
         raise PllavaError(f"--bits {bits}: the language model can be packed to 4 or 8 bits")
+    if bits is None and params.model.quantization:
+        bits = int(params.model.quantization.removesuffix("bit"))
     train = params.train
     clips = max(1, train.batch_size // (processes * train.gradient_accumulation))
     dtype = params.model.dtype if params.model.dtype != "auto" else "bfloat16"

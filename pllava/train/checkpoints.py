@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FOLDER = Path(".state/train/checkpoints")
 LOCK = Path(".state/train/lock")
 LOCK_SECONDS = 60  # a training that was told to end may still be writing its checkpoint
-FREE = {"checkpoint_every", "keep_checkpoints", "max_bad_fraction"}  # keys of train that may change between start and resume
+FREE = {"accelerate", "checkpoint_every", "keep_checkpoints", "max_bad_fraction"}  # keys of train that may change between start and resume
 LISTED_ABOVE = 1 << 30  # bytes; a larger base is told by names and sizes of its files: hashing would take longer than loading
 
 

@@ -135,7 +135,7 @@ class Trainer:
         tokens = accelerator.reduce(torch.stack([_supervised(batch) for batch in micro_batches]).sum().to(accelerator.device))
         total = torch.zeros((), device=accelerator.device)
         for number, batch in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
+            last = accelerator.sync_gradients = number == len(micro_batches) - 1  # DeepSpeed takes its step where this says so
             with nullcontext() if last else accelerator.no_sync(self.model):
                 loss = self._loss(batch, tokens)
                 accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes, the loss is a sum

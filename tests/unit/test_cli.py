@@ -14,7 +14,7 @@ from pllava.errors import PllavaError
 PROJECT = Path(__file__).parents[2]
 COMMANDS = [
     *("render", "prepare", "features", "train", "evaluate", "judge", "report"),
-    *("register", "gate", "promote", "rollback", "lineage", "reproduce"),
+    *("study", "register", "gate", "promote", "rollback", "lineage", "reproduce"),
     *("ask", "demo", "deploy", "stop", "caption", "gallery", "up", "down", "status"),
     *("plan", "convert", "compose", "export", "version", "doctor", "recipe", "data"),
 ]

@@ -1,0 +1,1 @@
+"""Studies: one setting varied over several seeds, `pllava study spatial`."""

@@ -1,0 +1,112 @@
+"""A study runs point by point, goes on where it was, and its intervals hold both what seeds and what videos add."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from pllava.errors import PllavaError
+from pllava.params import Params, load_params
+from pllava.study import run as runs
+from pllava.study.report import interval, mean_of_tasks
+from pllava.study.run import study
+from pllava.study.specification import overridden, read_study
+
+Project = Callable[..., Params]
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def torch_settings() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def write_study(points: dict[str, Any], **changes: Any) -> str:
+    values = {"title": "Small", "axis": "tokens", "shared": {"train.steps": 2}, "seeds": [5, 6], "points": points} | changes
+    Path("small.yaml").write_text(yaml.safe_dump(values))
+    return "small.yaml"
+
+
+def test_points_that_are_there_are_not_run_again(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[list[tuple[str, int]]] = []
+    train = runs._run
+
+    def count(group: Any, found: Any) -> Any:
+        trained.append(list(group))
+        return train(group, found)
+
+    monkeypatch.setattr(runs, "_run", count)
+    points = {"1": {"model.pooling_shape": [4, 1, 1]}, "4": {"model.pooling_shape": [4, 2, 2]}}
+    folder = study(prepared(), write_study(points))
+    assert trained == [[("1", 5)], [("4", 5)], [("1", 6)], [("4", 6)]]
+    first = (folder / "results.json").read_text()
+    assert set(json.loads(first)["points"]) == {"1", "4"}
+    assert {"table.md", "chart.png", "points"} <= {file.name for file in folder.iterdir()}
+    assert not Path("outputs/train").exists(), "a study leaves the pipeline's outputs alone"
+
+    trained.clear()
+    (folder / "points/4-seed6.json").unlink()  # as if killed before the last
+    study(prepared(), write_study(points))
+    assert trained == [[("4", 6)]]
+    trained.clear()
+    study(prepared(train={"learning_rate": 1e-3}), write_study(points), seeds=1)
+    assert trained == [[("1", 5)], [("4", 5)]], "other settings are other points"
+
+
+def test_alpha_at_inference_takes_one_training_a_seed(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[int] = []
+    train = runs._run
+    monkeypatch.setattr(runs, "_run", lambda group, found: trained.append(len(group)) or train(group, found))
+    study(prepared(), write_study({"0": {"evaluate.lora_alpha": 0}, "8": {"evaluate.lora_alpha": 8}}, seeds=[5]))
+    assert trained == [2]
+
+
+def test_every_shipped_study_fits_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    params = load_params()
+    for file in Path("recipes/studies").glob("*.yaml"):
+        name, found = read_study(file.stem)
+        assert name == file.stem and len(found.seeds) == 3
+        for changes in found.points.values():
+            overridden(params, {**found.shared, **changes})
+    assert read_study("temporal")[1].points.keys() == {"1", "2", "4", "8"}
+
+
+def test_mistakes_are_found_before_the_first_point(prepared: Project) -> None:
+    with pytest.raises(PllavaError, match=r"model\.poling_shape is no key of params\.yaml"):
+        study(prepared(), write_study({"1": {"model.poling_shape": [4, 1, 1]}}))
+    with pytest.raises(PllavaError, match=r"pooling_shape\[0\] = 9 is more than num_frames = 4"):
+        study(prepared(), write_study({"1": {"model.pooling_shape": [4, 1, 1]}, "9": {"model.pooling_shape": [9, 1, 1]}}))
+    with pytest.raises(PllavaError, match="seeds: "):
+        study(prepared(), write_study({"1": {}}, seeds=[]))
+    with pytest.raises(PllavaError, match=r"spacial\.yaml is not there"):
+        study(prepared(), "spacial")
+
+
+def answers(right: list[list[bool]], clips: int = 1) -> list[dict[str, Any]]:
+    """One list of answers a task; `clips`: answers in a row that share a clip."""
+    return [{"task": f"t{t}", "clip": f"{t}-{n // clips}", "correct": yes} for t, task in enumerate(right) for n, yes in enumerate(task)]
+
+
+def test_intervals_hold_videos_and_seeds() -> None:
+    half = [[True, False] * 50]
+    value, low, high = interval([answers(half)], 2000)
+    assert value == 0.5
+    assert low == pytest.approx(0.40, abs=0.02) and high == pytest.approx(0.60, abs=0.02)  # 1.96 sqrt(0.25 / 100)
+    grouped = interval([answers([sorted(half[0])], clips=10)], 2000)
+    assert grouped[2] - grouped[1] > 2 * (high - low), "ten questions of a clip are not ten draws"
+    seeds = interval([answers([[True] * 100]), answers([[False] * 100])], 2000)
+    assert seeds == (0.5, 0.0, 1.0), "videos agree, seeds do not"
+
+
+def test_tasks_weigh_the_same() -> None:
+    assert mean_of_tasks(answers([[True] * 9, [False]])) == 0.5
