@@ -19,7 +19,7 @@ export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
 export PREFECT_SERVER_UI_V2_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help run repro test lint up down status remote clean
+.PHONY: help run repro test bench lint up down status remote clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,11 @@ test: $(INSTALLED) ## ruff, unit and integration tests
 	@$(BIN)/ruff check .
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -m "not browser"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/integration -m "not browser"
+
+# One after the other: each measures alone.
+BENCHMARKS := decode long_video
+bench: $(INSTALLED) ## measure speed and memory; each benchmark ends with a line of JSON
+	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$name.py; done
 
 lint: $(INSTALLED) ## format and check the code, and its types
 	@$(BIN)/ruff format .

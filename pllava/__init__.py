@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pllava import registration
 
 if TYPE_CHECKING:
+    from pllava.caption.dense import dense_caption
     from pllava.chat import VideoChat
     from pllava.model.configuration import PllavaConfig
     from pllava.model.load import load
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pllava.video.reader import read_video
 
 _HOME = {
+    "dense_caption": "pllava.caption.dense",
     "load": "pllava.model.load",
     "read_video": "pllava.video.reader",
     "VideoChat": "pllava.chat",
@@ -30,7 +32,7 @@ _HOME = {
     "PllavaForConditionalGeneration": "pllava.model.modeling",
     "PllavaProcessor": "pllava.model.processing",
 }
-__all__ = ["PllavaConfig", "PllavaForConditionalGeneration", "PllavaProcessor", "VideoChat", "load", "read_video"]
+__all__ = ["PllavaConfig", "PllavaForConditionalGeneration", "PllavaProcessor", "VideoChat", "dense_caption", "load", "read_video"]
 
 registration.when_auto_classes_are_imported()
 

@@ -17,7 +17,10 @@ def lineage(
     json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """What made a model or a result: version, run, commit, settings, data, flow run, packages."""
+    """Say what made a model or a result.
+
+    Version, run, commit, settings, data, flow run, packages.
+    """
     from pllava.registry.lineage import as_json, lineage, text
 
     found = lineage(settings_of(params), target)

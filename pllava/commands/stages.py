@@ -27,7 +27,7 @@ def prepare(params: ParamsFile = PARAMS) -> None:
 
 @commands.command()
 def features(params: ParamsFile = PARAMS) -> None:
-    """Stage: run the frozen vision tower once over each distinct clip."""
+    """Stage: run the frozen vision tower once over each clip."""
     from pllava.data.features import features
 
     say(features(settings_of(params)))

@@ -7,6 +7,7 @@ batch = processor(text=[prompt], videos=[frames])   # input_ids, attention_mask,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from pllava.errors import PllavaError
 from pllava.model.configuration import NUM_FRAMES, POOLING_SHAPE, PllavaConfig
-from pllava.video.aspect import fit_together, shortest_edge
+from pllava.video.aspect import tower_pictures
 from pllava.video.sampling import repeat_indices
 
 IMAGE_TOKEN = "<image>"
@@ -102,14 +103,26 @@ class PllavaProcessor(ProcessorMixin):
     def preprocess_videos(self, videos: Sequence[np.ndarray | Sequence[Image.Image]]) -> list[torch.Tensor]:
         """Several clips of ONE sample, brought to the least stretched aspect among them, as published. For a batch of samples call
         `preprocess_video` on each: its pixels must not depend on its neighbours."""
-        clips = [_as_images(frames) for frames in videos]
-        resolution = int(self.image_processor.size["shortest_edge"])
-        pixels = []
-        for clip in fit_together(clips, resolution):
-            frames = [shortest_edge(frame, resolution) for frame in clip]
-            # what is left for the library: centre crop, rescale, normalise
-            pixels.append(self.image_processor(frames, do_resize=False, return_tensors="pt")["pixel_values"])
-        return pixels
+        threads = torch.get_num_threads()
+        clips = tower_pictures([_as_arrays(frames) for frames in videos], self.short_side, self.crop, threads)
+        table = self._pixel_values()
+        return [_looked_up(table, clip, threads) for clip in clips]
+
+    @property
+    def short_side(self) -> int:
+        """What the second resize makes of a frame's short side, in pixels."""
+        return int(self.image_processor.size["shortest_edge"])
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Width and height of what CLIP sees, in pixels."""
+        return int(self.image_processor.crop_size["width"]), int(self.image_processor.crop_size["height"])
+
+    def _pixel_values(self) -> np.ndarray:
+        """float32 [3, 256]: what the library's rescaling and normalisation make of each level of each channel."""
+        levels: np.ndarray = np.arange(256, dtype=np.uint8).reshape(16, 16)[..., None].repeat(3, -1)
+        made = self.image_processor([Image.fromarray(levels)], do_resize=False, do_center_crop=False, return_tensors="np")["pixel_values"]
+        return np.asarray(made[0]).reshape(3, 256)
 
     def expand(self, prompt: str) -> str:
         """The prompt with its `<image>` written as often as the video has tokens."""
@@ -183,13 +196,33 @@ def _as_list(media: Any, ndim: int) -> list[Any]:
     return list(media)
 
 
-def _as_images(frames: np.ndarray | Sequence[Image.Image]) -> list[Image.Image]:
+def _as_arrays(frames: np.ndarray | Sequence[Image.Image]) -> np.ndarray:
     if len(frames) and isinstance(frames[0], Image.Image):
-        return [frame.convert("RGB") for frame in frames]
+        if len({frame.size for frame in frames}) > 1:
+            raise PllavaError(f"the frames of a clip have several sizes: {sorted({frame.size for frame in frames})}")
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
     array = np.asarray(frames)
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or not array.size:
         raise PllavaError(f"frames are {array.dtype} {list(array.shape)}; uint8 [T, H, W, 3] is needed (pllava.read_video(path).frames)")
-    return [Image.fromarray(frame) for frame in array]
+    return array
+
+
+def _looked_up(table: np.ndarray, pictures: np.ndarray, threads: int) -> torch.Tensor:
+    """[3, 256], uint8 [T, h, w, 3] -> float32 [T, 3, h, w]."""
+    num_frames, height, width, channels = pictures.shape
+    pixels = np.empty((num_frames, channels, height, width), table.dtype)
+
+    def look_up(number: int) -> None:
+        for channel in range(channels):  # one plane at a time: numpy makes 8 bytes of each level. The mode is the one without a check
+            np.take(table[channel], pictures[number, ..., channel], out=pixels[number, channel], mode="clip")
+
+    if threads > 1 and num_frames > 1:
+        with ThreadPoolExecutor(min(threads, num_frames)) as pool:
+            list(pool.map(look_up, range(num_frames)))
+    else:
+        for number in range(num_frames):
+            look_up(number)
+    return torch.from_numpy(pixels)
 
 
 AutoProcessor.register(PllavaConfig, PllavaProcessor, exist_ok=True)

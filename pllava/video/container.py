@@ -8,38 +8,19 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pllava.errors import PllavaError
 from pllava.video.limits import Limits
+from pllava.video.pyav import MEND, OPEN_OPTIONS, Header, PyavSource, check_whole, reason
 
 log = logging.getLogger(__name__)
 
-# Single-file containers. Left out on purpose: hls, dash, concat, image2, lavfi and others that open further inputs.
-FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,ogg,asf,gif,h264,hevc,m4v,nut,ivf,rm,y4m,yuv4mpegpipe,"
-    "dv,mxf,av1,obu"
-)
-OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-MEND = "Replace the file, or write it anew: ffmpeg -i IN -c:v libx264 -an OUT.mp4"
 
-
-@dataclass(frozen=True)
-class Header:
-    """What the container says of itself; num_frames and seconds are 0 where it says nothing."""
-
-    width: int
-    height: int
-    num_frames: int
-    seconds: float
-
-
-def read_header(path: Path, limits: Limits) -> Header:
-    """Raises PllavaError when the file is empty, is no video, has no video stream, or is beyond a limit."""
+def read_header(path: Path, limits: Limits, whole: bool = True) -> Header:
+    """Raises PllavaError when the file is empty, is no video, has no video stream, is beyond a limit or, with `whole`, is cut off."""
     import av
 
     size = path.stat().st_size
@@ -54,10 +35,10 @@ def read_header(path: Path, limits: Limits) -> Header:
             stream = container.streams.video[0]
             seconds = float(container.duration or 0) / av.time_base
             header = Header(stream.width, stream.height, stream.frames, seconds)
-            if container.format.name.startswith("mov"):  # mp4 and its kin say where each frame is
+            if whole and container.format.name.startswith("mov"):  # mp4 and its kin say where each frame is
                 _check_places(path, [entry.pos + entry.size for entry in stream.index_entries], size)
     except (av.FFmpegError, ValueError) as error:
-        raise PllavaError(f"{path}: not a readable video ({_reason(error)}). {MEND}") from error
+        raise PllavaError(f"{path}: not a readable video ({reason(error)}). {MEND}") from error
     if header.width < 1 or header.height < 1:
         raise PllavaError(f"{path}: the video stream has no size: damaged or cut off. {MEND}")
     limits.check_header(path, header.width, header.height, header.num_frames, header.seconds)
@@ -100,7 +81,7 @@ class DecordSource:
             raise CannotDecode(_first_line(error)) from error
         if count < 1 or not self.fps > 0:
             raise CannotDecode(f"{count} frames at {self.fps} a second")
-        _check_whole(path, header, count)
+        check_whole(path, header, count)
         self.times = spans[:, 0] - spans[0, 0]
         self.duration = float(spans[-1, 1] - spans[0, 0])
         limits.check_header(path, header.width, header.height, count, self.duration)
@@ -127,7 +108,7 @@ class DecordSource:
                 ) from error
             self.reader = other.reader
             return other.get(indices)
-        return frames[np.searchsorted(unique, indices)]
+        return frames if unique == indices else frames[np.searchsorted(unique, indices)]
 
     def _decode(self, indices: list[int]) -> np.ndarray:
         try:
@@ -142,52 +123,6 @@ class DecordSource:
         return frames
 
 
-class PyavSource:
-    """Decodes from the start: slower, but reads what FFmpeg reads. Damage raises instead of being concealed."""
-
-    reader = "pyav"
-    first_index = 0
-
-    def __init__(self, path: Path, header: Header, limits: Limits) -> None:
-        self.path = path
-        times: list[float] = []
-        spacing = 0.0  # seconds that the frame at hand is shown
-        for number, frame in enumerate(self._frames()):
-            if number == 0:
-                self.height, self.width = _upright(frame).shape[:2]
-            if frame.duration:
-                spacing = float(frame.duration * frame.time_base)
-            times.append(float(frame.time) if frame.time is not None else number * spacing)
-            limits.check_header(path, self.width, self.height, number + 1, times[-1] - times[0])
-        if not times:
-            raise PllavaError(f"{path}: no frame decodes: damaged or cut off. {MEND}")
-        _check_whole(path, header, len(times))
-        self.times = np.asarray(times) - times[0]
-        self.duration = float(self.times[-1]) + spacing
-        self.fps = len(times) / self.duration if self.duration > 0 else 1.0
-
-    def get(self, indices: list[int]) -> np.ndarray:
-        wanted, last = set(indices), max(indices)
-        found: dict[int, np.ndarray] = {}
-        for number, frame in enumerate(self._frames()):
-            if number in wanted:
-                found[number] = _upright(frame)
-            if number == last:
-                break
-        return np.stack([found[index] for index in indices])
-
-    def _frames(self) -> Any:
-        import av
-
-        try:
-            with av.open(str(self.path), options=dict(OPEN_OPTIONS)) as container:
-                stream = container.streams.video[0]
-                stream.codec_context.options = {"err_detect": "explode"}
-                yield from container.decode(stream)
-        except (av.FFmpegError, ValueError) as error:
-            raise PllavaError(f"{self.path}: damaged ({_reason(error)}). {MEND}") from error
-
-
 def _without_padding(frame: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3] of a frame [H, W, C] of decord's.
 
@@ -198,27 +133,10 @@ def _without_padding(frame: np.ndarray) -> np.ndarray:
     return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
 
 
-def _upright(frame: Any) -> np.ndarray:
-    """uint8 [H, W, 3] of a PyAV frame, with the rotation its metadata asks for (as decord applies it)."""
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-
-
 def _check_places(path: Path, ends: list[int], size: int) -> None:
     """ends: where each frame of the index ends, in bytes."""
     if lost := sum(end > size for end in ends):
         raise PllavaError(f"{path}: cut off: {lost} of the {len(ends)} frames of its index lie past the end of the file. Fetch it again")
-
-
-def _check_whole(path: Path, header: Header, count: int) -> None:
-    """A file cut off between two frames decodes without an error: only the number of frames in its header tells."""
-    if count < 0.9 * header.num_frames:
-        raise PllavaError(f"{path}: cut off: its index names {header.num_frames} frames, {count} are there. Fetch it again")
-
-
-def _reason(error: Exception) -> str:
-    """Without FFmpeg's error number and the path, which stands before."""
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _first_line(error: Exception) -> str:

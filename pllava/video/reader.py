@@ -5,6 +5,7 @@ Video files (decord, then PyAV), animated GIF, folders of numbered frames and st
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from pllava.errors import PllavaError
-from pllava.video.container import DecordSource, PyavSource, open_container
+from pllava.video.container import DecordSource, open_container
 from pllava.video.limits import Limits
+from pllava.video.pyav import PyavSource
 from pllava.video.sampling import demo_indices, eval_indices, train_indices
 from pllava.video.stills import FolderSource, GifSource, ImageSource, kind_of
 
@@ -59,17 +61,26 @@ def read_video(
     *,
     rng: random.Random | None = None,
     limits: Limits | None = None,
+    time_limit: float | None = None,
 ) -> VideoFrames:
     """Sample frames of a clip.
 
     sampling: "eval" (benchmarks), "demo", "middle", "rand" (with `rng`) or "fpsX": see `pllava.video.sampling`; "videoqa" is "eval" but
     for GIFs, whose frames the published VideoQA script counts one higher. start, end: seconds; an end past the clip's end is cut.
-    reader: "auto", "decord" or "pyav".
+    reader: "auto", "decord" or "pyav". time_limit: seconds; the clip is read in a process of its own (0.5 s to start) that is killed when
+    it takes longer. For many clips see `pllava.video.readers`.
     Raises PllavaError: missing, empty, damaged or oversized file, no video stream, a part that is outside the clip.
     """
     path, limits = Path(path), limits or Limits()
     if reader not in ("auto", "decord", "pyav"):
         raise PllavaError(f"reader {reader!r} is unknown; use 'auto', 'decord' or 'pyav'")
+    if time_limit is not None:
+        from pllava.video.readers import Readers
+
+        if rng is not None:
+            raise PllavaError("rng and time_limit don't go together: a generator cannot be shared with another process")
+        with Readers(1, time_limit, limits) as readers:
+            return readers.read(path, num_frames, sampling, start=start, end=end, reader=reader)
     source = _open(path, limits, reader)
     indices = _choose(source, num_frames, sampling, _part(source, start, end), rng)
     if not indices:
@@ -82,16 +93,24 @@ def read_video(
     return VideoFrames(frames, times, indices, source.fps, len(source.times), source.duration, source.reader)
 
 
-def _open(path: Path, limits: Limits, reader: str) -> Source:
+def kind_of_path(path: Path) -> str:
+    """ "folder", "gif", "image" or "video". Raises PllavaError when there is nothing that could be read."""
     if not path.exists():
         raise PllavaError(f"{path}: no such file or folder")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # decoders take names as UTF-8
+        raise PllavaError(f"{os.fsencode(path)!r}: the name is not UTF-8. Rename it") from None
     if not (path.is_file() or path.is_dir()):
         raise PllavaError(f"{path}: neither a file nor a folder of frames")
     try:
-        kind = kind_of(path)
+        return kind_of(path)
     except PermissionError:
         raise PllavaError(f"{path}: no permission to read it") from None
-    match kind:
+
+
+def _open(path: Path, limits: Limits, reader: str) -> Source:
+    match kind_of_path(path):
         case "folder":
             return FolderSource(path, limits)
         case "gif":

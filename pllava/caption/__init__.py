@@ -1,0 +1,1 @@
+"""Captions of many videos, and of long ones scene by scene."""

@@ -1,0 +1,90 @@
+"""Rows of batches of videos: reading runs ahead in other processes while the model writes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from pllava.caption.clips import caption_clips, picture_of, without_cache
+from pllava.caption.dense import dense_caption
+from pllava.caption.job import Job
+from pllava.caption.output import printable
+from pllava.caption.store import Row
+from pllava.chat import VideoChat
+from pllava.errors import PllavaError
+from pllava.video.reader import VideoFrames
+from pllava.video.readers import Readers
+
+Tell = Callable[[str, float], None]  # a path, and how many of its seconds are captioned
+
+
+def caption_batches(job: Job, batches: Iterable[list[str]], tell: Tell = lambda path, position: None) -> Iterator[list[tuple[str, Row]]]:
+    """For each batch its paths with their rows. A video that cannot be captioned has a row with "error"; others are not touched."""
+    chat = without_cache(job.chat())
+    if job.dense:
+        for batch in batches:
+            yield [(path, _dense_row(job, chat, path, tell)) for path in batch]
+        return
+    with Readers(job.readers, job.time_limit, job.bounds(), picture_of(chat.processor)) as readers:
+        sizes: deque[int] = deque()
+
+        def paths() -> Iterator[str]:
+            for batch in batches:
+                sizes.append(len(batch))
+                yield from batch
+
+        # A batch is complete when its last clip has been read; by then the clips of the next one are under way.
+        found = readers.ahead(paths(), chat.processor.num_frames, chat.sampling, window=job.batch_size + job.readers)
+        for first in found:
+            clips = [(str(path), video) for path, video in (first, *islice(found, sizes.popleft() - 1))]
+            yield list(zip([path for path, _ in clips], _rows(job, chat, clips), strict=True))
+
+
+def _rows(job: Job, chat: VideoChat, batch: list[tuple[str, VideoFrames | PllavaError]]) -> list[Row]:
+    clips = [video for _, video in batch if isinstance(video, VideoFrames)]
+    texts: Iterator[str | PllavaError]
+    try:
+        texts = iter(caption_clips(chat, clips, job.question, job.max_new_tokens) if clips else [])
+    except PllavaError:  # one of them; which, shows alone
+        texts = iter([_alone(job, chat, clip) for clip in clips])
+    rows = []
+    for path, video in batch:
+        text = video if isinstance(video, PllavaError) else next(texts)
+        if isinstance(text, PllavaError) or isinstance(video, PllavaError):
+            rows.append(_failed(path, text if isinstance(text, PllavaError) else PllavaError(text)))
+        else:
+            rows.append(
+                {"video": printable(path), "caption": text, "duration": round(video.duration, 6), "num_frames": video.num_frames_total}
+            )
+    return rows
+
+
+def _alone(job: Job, chat: VideoChat, clip: VideoFrames) -> str | PllavaError:
+    try:
+        return caption_clips(chat, [clip], job.question, job.max_new_tokens)[0]
+    except PllavaError as error:
+        return error
+
+
+def _dense_row(job: Job, chat: VideoChat, path: str, tell: Tell) -> Row:
+    assert job.dense is not None
+    try:
+        dense = dense_caption(
+            chat,
+            path,
+            job.question,
+            scenes=job.dense.scenes(),
+            max_new_tokens=job.max_new_tokens,
+            batch_size=job.batch_size,
+            summary=job.dense.summary,
+            limits=job.bounds(),
+            time_limit=job.time_limit,
+        )
+        return dense.entry(printable(path), lambda position: tell(path, position))
+    except PllavaError as error:
+        return _failed(path, error)
+
+
+def _failed(path: str, error: PllavaError) -> Row:
+    return {"video": printable(path), "error": printable(str(error))}

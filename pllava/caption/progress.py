@@ -1,0 +1,53 @@
+"""How far captioning is, with failures and the time left: a bar in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class CaptionProgress:
+    """A context manager. total: videos; done: those of them that an earlier run captioned."""
+
+    def __init__(self, total: int, done: int, console: Console) -> None:
+        self.total, self.console = total, console
+        self.before = self.done = done
+        self.failed = 0
+        self._began = self._said = time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task("captions", total=total, completed=done, note="")
+
+    def __enter__(self) -> CaptionProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def add(self, done: int, failed: int) -> None:
+        self.done += done
+        self.failed += failed
+        self._bar.update(self._task, completed=self.done, note=f"{self.failed} failed" if self.failed else "")
+        self._line(f"{self.done} of {self.total} videos")
+
+    def within(self, path: str, position: float) -> None:
+        """So many seconds of a long video are captioned."""
+        clock = time.strftime("%H:%M:%S", time.gmtime(position))
+        self._bar.update(self._task, note=f"{Path(path).name} {clock}")
+        self._line(f"{self.done} of {self.total} videos, {Path(path).name} at {clock}")
+
+    def _line(self, text: str) -> None:
+        now = time.monotonic()
+        if self.console.is_terminal or (now - self._said < SECONDS_BETWEEN_LINES and self.done < self.total):
+            return
+        self._said = now
+        made = self.done - self.before
+        left = f", {(now - self._began) / made * (self.total - self.done):.0f} s left" if made else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        self.console.print(f"captions: {text}{failed}, {now - self._began:.0f} s{left}", markup=False, highlight=False, soft_wrap=True)

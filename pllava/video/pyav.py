@@ -1,0 +1,168 @@
+"""Reading with PyAV (FFmpeg): slower than decord, but it reads what FFmpeg reads, and damage raises instead of being concealed.
+
+Times come from the packets, without decoding. Of the frames only the wanted ones are decoded, and what lies between them and the last
+key frame before.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pllava.errors import PllavaError
+from pllava.video.limits import Limits
+
+# Single-file containers. Left out on purpose: hls, dash, concat, image2, lavfi and others that open further inputs.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,ogg,asf,gif,h264,hevc,m4v,nut,ivf,rm,y4m,yuv4mpegpipe,"
+    "dv,mxf,av1,obu"
+)
+OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+MEND = "Replace the file, or write it anew: ffmpeg -i IN -c:v libx264 -an OUT.mp4"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the container says of itself; num_frames and seconds are 0 where it says nothing."""
+
+    width: int
+    height: int
+    num_frames: int
+    seconds: float
+
+
+class PyavSource:
+    reader = "pyav"
+    first_index = 0
+
+    def __init__(self, path: Path, header: Header, limits: Limits) -> None:
+        self.path, self.limits = path, limits
+        first = next(self._frames(), None)
+        if first is None:
+            raise PllavaError(f"{path}: no frame decodes: damaged or cut off. {MEND}")
+        self.height, self.width = upright(first).shape[:2]
+        self._pts, self._keys = self._packets()  # in units of the stream; _keys: those that decoding can begin with
+        if self._pts and self._pts[0] == first.pts:
+            base, times = float(first.time_base), [pts * float(first.time_base) for pts in self._pts]
+            spacing = self._last_duration * base
+        else:  # packets without a time, or that are not one frame each
+            self._pts = []
+            times, spacing = self._decoded_times()
+        check_whole(path, header, len(times))
+        self.times = np.asarray(times) - times[0]
+        self.duration = float(self.times[-1]) + spacing
+        self.fps = len(times) / self.duration if self.duration > 0 else 1.0
+
+    def get(self, indices: list[int]) -> np.ndarray:
+        """uint8 [T, H, W, 3]."""
+        found = self._by_time(set(indices)) if self._pts else None
+        found = found or self._by_number(set(indices))
+        return np.stack([found[index] for index in indices])
+
+    def _packets(self) -> tuple[list[int], list[int]]:
+        """Times of all frames, and of those that are key frames, in order; empty when some packet has none."""
+        import av
+
+        times, keys, self._last_duration = [], [], 0
+        last = None
+        try:
+            with av.open(str(self.path), options=dict(OPEN_OPTIONS)) as container:
+                for packet in container.demux(container.streams.video[0]):
+                    if not packet.size or packet.is_discard:
+                        continue
+                    if packet.pts is None or packet.is_corrupt:
+                        return [], []
+                    times.append(packet.pts)
+                    if packet.is_keyframe:
+                        keys.append(packet.pts)
+                    if last is None or packet.pts >= last:
+                        last, self._last_duration = packet.pts, packet.duration or 0
+                    if len(times) % 4096 == 0:
+                        self.limits.check_header(self.path, self.width, self.height, len(times), 0)
+        except (av.FFmpegError, ValueError) as error:
+            raise PllavaError(f"{self.path}: damaged ({reason(error)}). {MEND}") from error
+        times.sort()
+        if len(set(times)) < len(times):
+            return [], []
+        if times and last is not None:
+            seconds = (last - times[0]) * float(packet.time_base)
+            self.limits.check_header(self.path, self.width, self.height, len(times), seconds)
+        return times, sorted(keys)
+
+    def _decoded_times(self) -> tuple[list[float], float]:
+        """Seconds of each frame, and how long the last is shown; decodes all."""
+        times: list[float] = []
+        spacing = 0.0
+        for number, frame in enumerate(self._frames()):
+            if frame.duration:
+                spacing = float(frame.duration * frame.time_base)
+            times.append(float(frame.time) if frame.time is not None else number * spacing)
+            self.limits.check_header(self.path, self.width, self.height, number + 1, times[-1] - times[0])
+        return times, spacing
+
+    def _by_time(self, wanted: set[int]) -> dict[int, np.ndarray] | None:
+        """From key frame to key frame. None when the file does not keep what its packets say: then it has to be read from the start."""
+        import av
+
+        found: dict[int, np.ndarray] = {}
+        try:
+            with av.open(str(self.path), options=dict(OPEN_OPTIONS)) as container:
+                stream = container.streams.video[0]
+                stream.codec_context.options = {"err_detect": "explode"}
+                frames = container.decode(stream)
+                position = self._pts[0]
+                for index in sorted(wanted):
+                    pts = self._pts[index]
+                    key = self._keys[max(0, bisect_right(self._keys, pts) - 1)] if self._keys else self._pts[0]
+                    if key > position:
+                        container.seek(key, stream=stream, backward=True)
+                        frames = container.decode(stream)
+                    frame = next(frame for frame in frames if frame.pts is None or frame.pts >= pts)
+                    if frame.pts != pts:
+                        return None
+                    found[index], position = upright(frame), pts
+        except (av.FFmpegError, ValueError, StopIteration):
+            return None
+        return found
+
+    def _by_number(self, wanted: set[int]) -> dict[int, np.ndarray]:
+        found: dict[int, np.ndarray] = {}
+        for number, frame in enumerate(self._frames()):
+            if number in wanted:
+                found[number] = upright(frame)
+            if len(found) == len(wanted):
+                return found
+        raise PllavaError(f"{self.path}: damaged: {len(self.times)} frames by its index, {number + 1} decode. {MEND}")
+
+    def _frames(self) -> Iterator[Any]:
+        import av
+
+        try:
+            with av.open(str(self.path), options=dict(OPEN_OPTIONS)) as container:
+                stream = container.streams.video[0]
+                stream.codec_context.options = {"err_detect": "explode"}
+                yield from container.decode(stream)
+        except (av.FFmpegError, ValueError) as error:
+            raise PllavaError(f"{self.path}: damaged ({reason(error)}). {MEND}") from error
+
+
+def upright(frame: Any) -> np.ndarray:
+    """uint8 [H, W, 3] of a PyAV frame, with the rotation its metadata asks for (as decord applies it)."""
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+
+
+def check_whole(path: Path, header: Header, count: int) -> None:
+    """A file cut off between two frames decodes without an error: only the number of frames in its header tells."""
+    if count < 0.9 * header.num_frames:
+        raise PllavaError(f"{path}: cut off: its index names {header.num_frames} frames, {count} are there. Fetch it again")
+
+
+def reason(error: Exception) -> str:
+    """Without FFmpeg's error number and the path, which stands before."""
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,125 @@
+"""Resizes and crops of a frame in which only those pixels are computed that the last crop keeps: `crop(frame, steps)`.
+
+Every pixel is what Pillow gives when it resizes the whole frame. One pass of a resize works along one axis, so lines across it that
+nobody needs are left out. Along its own axis a pass must know the whole length, from which Pillow computes the weights; but where it
+shrinks by a whole number, the weights are the same at every pixel, and a part of the line will do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, floor
+
+import numpy as np
+from PIL import Image
+
+REACH = 2.0  # pixels (of the coarser picture) that bicubic looks to either side
+Span = tuple[int, int]  # first pixel, and the one after the last
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Bicubic along one axis (0: width, 1: height), from `old` to `new` pixels."""
+
+    axis: int
+    old: int
+    new: int
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Keep `size` (width, height) from (left, top). Black where that lies outside."""
+
+    left: int
+    top: int
+    size: tuple[int, int]
+
+
+Step = Pass | Crop
+
+
+def crop(frame: np.ndarray, steps: list[Step]) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [h, w, 3], after all steps, of which the last is a crop."""
+    height, width = frame.shape[:2]
+    needs = _needs((width, height), steps)
+    if needs is None:
+        return np.asarray(_plainly(Image.fromarray(frame), steps))
+    (left, right), (top, bottom) = spans = list(needs[0])
+    part = frame[top:bottom, left:right]
+    if all(isinstance(step, Crop) for step in steps):
+        return part
+    image = Image.fromarray(np.ascontiguousarray(part))
+    for step, need in zip(steps, needs[1:], strict=True):
+        if isinstance(step, Pass):
+            image, spans[step.axis] = _one_pass(image, step, spans[step.axis], need[step.axis])
+        else:
+            spans = [(low - offset, high - offset) for (low, high), offset in zip(spans, (step.left, step.top), strict=True)]
+        image, spans = _cut(image, spans, need), list(need)
+    return np.asarray(image)
+
+
+def _needs(size: tuple[int, int], steps: list[Step]) -> list[tuple[Span, Span]] | None:
+    """Before each step, and after the last: which columns and rows are needed. None where a crop leaves the picture."""
+    sizes = [size]
+    for step in steps:
+        whole = list(sizes[-1])
+        if isinstance(step, Pass):
+            whole[step.axis] = step.new
+        else:
+            if min(step.left, step.top) < 0 or step.left + step.size[0] > whole[0] or step.top + step.size[1] > whole[1]:
+                return None
+            whole = list(step.size)
+        sizes.append((whole[0], whole[1]))
+    need: list[Span] = [(0, sizes[-1][0]), (0, sizes[-1][1])]
+    needs = [(need[0], need[1])]
+    for step in reversed(steps):
+        if isinstance(step, Pass):
+            need[step.axis] = _read_by(step, need[step.axis])
+        else:
+            need = [(low + offset, high + offset) for (low, high), offset in zip(need, (step.left, step.top), strict=True)]
+        needs.insert(0, (need[0], need[1]))
+    return needs
+
+
+def _read_by(step: Pass, wanted: Span) -> Span:
+    """Pixels of the old line that the wanted ones of the new line are made of."""
+    if step.old % step.new == 0:
+        factor, margin = step.old // step.new, ceil(REACH) + 1
+        return max(0, wanted[0] - margin) * factor, min(step.new, wanted[1] + margin) * factor
+    scale = step.old / step.new
+    reach = REACH * max(scale, 1.0) + 1
+    return max(0, floor((wanted[0] + 0.5) * scale - reach)), min(step.old, ceil((wanted[1] - 0.5) * scale + reach))
+
+
+def _one_pass(image: Image.Image, step: Pass, have: Span, wanted: Span) -> tuple[Image.Image, Span]:
+    """The new line, and which of its pixels these are."""
+    if step.old % step.new == 0:
+        factor = step.old // step.new
+        made = (have[0] // factor, have[1] // factor)
+    else:
+        made = (0, step.new)
+        if have != (0, step.old):  # at its place in a line of full length; what is black there reaches no wanted pixel
+            size, place = ((step.old, image.height), (have[0], 0)) if step.axis == 0 else ((image.width, step.old), (0, have[0]))
+            whole = Image.new("RGB", size)
+            whole.paste(image, place)
+            image = whole
+    length = made[1] - made[0]
+    size = (length, image.height) if step.axis == 0 else (image.width, length)
+    return image.resize(size, Image.Resampling.BICUBIC), made
+
+
+def _cut(image: Image.Image, spans: list[Span], need: tuple[Span, Span]) -> Image.Image:
+    (left, right), (top, bottom) = need
+    box = (left - spans[0][0], top - spans[1][0], right - spans[0][0], bottom - spans[1][0])
+    return image if box == (0, 0, *image.size) else image.crop(box)
+
+
+def _plainly(image: Image.Image, steps: list[Step]) -> Image.Image:
+    """The whole picture, step by step."""
+    for step in steps:
+        if isinstance(step, Pass):
+            size = (step.new, image.height) if step.axis == 0 else (image.width, step.new)
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        else:
+            image = image.crop((step.left, step.top, step.left + step.size[0], step.top + step.size[1]))
+    return image

@@ -1,0 +1,145 @@
+"""Every frame of a video once, from the first to the last, in constant memory: `for frame in FrameStream("long.mp4"): ...`
+
+What is damaged is left out, and said in `notes`: after an error decoding goes on at the next key frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pllava.errors import PllavaError
+from pllava.video.container import read_header
+from pllava.video.limits import Limits
+from pllava.video.pyav import MEND, OPEN_OPTIONS, reason, upright
+from pllava.video.reader import kind_of_path
+from pllava.video.stills import FolderSource, ImageSource
+
+CHECK_EVERY = 256  # frames between two looks at the limits
+
+
+class StreamFrame:
+    """A frame at hand. time, end: seconds since the start of the file, as a player counts them."""
+
+    def __init__(self, number: int, time: float, end: float, picture: Any) -> None:
+        self.number, self.time, self.end = number, time, end
+        self._picture = picture  # av.VideoFrame, or uint8 [H, W, 3]
+        self._made: np.ndarray | None = None
+
+    def image(self) -> np.ndarray:
+        """uint8 [H, W, 3], RGB, upright."""
+        return self._picture if isinstance(self._picture, np.ndarray) else upright(self._picture)
+
+    def made_into(self, picture: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """`picture(image())`, made once."""
+        if self._made is None:
+            self._made = picture(self.image())
+        return self._made
+
+    def small(self, side: int) -> np.ndarray:
+        """uint8 [h, w, 3], BGR (OpenCV's order), the longer side at most `side`; not turned upright."""
+        width, height = (
+            (self._picture.shape[1::-1]) if isinstance(self._picture, np.ndarray) else (self._picture.width, self._picture.height)
+        )
+        scale = min(1.0, side / max(width, height))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        if isinstance(self._picture, np.ndarray):
+            return np.ascontiguousarray(np.asarray(Image.fromarray(self._picture).resize(size, Image.Resampling.BOX))[..., ::-1])
+        return self._picture.reformat(*size, format="bgr24", interpolation="AREA").to_ndarray()
+
+
+class FrameStream:
+    """Iterate once. Afterwards `num_frames`, `duration` (seconds) and `notes` tell what was there."""
+
+    def __init__(self, path: str | Path, limits: Limits | None = None) -> None:
+        """Raises PllavaError when there is nothing to read; a file that is cut off is no reason."""
+        self.path, self.limits = Path(path), limits or Limits()
+        self.notes: list[str] = []
+        self.num_frames, self.duration = 0, 0.0
+        self._kind = kind_of_path(self.path)
+        if self._kind in ("video", "gif"):
+            self._header = read_header(self.path, self.limits, whole=False)
+
+    def __iter__(self) -> Iterator[StreamFrame]:
+        for frame in self._pictures() if self._kind in ("folder", "image") else self._video():
+            self.num_frames, self.duration = frame.number + 1, frame.end
+            if frame.number % CHECK_EVERY == 0:
+                self.limits.check_header(self.path, 0, 0, self.num_frames, frame.time)
+            yield frame
+        if not self.num_frames:
+            raise PllavaError(f"{self.path}: no frame decodes: damaged or cut off. {MEND}")
+        if self._kind == "video":
+            self._compare()
+
+    def _pictures(self) -> Iterator[StreamFrame]:
+        source = FolderSource(self.path, self.limits) if self._kind == "folder" else ImageSource(self.path, self.limits)
+        for number in range(len(source.times)):
+            time = float(source.times[number])
+            yield StreamFrame(number, time, time + 1 / source.fps, source.get([number + source.first_index])[0])
+
+    def _video(self) -> Iterator[StreamFrame]:
+        import av
+
+        try:
+            with av.open(str(self.path), options=dict(OPEN_OPTIONS)) as container:
+                stream = container.streams.video[0]
+                stream.codec_context.options = {"err_detect": "explode"}
+                stream.thread_type = "AUTO"
+                # Where a player starts to count: at whatever begins first. Alone, or in AVI, which has no times, the picture does.
+                alone = len(container.streams) == 1 or container.format.name == "avi"
+                zero = None if alone else (container.start_time or 0) / av.time_base
+                spacing = float(1 / stream.average_rate) if stream.average_rate else 0.04
+                last, expected = -1.0, 0.0
+                for number, frame in enumerate(self._decoded(container, stream)):
+                    own = float(frame.pts * frame.time_base) if frame.pts is not None else None
+                    zero = zero if zero is not None else own or 0.0
+                    time = expected if own is None else own - zero
+                    if number and time <= last:  # a clock that was set back: go on from here
+                        zero -= expected - time
+                        time = expected
+                    time = max(time, 0.0)
+                    if frame.duration:
+                        spacing = float(frame.duration * frame.time_base)
+                    last, expected = time, time + spacing
+                    yield StreamFrame(number, time, expected, frame)
+        except (av.FFmpegError, ValueError) as error:
+            self._note(f"cannot be read further than {self.duration:.2f} s ({reason(error)})")
+
+    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
+        import av
+
+        lost_since: float | None = None
+        for packet in container.demux(stream):
+            if lost_since is not None and packet.size and not packet.is_keyframe:
+                continue
+            try:
+                if packet.is_corrupt:
+                    raise ValueError("a packet is cut off")
+                frames = packet.decode()
+            except (av.FFmpegError, ValueError) as error:
+                if isinstance(error, av.EOFError):
+                    return
+                if lost_since is None:
+                    lost_since = self.duration
+                    self._note(f"damaged after {self.duration:.2f} s ({reason(error)}), read on at the next key frame, if any")
+                stream.codec_context.flush_buffers()
+                continue
+            if frames:
+                lost_since = None
+            yield from frames
+
+    def _compare(self) -> None:
+        """With what the header promised."""
+        header = self._header
+        if header.num_frames and self.num_frames < 0.99 * header.num_frames:
+            self._note(f"cut off or damaged: its index names {header.num_frames} frames, {self.num_frames} could be read")
+        elif header.seconds - self.duration > max(2.0, 0.1 * header.seconds):
+            self._note(f"its header says {header.seconds:.2f} s, the frames end at {self.duration:.2f} s")
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes and len(self.notes) < 100:
+            self.notes.append(text)
