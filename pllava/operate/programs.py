@@ -48,7 +48,12 @@ def programs(stack: Stack) -> list[Program]:
         stop_seconds=20,  # runs under way end first
     )
     demo = Program("demo", [python, "-m", "pllava.operate.demo"], stop_seconds=25)
-    return [prefect, *([] if stack.mlflow_elsewhere else [mlflow]), demo, worker]
+    bridge = Program(
+        "bridge",  # a champion made in MLflow's pages is served
+        [python, "-m", "pllava.operate.bridge", "--host", HOST, "--port", str(stack.bridge_port), "--prefect", stack.prefect_url],
+        health=f"{stack.bridge_url}/health",
+    )
+    return [prefect, demo, worker] if stack.mlflow_elsewhere else [prefect, mlflow, bridge, demo, worker]
 
 
 def mlflow_environment(stack: Stack) -> dict[str, str]:

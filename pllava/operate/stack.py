@@ -2,7 +2,8 @@
 
 | variable | meaning | default |
 |---|---|---|
-| PLLAVA_MLFLOW_PORT, PLLAVA_PREFECT_PORT, PLLAVA_DEMO_PORT | ports on loopback | 5000, 4200, deploy.port of params.yaml |
+| PLLAVA_MLFLOW_PORT, PLLAVA_PREFECT_PORT | ports on loopback | 5000, 4200 |
+| PLLAVA_DEMO_PORT, PLLAVA_BRIDGE_PORT | and these | deploy.port of params.yaml, 5010 |
 | MLFLOW_BACKEND_STORE_URI | MLflow's records, postgresql+psycopg2://... | a sqlite file in .state/mlflow |
 | MLFLOW_ARTIFACTS_DESTINATION | MLflow's files, s3://bucket/path | .state/mlflow/artifacts |
 | MLFLOW_TRACKING_URI | a tracking server elsewhere; then none is started here | |
@@ -24,7 +25,12 @@ STATE = Path(".state")  # all below is relative to the project folder
 LOGS = STATE / "logs"
 RECORD = STATE / "stack.json"
 MARK = "PLLAVA_STACK"  # in the environment of every process of the stack: the project folder it belongs to
-PORTS = {"mlflow": ("PLLAVA_MLFLOW_PORT", 5000), "prefect": ("PLLAVA_PREFECT_PORT", 4200), "demo": ("PLLAVA_DEMO_PORT", None)}
+PORTS = {  # variable and default; None: as params.yaml says
+    "mlflow": ("PLLAVA_MLFLOW_PORT", 5000),
+    "prefect": ("PLLAVA_PREFECT_PORT", 4200),
+    "demo": ("PLLAVA_DEMO_PORT", None),
+    "bridge": ("PLLAVA_BRIDGE_PORT", 5010),
+}
 
 # Nothing phones home. flows/__init__.py settles the same for what runs without the stack.
 QUIET = {
@@ -50,6 +56,7 @@ class Stack:
     mlflow_port: int
     prefect_port: int
     demo_port: int
+    bridge_port: int
 
     @property
     def mlflow_url(self) -> str:
@@ -64,6 +71,10 @@ class Stack:
     @property
     def prefect_url(self) -> str:
         return f"http://{HOST}:{self.prefect_port}"
+
+    @property
+    def bridge_url(self) -> str:
+        return f"http://{HOST}:{self.bridge_port}"
 
     @property
     def demo_url(self) -> str:

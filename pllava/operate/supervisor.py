@@ -15,6 +15,7 @@ from typing import Any
 
 from pllava.errors import PllavaError
 from pllava.files import atomic_write_text
+from pllava.operate.bridge import mlflow_environment as webhooks
 from pllava.operate.programs import Program, programs
 from pllava.operate.stack import LOGS, STATE, Stack
 
@@ -61,7 +62,7 @@ def start(stack: Stack) -> None:
     settings = write_settings(stack)
     done = subprocess.run(
         [sys.executable, "-m", "supervisor.supervisord", "-c", str(settings)],
-        env={**os.environ, **stack.environment()},
+        env={**os.environ, **stack.environment(), **webhooks(stack.root)},  # with a key that belongs into no file of settings
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

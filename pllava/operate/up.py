@@ -91,10 +91,15 @@ def _start(stack: Stack, running: Any, say: Callable[[object], None], names: lis
         setup()  # several processes that open a fresh sqlite file at once would break it
     start("mlflow")
     serves("prefect")
-    _register(stack, say)
+    start("bridge")
+    _run(stack, "deployments", "flows.deployments")
+    say("deployments registered")
     start("worker")
     serves("mlflow")
     start("demo")
+    if "bridge" in by_name:
+        serves("bridge")
+        _run(stack, "connect", "flows.connect", "--mlflow", stack.mlflow_url, "--prefect", stack.prefect_url, "--bridge", stack.bridge_url)
     serves("worker")
     serves("demo")
 
@@ -129,12 +134,11 @@ def _worker_is_online(stack: Stack, since: int) -> bool:
     return any(moment >= since for moment in seen)
 
 
-def _register(stack: Stack, say: Callable[[object], None]) -> None:
-    """The work pool and all deployments of prefect.yaml; runs that no process works on any more are said to have crashed."""
-    log = _log(stack, "deployments")
-    with log.open("wb") as file:
+def _run(stack: Stack, name: str, module: str, *arguments: str) -> None:
+    """A module of flows/, which needs Prefect and is over in seconds: deployments of prefect.yaml, or the webhook and its automation."""
+    with _log(stack, name).open("wb") as file:
         done = subprocess.run(
-            [sys.executable, "-m", "flows.deployments"],
+            [sys.executable, "-m", module, *arguments],
             cwd=stack.root,
             env={**os.environ, **stack.environment()},
             stdin=subprocess.DEVNULL,
@@ -142,15 +146,14 @@ def _register(stack: Stack, say: Callable[[object], None]) -> None:
             stderr=subprocess.STDOUT,
         )
     if done.returncode:
-        raise PllavaError(f"the deployments of prefect.yaml could not be registered. {_end_of_log(stack, 'deployments')}")
-    say("deployments registered")
+        raise PllavaError(f"python -m {module} failed. {_end_of_log(stack, name)}")
 
 
 def _require_ports(stack: Stack) -> None:
     ours = demo_process.recorded()
     for name, (variable, _) in PORTS.items():
         port = getattr(stack, f"{name}_port")
-        if name == "mlflow" and stack.mlflow_elsewhere:
+        if name in ("mlflow", "bridge") and stack.mlflow_elsewhere:
             continue
         if name == "demo" and ours is not None and ours.get("port") == port:
             continue  # started by `pllava deploy`: it stays

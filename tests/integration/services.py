@@ -50,11 +50,13 @@ class Services:
     """A copy of the project with its services."""
 
     def __init__(self, root, **environment):
-        mlflow, prefect, demo = free_ports(3)
-        ports = {"PLLAVA_MLFLOW_PORT": str(mlflow), "PLLAVA_PREFECT_PORT": str(prefect), "PLLAVA_DEMO_PORT": str(demo)}
+        names = ("MLFLOW", "PREFECT", "DEMO", "BRIDGE")
+        ports = {f"PLLAVA_{name}_PORT": str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(VARIABLES)}
         self.env = {**inherited, **ports, "PYTHONPATH": str(root), "DVC_NO_ANALYTICS": "1", **environment}
-        self.root, self.mlflow, self.api = root, f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{prefect}/api"
+        self.root = root
+        self.mlflow = f"http://127.0.0.1:{ports['PLLAVA_MLFLOW_PORT']}"
+        self.api = f"http://127.0.0.1:{ports['PLLAVA_PREFECT_PORT']}/api"
 
     def do(self, *command, module="pllava.cli"):
         done = subprocess.run([sys.executable, "-m", module, *command], cwd=self.root, env=self.env, capture_output=True, text=True)

@@ -29,7 +29,8 @@ def services(tmp_path_factory, mlflow_template):
 
 def test_what_runs_is_said_and_a_second_up_changes_nothing(services):
     status = services.do("status").splitlines()
-    assert [line.split()[:2] for line in status[1:5]] == [[name, "running"] for name in ("prefect", "mlflow", "demo", "worker")]
+    names = ("prefect", "mlflow", "bridge", "demo", "worker")
+    assert [line.split()[:2] for line in status[1:6]] == [[name, "running"] for name in names]
     before = {process.pid for process in services.processes()}
     assert "already up" in services.do("up") and services.code == 0
     assert {process.pid for process in services.processes()} >= before
