@@ -84,7 +84,7 @@ class Uploads:
         """Remove what was uploaded a while ago and taken by nobody: by a program, or a page that was closed too early."""
         with self._lock:
             known = self._page.union(*self._held.values())
-            for file in self.files():
+            for file in list(self.files()):  # folders go while we look
                 with suppress(FileNotFoundError):
                     if file.resolve() not in known and time.time() - file.stat().st_mtime > FORGOTTEN:
                         self._remove(file)

@@ -7,6 +7,7 @@ A folder of benchmarks, a benchmark's folder, a results.jsonl, or an MLflow run.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ def _run_folder(run_id: str) -> Path:
     from pllava.files import atomic_dir
     from pllava.registry.store import client, project_root
 
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     connection = client()
     try:
         benchmarks = [item.path for item in connection.list_artifacts(run_id, "evaluate") if item.is_dir]
@@ -118,7 +120,8 @@ def _run_folder(run_id: str) -> Path:
         target = project_root() / DOWNLOADS / run_id
         with atomic_dir(target) as partial:
             for path in benchmarks:
-                connection.download_artifacts(run_id, f"{path}/{FILE}", str(partial))
+                (partial / Path(path).name).mkdir()
+                connection.download_artifacts(run_id, f"{path}/{FILE}", str(partial / Path(path).name))
     except MlflowException as error:
         raise PllavaError(f"MLflow run {run_id}: {error.message}. `make mlflow` shows the runs") from None
-    return target / "evaluate"
+    return target
