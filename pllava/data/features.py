@@ -36,7 +36,7 @@ def features(params: Params) -> Path:
             "train.sampling rand takes other frames every epoch, so there is nothing to encode once. "
             "Set features.enabled: false, or train.sampling: middle, in params.yaml"
         )
-    rows = [row for split in ("train", "validation") for row in read_manifest(PREPARED / f"{split}.parquet")]
+    rows = [row for split in ("train", "validation") for row in read_manifest(PREPARED / f"{split}.parquet") if row.media]
     clips = {clip_key(row): row for row in reversed(rows)}  # of several rows of a clip, the first
     with atomic_dir(STORE) as folder:
         index = _encode_all(params, dict(sorted(clips.items())), folder)
