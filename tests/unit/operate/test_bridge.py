@@ -39,7 +39,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path):
+def world(tmp_path, monkeypatch):
+    monkeypatch.setattr(bridge.time, "time", lambda: NOW)  # the clock stands still, however long the tests before took
     return World(tmp_path)
 
 
