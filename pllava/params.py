@@ -40,11 +40,19 @@ class Corpus(Section):
     """One instruction corpus: a VideoChat2-IT annotation file and the root its media paths are relative to."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="opens the ids of its rows, and names its reports")
-    kind: Literal["video", "image"] = "video"
+    kind: Literal["video", "image", "text"] = Field("video", description="text: rows without media, which keep the language")
     annotations: Path
-    media: Path
+    media: Path = Field(Path(), description="root of the media; none for text")
     weight: float = Field(1.0, gt=0, le=100, description="share of its rows that is taken; 2 takes each row twice, with other frames")
     max_rows: int | None = Field(None, ge=1, description="the most rows taken, after the weight; a higher cap keeps those of a lower one")
+
+    @model_validator(mode="after")
+    def _media_fit_the_kind(self) -> Corpus:
+        if self.kind == "text" and self.media != Path():
+            raise ValueError(f"corpus {self.name!r} of kind text takes no media, found {self.media}")
+        if self.kind != "text" and "media" not in self.model_fields_set:
+            raise ValueError(f"corpus {self.name!r} of kind {self.kind} needs media, the folder its paths begin in")
+        return self
 
 
 class Data(Section):

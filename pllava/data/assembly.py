@@ -81,7 +81,7 @@ class Assembly:
         return Chunk(rows, chunk.bad, chunk.file)
 
     def add_clips(self, split: str, corpus: str, hashes: list[str], media: list[str]) -> None:
-        values = ((bytes.fromhex(sha), split, corpus, path) for sha, path in zip(hashes, media, strict=True))
+        values = ((bytes.fromhex(sha), split, corpus, path) for sha, path in zip(hashes, media, strict=True) if sha)  # text has none
         self._database.execute("BEGIN")
         self._database.executemany("INSERT OR IGNORE INTO clip VALUES (?, ?, ?, ?)", values)
         self._database.execute("COMMIT")

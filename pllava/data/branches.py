@@ -26,7 +26,9 @@ class Branches(NamedTuple):
     turn: list[int]
 
 
-def encode_branches(qa: Sequence[Mapping[str, str]], tokenizer: Any, template: Template, max_length: int, image_token_id: int) -> Branches:
+def encode_branches(
+    qa: Sequence[Mapping[str, str]], tokenizer: Any, template: Template, max_length: int, image_token_id: int, media: bool = True
+) -> Branches:
     """Each question encoded as a conversation of its own, with what precedes it, the placeholder included, shared.
 
     Questions that no longer fit in `max_length` text tokens are left out (the first is cut instead), as are those whose prefix differs
@@ -37,8 +39,8 @@ def encode_branches(qa: Sequence[Mapping[str, str]], tokenizer: Any, template: T
     labels: list[int] = []
     turn: list[int] = []
     for question in qa:
-        alone = encode([{**question, "i": qa[0].get("i") or ""}], tokenizer, template, max_length, markers="keep")
-        cut = alone.input_ids.index(image_token_id) + 1
+        alone = encode([{**question, "i": qa[0].get("i") or ""}], tokenizer, template, max_length, markers="keep", media=media)
+        cut = alone.input_ids.index(image_token_id) + 1 if media else 1  # text alone shares its first token
         if not ids:
             prefix = alone.input_ids[:cut]
             ids, labels, turn = list(prefix), alone.labels[:cut], [0] * cut

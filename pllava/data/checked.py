@@ -53,7 +53,7 @@ def checked_chunks(corpus: Corpus, split: str, checks: Checks, wanted: Callable[
     while some := list(islice(rows, CHUNK)):
         asked: dict[str, dict[Bound, None]] = {}
         for row in some:
-            if isinstance(row, Instruction):
+            if isinstance(row, Instruction) and row.media:
                 asked.setdefault(media_path(row), {})[row.start, row.end] = None
         reports = checks.media.reports(asked)
         yield _chunk(some, split, reports, checks, str(corpus.annotations), f"{key} {number}")
@@ -61,7 +61,7 @@ def checked_chunks(corpus: Corpus, split: str, checks: Checks, wanted: Callable[
 
 
 def media_path(row: Instruction) -> str:
-    return f"{row.corpus.media.as_posix()}/{row.media}"
+    return "" if not row.media else f"{row.corpus.media.as_posix()}/{row.media}"
 
 
 def _chunk(some: list[Instruction | Problem], split: str, reports: dict[str, MediaReport], checks: Checks, file: str, key: str) -> Chunk:
@@ -92,8 +92,8 @@ def _make(some: list[Instruction | Problem], split: str, reports: dict[str, Medi
         if isinstance(row, Problem):
             problems.append(row)
             continue
-        media = reports[media_path(row)]
-        text = checks.text.report(row.turns)
+        media = reports[media_path(row)] if row.media else MediaReport("")
+        text = checks.text.report(row.turns, media=bool(row.media))
         reasons = list(text.reasons)
         if problem := media.problem_of((row.start, row.end)):
             reasons.append(problem)

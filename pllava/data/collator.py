@@ -61,7 +61,7 @@ class Collator:
         }
         if all(sample.turn for sample in samples):
             visual = [0] * (self.num_visual_tokens - 1)  # the placeholder is in the prefix
-            turn = pad([visual + (sample.turn or []) for sample in samples], -1)
+            turn = pad([(visual if sample.vision is not None else []) + (sample.turn or []) for sample in samples], -1)
             batch |= {"attention_mask": branch_mask(turn), "position_ids": branch_positions(turn)}
         return batch
 

@@ -33,13 +33,14 @@ def training_text(
     mm_alone: bool | None = None,
     second_message: str = "",
     markers: Literal["refuse", "keep"] = "refuse",
+    media: bool = True,
 ) -> str:
     """The raw text of one sample.
 
     qa: turns {"q", "a"} with "i" (instruction) on the first; an empty q is a caption, which has no user message of its own.
     mm_alone: the video in a user message of its own (default: as the template's mm_style). second_message: said beside the video,
     such as the times of its frames. markers: "refuse" raises PllavaError where a question, instruction or answer holds a role marker or a
-    special token; "keep" writes it, as the published code did, and it then changes turns and supervision.
+    special token; "keep" writes it, as the published code did, and it then changes turns and supervision. media: False for text alone.
     """
     template = template if isinstance(template, Template) else load_template(template)
     user, assistant = template.roles
@@ -55,11 +56,11 @@ def training_text(
     instruction = qa[0].get("i") or ""
     text = template.system + (instruction + between if instruction else "")
     video = media_token + second_message.rstrip()
-    if mm_alone:
+    if mm_alone and media:
         text += user + video + between
     for number, turn in enumerate(qa):
         question = turn["q"]
-        if number == 0 and not mm_alone:
+        if number == 0 and media and not mm_alone:
             question = f"{video}\n{question}"
         text += (user + question + closing if question else "") + assistant + turn["a"] + closing
     return text
@@ -80,6 +81,7 @@ def encode(
     second_message: str = "",
     markers: Literal["refuse", "keep"] = "refuse",
     pad_to_max_length: bool = False,
+    media: bool = True,
 ) -> Encoded:
     """Ids, labels and mask of one sample, cut to `max_length` text tokens (see `training_text` for the other arguments).
 
@@ -87,7 +89,7 @@ def encode(
     pad_to_max_length: pad on the right, as the published training does with every sample.
     """
     template = template if isinstance(template, Template) else load_template(template)
-    text = training_text(qa, template, mm_alone=mm_alone, second_message=second_message, markers=markers)
+    text = training_text(qa, template, mm_alone=mm_alone, second_message=second_message, markers=markers, media=media)
     input_ids: list[int] = []
     labels: list[int] = []
     supervised = False

@@ -111,21 +111,24 @@ class InstructionDataset(Dataset):
     def _sample(self, row: ManifestRow, epoch: int) -> TrainSample:
         if self.independent:
             qa = turn_order(row.qa, f"turns:{self.seed}:{epoch}:{row.id}") if self.shuffle_turns else row.qa
-            branches = encode_branches(qa, self.tokenizer, self.template, self.max_length, self.image_token_id)
-            return TrainSample(row.id, branches.input_ids, branches.labels, self.vision.get(row, epoch), branches.turn)
+            branches = encode_branches(qa, self.tokenizer, self.template, self.max_length, self.image_token_id, bool(row.media))
+            return TrainSample(row.id, branches.input_ids, branches.labels, self._clip(row, epoch), branches.turn)
         input_ids, labels = self._text(row, epoch)
-        return TrainSample(row.id, input_ids, labels, self.vision.get(row, epoch))
+        return TrainSample(row.id, input_ids, labels, self._clip(row, epoch))
+
+    def _clip(self, row: ManifestRow, epoch: int) -> Tensor | None:
+        return self.vision.get(row, epoch) if row.media else None
 
     def _text(self, row: ManifestRow, epoch: int) -> tuple[list[int], list[int]]:
         qa = turn_order(row.qa, f"turns:{self.seed}:{epoch}:{row.id}") if self.shuffle_turns else row.qa
-        input_ids, labels = self._encode(qa)
+        input_ids, labels = self._encode(qa, bool(row.media))
         if all(label == IGNORE for label in labels):  # the new order put a long question first: the order of the file was checked
-            input_ids, labels = self._encode(row.qa)
+            input_ids, labels = self._encode(row.qa, bool(row.media))
         return input_ids, labels
 
-    def _encode(self, qa: list[dict[str, str]]) -> tuple[list[int], list[int]]:
+    def _encode(self, qa: list[dict[str, str]], media: bool) -> tuple[list[int], list[int]]:
         # prepare has refused text with markers already
-        encoded = encode(qa, self.tokenizer, self.template, self.max_length, markers="keep")
+        encoded = encode(qa, self.tokenizer, self.template, self.max_length, markers="keep", media=media)
         return encoded.input_ids, encoded.labels
 
 

@@ -45,7 +45,8 @@ def features(params: Params) -> Path:
         return _write_none(reason)
     clips: dict[str, ManifestRow] = {}
     for row in (*rows["train"], *rows["validation"]):
-        clips.setdefault(clip_key(row), row)  # of several rows of a clip, the first
+        if row.media:  # else text alone
+            clips.setdefault(clip_key(row), row)  # of several rows of a clip, the first
     build = Build(params, dict(sorted(clips.items())))
     build.run()
     stored, unreadable = build.index()

@@ -1,6 +1,7 @@
 """Instruction corpora in the format of VideoChat2-IT: `for row in instructions(corpus): ...`, a row or its problem at a time.
 
 A corpus is a JSON list of `{"video" | "image": path under the media root, "QA": [{"i", "q", "a"}, ...], "start"?, "end"?}` (seconds).
+A corpus of kind text has no media.
 `i` of the first turn opens the text; an empty `q` asks for a caption. Other keys of a row are ignored. In place of QA a row may hold chat
 `messages` (see `pllava.data.messages`), and in place of the list there may be one row a line.
 """
@@ -89,11 +90,11 @@ def _parse(row: Any, corpus: Corpus, index: int, problem: Problem) -> Instructio
     if not isinstance(row, dict):
         wrong(f"the row is {type(row).__name__}, not an object")
         return None
-    media = row.get(corpus.kind)
-    if not isinstance(media, str) or not media:
+    media = "" if corpus.kind == "text" else row.get(corpus.kind)
+    if corpus.kind != "text" and (not isinstance(media, str) or not media):
         wrong(f"no {corpus.kind!r} path (keys: {', '.join(map(str, row)) or 'none'})")
     else:
-        problem.media = media
+        problem.media = media = str(media)
         if PurePosixPath(media).is_absolute() or ".." in PurePosixPath(media).parts:
             wrong(f"{media!r} leads out of the media root {corpus.media}")
     start, end = (_seconds(row.get(name), name, wrong) for name in ("start", "end"))

@@ -47,8 +47,8 @@ class TextChecker:
         """Text tokens of the sample (after the cut), and the reasons why it cannot be used."""
         return self.report(turns)[:2]
 
-    def report(self, turns: tuple[Turn, ...]) -> TextReport:
-        """As `check`, and whether the sample is cut."""
+    def report(self, turns: tuple[Turn, ...], media: bool = True) -> TextReport:
+        """As `check`, and whether the sample is cut. media: False for text alone."""
         reasons = [
             ("special text", f"QA[{number}] {key!r} holds {marker!r}, which has a meaning of its own in a conversation")
             for number, turn in enumerate(turns)
@@ -60,7 +60,7 @@ class TextChecker:
         if reasons:
             return TextReport(0, reasons, False)
         qa = [{"i": turn.i, "q": turn.q, "a": turn.a} for turn in turns]
-        encoded = encode(qa, self._pieces, self.template, NO_LIMIT, markers="keep")  # looked for above, with more of them
+        encoded = encode(qa, self._pieces, self.template, NO_LIMIT, media=media, markers="keep")  # looked for above, with more of them
         cut = len(encoded.input_ids) > self.max_length
         if all(label == IGNORE for label in encoded.labels[: self.max_length]):
             reason = f"no answer token is left after the cut to train.max_length = {self.max_length} text tokens"

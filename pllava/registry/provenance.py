@@ -61,7 +61,7 @@ def dataset_digests(root: Path, params: Params) -> dict[str, tuple[str, str]]:
     paths = {"prepared": "data/prepared", "media": str(params.rendered.root), "base": params.model.base}
     if not params.rendered.enabled:
         del paths["media"]
-        paths |= {f"media.{corpus.name}": str(corpus.media) for corpus in params.data.train}
+        paths |= {f"media.{corpus.name}": str(corpus.media) for corpus in params.data.train if corpus.kind != "text"}
     found: dict[str, tuple[str, str]] = {}
     for name, path in paths.items():
         if digest := locked.get(path) or _added_hash(root, path) or _folder_digest(root / path):

@@ -37,7 +37,8 @@ class Inputs:
         if vision is None:
             vision = Pixels(processor, params.model.num_frames, params.train.sampling, params.seed)
         template, independent = load_template(params.model.template), params.train.turns == "independent"
-        self.lengths = {split: [row.num_tokens for row in table] for split, table in tables.items()}
+        visual = processor.num_visual_tokens
+        self.lengths = {split: [row.num_tokens + (visual if row.media else 0) for row in table] for split, table in tables.items()}
         self.data = {
             split: InstructionDataset(
                 table, vision, processor.tokenizer, template, params.train.max_length, params.seed, split == "train", independent

@@ -139,7 +139,7 @@ def test_list_and_show_say_counts_and_sources(monkeypatch: pytest.MonkeyPatch) -
         ({"name": "a/b"}, "cannot name a corpus"),
         ({"name": "rendered"}, "has a corpus 'rendered' already"),
         ({"weight": 0}, "weight: input should be greater than 0"),
-        ({"kind": "audio"}, "kind: input should be 'video' or 'image'"),
+        ({"kind": "audio"}, "kind: input should be 'video', 'image' or 'text'"),
         ({"annotations": "none.json"}, "none.json is not there"),
         ({"annotations": "videos"}, "is a folder, --annotations needs a file"),
         ({"media": "https://example.org/videos"}, "HTTP has no folders"),

@@ -91,3 +91,47 @@ def test_the_best_weights_are_kept_and_training_ends_when_nothing_gets_better(pr
     assert read_json(OUTPUT / "best" / "manifest.json")["adapter_sha256"] == best
     run(prepared(train={**train, "init_from": None, "steps": 2, "early_stopping": None}))  # the last is the best: one is enough
     assert not (OUTPUT / "last").exists()
+
+
+@pytest.mark.parametrize(
+    ("turns", "packing"), [("conversation", False), ("independent", False), ("conversation", True), ("independent", True)]
+)
+def test_text_stills_and_clips_in_one_batch(prepared: Project, turns: str, packing: bool) -> None:
+    """The loss of the mixed batch is that of its samples, each alone."""
+    from accelerate import Accelerator
+    from PIL import Image
+
+    from pllava.data.manifest import PREPARED, read_manifest
+    from pllava.data.prepare import prepare
+    from pllava.train.loop import Trainer, be_deterministic
+
+    small = Path("data/raw/small")
+    Image.new("RGB", (40, 30), (200, 90, 20)).save(small / "still.png")
+    (small / "stills.json").write_text(json.dumps([{"image": "still.png", "QA": [{"q": "What?", "a": "A colour."}]}]))
+    text = [{"QA": [{"q": f"What is {n}?", "a": f"A number, {n}."}, {"q": "And then?", "a": "Another."}]} for n in range(2)]
+    (small / "text.json").write_text(json.dumps(text))
+    params = prepared(
+        data={
+            "train": [
+                {"name": "small", "annotations": small / "train.json", "media": small / "videos", "max_rows": 2},
+                {"name": "stills", "kind": "image", "annotations": small / "stills.json", "media": small},
+                {"name": "text", "kind": "text", "annotations": small / "text.json"},
+            ],
+            "validation": [{"name": "more", "kind": "text", "annotations": small / "text.json"}],  # the same text: no clip is in two splits
+        },
+        features={"enabled": False},
+        train={"turns": turns, "packing": packing, "batch_size": 5, "steps": 2},
+    )
+    assert Params.model_validate(params.model_dump(mode="json")) == params  # as it reaches the process that trains
+    prepare(params)
+    rows = read_manifest(PREPARED / "train.parquet")
+    assert sorted({row.kind for row in rows}) == ["image", "text", "video"]
+    be_deterministic(params)
+    made = Trainer(params, Accelerator(cpu=True))
+    one = torch.ones(())
+    with torch.no_grad():
+        mixed = made._loss(next(iter(made.inputs.loader("train", [[(row, 0) for row in range(5)]]))), one)
+        alone = sum(made._loss(batch, one) for batch in made.inputs.loader("train", [[(row, 0)] for row in range(5)]))
+    torch.testing.assert_close(mixed, alone, rtol=1e-5, atol=1e-5)
+    run(params)
+    assert history()[-1]["val_loss"] < history()[0]["val_loss"]
