@@ -125,7 +125,7 @@ class Build:
         from rich.progress import track
 
         import pllava
-        from pllava.data.dataset import Pixels
+        from pllava.data.pixels import Pixels
 
         params = self.params
         model, processor = pllava.load(
