@@ -188,8 +188,9 @@ def plain_form(form: str) -> Callable[[], float]:
     import pllava
     from pllava.chat.template import load_template
     from pllava.data.conversation import IGNORE
-    from pllava.data.dataset import InstructionDataset, Pixels
+    from pllava.data.dataset import InstructionDataset
     from pllava.data.manifest import PREPARED, read_manifest
+    from pllava.data.pixels import Pixels
     from pllava.model.adapter import add_lora
     from pllava.params import load_params
     from pllava.train.optimizer import adamw

@@ -16,6 +16,7 @@ from pllava.chat.template import PLACEHOLDER
 from pllava.data.branches import encode_branches
 from pllava.data.conversation import IGNORE, encode
 from pllava.data.manifest import ManifestRow
+from pllava.data.pixels import UnreadableClip
 from pllava.errors import PllavaError
 
 if TYPE_CHECKING:
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
 
 ATTEMPTS = 20  # rows tried in place of one
-
-
-class UnreadableClip(PllavaError):
-    """A clip that was fine when the data was prepared, and is not now."""
 
 
 @dataclass(frozen=True)
@@ -47,25 +44,6 @@ class VisionSource(Protocol):
     is_features: bool
 
     def get(self, row: ManifestRow, epoch: int) -> Tensor: ...
-
-
-class Pixels:
-    """Decode the clip and make it ready for the tower: [T, 3, H, W]; `rand` draws other frames every epoch."""
-
-    is_features = False
-
-    def __init__(self, processor: Any, num_frames: int, sampling: str, seed: int) -> None:
-        self.processor, self.num_frames, self.sampling, self.seed = processor, num_frames, sampling, seed
-
-    def get(self, row: ManifestRow, epoch: int) -> Tensor:
-        from pllava.video.reader import read_video
-
-        rng = random.Random(f"frames:{self.seed}:{epoch}:{row.id}")
-        try:
-            frames = read_video(row.media, self.num_frames, self.sampling, row.start, row.end, rng=rng).frames
-        except (PllavaError, OSError) as error:
-            raise UnreadableClip(str(error)) from error
-        return self.processor.preprocess_video(frames)
 
 
 class InstructionDataset(Dataset):

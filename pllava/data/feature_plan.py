@@ -69,14 +69,15 @@ class FeaturePlan:
 
 def plan_features(params: Params, train: Sequence[ManifestRow], validation: Sequence[ManifestRow]) -> FeaturePlan:
     """Counted from manifests and the base's config: no weights, no media."""
-    distinct = {clip_key(row): row for row in (*train, *validation)}
+    distinct = {clip_key(row): row for row in (*train, *validation) if row.media}
+    with_media = sum(bool(row.media) for row in train) / max(1, len(train))  # the other rows are text alone
     each = clip_bytes(params)
     settings = params.train
     steps = total_steps(settings, len(train))
     validations = 1 + steps // settings.validate_every + bool(steps % settings.validate_every)
     return FeaturePlan(
         clips=len(distinct),
-        uses=steps * settings.batch_size + validations * len(validation),
+        uses=round(steps * settings.batch_size * with_media) + validations * sum(bool(row.media) for row in validation),
         bytes_needed=sum(each // params.model.num_frames if row.kind == "image" else each for row in distinct.values()),
         bytes_a_clip=each,
         bytes_free=shutil.disk_usage(_existing(STORE)).free,

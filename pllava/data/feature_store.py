@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.data.manifest import ManifestRow
+from pllava.data.pixels import UnreadableClip
 from pllava.errors import PllavaError
 from pllava.files import read_json
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 STORE = Path("data/features")
 AGAIN = "Write it again: pllava features"
 PACKAGE = Path(__file__).parents[1]
-CODE = ("video/*.py", "model/processing.py", "model/modeling.py", "data/tower.py", "data/dataset.py")  # what turns a file into features
+CODE = ("video/*.py", "model/processing.py", "model/modeling.py", "data/tower.py", "data/pixels.py")  # what turns a file into features
 
 
 def open_store(params: Params, folder: Path = STORE) -> FeatureStore | None:
@@ -101,8 +102,6 @@ class FeatureStore:
 
     def get(self, row: ManifestRow, epoch: int = 0) -> Tensor:
         """[T, P, Dv] of a row's clip."""
-        from pllava.data.dataset import UnreadableClip
-
         key = clip_key(row)
         if key in self.unreadable:
             raise UnreadableClip(f"{row.media} (row {row.id}) could not be encoded: {self.unreadable[key]}")

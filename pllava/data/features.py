@@ -47,7 +47,8 @@ def features(params: Params) -> Path:
         return _write_none(reason)
     clips: dict[str, ManifestRow] = {}
     for row in (*rows["train"], *rows["validation"]):
-        clips.setdefault(clip_key(row), row)  # of several rows of a clip, the first
+        if row.media:  # else text alone
+            clips.setdefault(clip_key(row), row)  # of several rows of a clip, the first
     build = Build(params, dict(sorted(clips.items())))
     build.run()
     stored, unreadable = build.index()
@@ -126,7 +127,7 @@ class Build:
         from rich.progress import track
 
         import pllava
-        from pllava.data.dataset import Pixels
+        from pllava.data.pixels import Pixels
 
         params = self.params
         model, processor = pllava.load(

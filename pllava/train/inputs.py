@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 
 from pllava.chat.template import load_template
 from pllava.data.collator import Batch, Collator
-from pllava.data.dataset import InstructionDataset, Pixels, VisionSource
+from pllava.data.dataset import InstructionDataset, VisionSource
 from pllava.data.feature_store import open_store
 from pllava.data.manifest import PREPARED, read_manifest
+from pllava.data.pixels import Pixels
 from pllava.errors import PllavaError
 from pllava.train.steps import StepSampler, validation_batches
 

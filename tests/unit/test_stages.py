@@ -15,7 +15,7 @@ ALTERS = {
         "pllava/video/reader.py",
         "pllava/evaluate/mvbench.py",
     ],
-    "features": ["pllava/model/processing.py", "pllava/model/modeling.py", "pllava/data/dataset.py", "pllava/video/sampling.py"],
+    "features": ["pllava/model/processing.py", "pllava/model/modeling.py", "pllava/data/pixels.py", "pllava/video/sampling.py"],
     "train": ["pllava/model/pooling.py", "pllava/data/feature_store.py", "pllava/video/reader.py", "pllava/train/schedule.py"],
     "evaluate": ["data/raw/MVBench/json/moving_count.json", "pllava/evaluate/letter_match.py", "pllava/model/pooling.py"],
     "report": ["pllava/evaluate/statistics.py", "pllava/evaluate/plots.py", "pllava/evaluate/mvbench.py"],
