@@ -106,7 +106,7 @@ def timed(into: list[float], work: Callable[[], Any]) -> Any:
 
 
 def number_formats(chat: VideoChat, clip: Path) -> dict[str, dict[str, Any]]:
-    """Speed of ten questions in bf16 and int8, and what changes: logits behind the fp32 answers, tokens, and accuracy where there is data."""
+    """Ten questions in bf16 and int8: speed, and what changes of logits, tokens, and accuracy where there is data."""
     expected = chat.watch(clip).ask_all(QUESTIONS, TOKENS)
     exact = forced_logits(chat, clip, expected)
     found: dict[str, dict[str, Any]] = {}
@@ -272,7 +272,8 @@ def write_base(folder: Path) -> None:
 
     tiny = json.loads((TINY / "config.json").read_text())
     vision = CLIPVisionConfig(
-        hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=6, image_size=336, patch_size=14, projection_dim=192
+        hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=6, image_size=336, patch_size=14,
+        projection_dim=192,
     )  # fmt: skip
     text = LlamaConfig(
         hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=8, vocab_size=32064,

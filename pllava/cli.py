@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pllava.commands import app as app_commands
-from pllava.commands import caption, evaluate, gallery, lineage, machine, model, operate, recipe, registry, stages, study
+from pllava.commands import caption, evaluate, gallery, lineage, machine, model, operate, recipe, registry, serve, stages, study
 from pllava.commands.options import say
 from pllava.data.corpora.commands import app as data_app
 from pllava.errors import PllavaError
@@ -38,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich would cost a third of the time of --help
 )
-for part in (stages, evaluate, study, registry, lineage, app_commands, caption, gallery, operate, model, machine):
+for part in (stages, evaluate, study, registry, lineage, app_commands, serve, caption, gallery, operate, model, machine):
     app.add_typer(part.commands)
 app.add_typer(recipe.commands, name="recipe")
 app.add_typer(data_app, name="data")

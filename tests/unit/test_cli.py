@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[2]
 COMMANDS = [
     *("render", "prepare", "features", "train", "evaluate", "judge", "report"),
     *("study", "register", "gate", "promote", "rollback", "lineage", "reproduce"),
-    *("ask", "demo", "deploy", "stop", "caption", "gallery", "up", "down", "status"),
+    *("ask", "demo", "deploy", "stop", "serve", "caption", "gallery", "up", "down", "status"),
     *("plan", "convert", "compose", "export", "version", "doctor", "recipe", "data"),
 ]
 HEAVY = ["torch", "transformers", "peft", "accelerate", "gradio", "mlflow", "prefect", "dvc", "pydantic", "yaml", "numpy", "pandas", "rich"]
