@@ -1,0 +1,170 @@
+"""Try settings: every combination or a list of them, each trained in a workspace of its own, each scored at several LoRA strengths.
+
+What is done is kept under .state/sweeps/NAME: a sweep that was stopped goes on where it was when it is started again.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows import ROOT, form
+from flows.failure import tell
+from flows.point import register, run_point
+from flows.process import end_all
+from pllava.errors import PllavaError
+from pllava.files import atomic_write_text, read_json, write_json
+from pllava.operate.points import Grid, Point, points
+from pllava.params import load_params
+
+HOME = Path(".state/sweeps")
+Strengths = Annotated[
+    list[Annotated[float, Field(ge=0, le=1024)]], Field(max_length=50), form.titled("LoRA strengths (alpha) at inference")
+]
+Listed = Annotated[list[dict[str, Any]], Field(max_length=1000), form.titled("Points, beside the grid")]
+Runner = Annotated[Literal["thread", "process", "ray"], form.titled("Runner")]
+Workers = Annotated[int, Field(ge=1, le=256), form.titled("Points at once")]
+Limit = Annotated[int | None, Field(ge=1), form.titled("Questions of each task")]
+Benchmark = Annotated[str, form.titled("Benchmark", enum=form.BENCHMARKS)]
+Name = Annotated[str | None, Field(max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$"), form.titled("Name")]
+
+
+@flow(name="sweep", on_failure=[tell], on_crashed=[tell])
+def sweep(
+    grid: Grid = Grid(),  # noqa: B008
+    listed: Listed = [],  # noqa: B006
+    alphas: Strengths = [],  # noqa: B006
+    benchmark: Benchmark = form.BENCHMARKS[0],
+    limit: Limit = None,
+    runner: Runner = "thread",
+    workers: Workers = 1,
+    register_best: Annotated[bool, form.titled("Register the best")] = False,
+    name: Name = None,
+) -> Any:
+    """Train and score every point; one table and one chart at the end. Started again after it was stopped, it goes on.
+
+    Args:
+        grid: lists of values; every combination is a point
+        listed: points of their own, each {"train.lora.r": 8, ...}
+        alphas: no training for these: each point is also scored at each of them
+        benchmark: what the points are scored on
+        limit: only the first so many questions, for a look
+        runner: thread or process on this machine, ray on a cluster
+        workers: points at once; each trains with train.threads threads
+        register_best: the best point becomes a version and the candidate; the gate and the promotion are yours
+        name: left empty, it follows from the points; the same name goes on with the same sweep
+    """
+    os.chdir(ROOT)
+    try:
+        return _sweep(grid, listed, alphas, benchmark, limit, runner, workers, register_best, name)
+    except PllavaError as error:
+        get_run_logger().error(str(error))
+        return Failed(message=str(error))
+    except BaseException:  # cancelled: what was started in other threads is ended
+        end_all()
+        raise
+
+
+def _sweep(
+    grid: Grid,
+    listed: list[dict[str, Any]],
+    alphas: list[float],
+    benchmark: str,
+    limit: int | None,
+    runner: str,
+    workers: int,
+    register_best: bool,
+    name: str | None,
+) -> Any:
+    from pllava.operate import sweep_report
+    from pllava.registry import provenance, sweeps
+
+    params = load_params()
+    todo = points(params, grid, listed)
+    asked = {"points": sorted(point.key for point in todo), "alphas": sorted(set(alphas)), "benchmark": benchmark, "limit": limit}
+    digest = hashlib.sha256(json.dumps([asked, _code()], sort_keys=True).encode()).hexdigest()[:8]
+    home = ROOT / HOME / (f"{name}-{digest}" if name else digest)  # other code, other points: another sweep
+    home.mkdir(parents=True, exist_ok=True)
+    record = home / "sweep.json"
+    known = read_json(record).get("run_id") if record.is_file() else None
+    tags = {"params_sha256": provenance.params_sha256(params), "flow_run_id": str(flow_run.get_id() or "")}
+    run_id = sweeps.parent(params, ROOT, home.name, known, tags)
+    write_json(record, asked | {"run_id": run_id, "settings": {point.key: point.settings for point in todo}})
+    get_run_logger().info("sweep %s: %d points in %s", home.name, len(todo), home.relative_to(ROOT))
+    rows, failures = run_points.with_options(task_runner=task_runner(runner, workers))(
+        ROOT, home, todo, alphas, benchmark, limit, str(flow_run.get_id() or "")
+    )
+    for row in rows:
+        sweeps.child(params, run_id, row, [home / row["key"] / file for file in row["files"]])
+    if not rows:
+        sweeps.finish(run_id, None, {}, complete=False)
+        return Failed(message="no point was finished:\n" + "\n".join(failures))
+    report = home / "report"
+    sweep_report.chart(rows, benchmark, report / "chart.png")
+    text = sweep_report.table(rows, benchmark)
+    atomic_write_text(report / "table.md", text + "\n")
+    write_json(report / "table.json", rows)
+    first = sweep_report.best(rows)
+    sweeps.finish(run_id, report, {f"{benchmark}/best": first["average"]["value"]}, complete=not failures)
+    picture = base64.b64encode((report / "chart.png").read_bytes()).decode()
+    create_markdown_artifact(text, key="sweep-table", description=f"{home.name}: {benchmark}, percent, with 95 % intervals")
+    create_image_artifact(f"data:image/png;base64,{picture}", key="sweep-chart", description="Against pooling shape and against alpha")
+    if failures:
+        return Failed(message=f"{len(failures)} of {len(todo)} points failed; start it again to go on:\n" + "\n".join(failures))
+    said = f"best: {first['title']}, alpha {first['alpha']:g}, {100 * first['average']['value']:.1f} %. {report.relative_to(ROOT)}/table.md"
+    if register_best:
+        point = next(point for point in todo if point.key == first["key"])
+        said += f"; registered as version {register(ROOT, home.name, point, first['alpha'], str(flow_run.get_id() or ''))}"
+    return Completed(message=said, data=rows)
+
+
+@flow(name="points")
+def run_points(
+    root: Path, home: Path, todo: list[Point], alphas: list[float], benchmark: str, limit: int | None, run_id: str
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of all points that are done, in order, and what those that failed have to say."""
+    futures = [run_point.submit(root, home, home.name, point.title, point, alphas, benchmark, limit, run_id) for point in todo]
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+    for point, future in zip(todo, futures, strict=True):
+        future.wait()
+        if future.state.is_completed():
+            rows += future.result()
+        else:
+            failures.append(f"{point.title}: {future.state.message or future.state.name}")
+    return rows, failures
+
+
+def task_runner(kind: str, workers: int) -> TaskRunner[Any]:
+    """Raises PllavaError when Ray is asked for and not installed."""
+    if kind == "thread":
+        return ThreadPoolTaskRunner(max_workers=workers)
+    if kind == "process":
+        return ProcessPoolTaskRunner(max_workers=workers)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        from prefect_ray import RayTaskRunner
+    except ImportError:
+        raise PllavaError("the runner ray needs: pip install 'pllava[ray]'") from None
+    address = os.environ.get("RAY_ADDRESS")  # a cluster that is there; else one is started here, on loopback, and ended
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    here = {} if address else {"num_cpus": workers, "include_dashboard": False}
+    return RayTaskRunner(address=address, init_kwargs={**here, "runtime_env": {"env_vars": {"PYTHONPATH": paths}}})
+
+
+def _code() -> str:
+    """The commit and what is not committed: points are kept for the code that made them."""
+    from pllava.registry.provenance import _git
+
+    return f"{_git(ROOT, 'rev-parse', 'HEAD')} {re.sub(r'^index .*$', '', _git(ROOT, 'diff', 'HEAD', '--', 'pllava', 'flows') or '')}"
