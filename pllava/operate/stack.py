@@ -92,8 +92,8 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")])),
         }
-        # Records in a sqlite file are opened by each process itself, as the command line does; others only the server can reach.
-        if self.mlflow_elsewhere or os.environ.get("MLFLOW_BACKEND_STORE_URI"):
+        # Records in the project's sqlite file are opened by each process itself, as the command line does; others go through the server.
+        if self.mlflow_elsewhere or any(os.environ.get(name) for name in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION")):
             shared["MLFLOW_TRACKING_URI"] = self.mlflow_url
         return {**{name: value for name, value in QUIET.items() if name not in os.environ}, **shared}
 
