@@ -53,6 +53,8 @@ bench: $(INSTALLED) ## measure speed and memory; each benchmark ends with a line
 	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$name.py; done
 
 test-browser: $(INSTALLED) ## the demo and the gallery in a Chromium, about 90 seconds; skipped where there is none
+	@command -v chromium chromium-browser google-chrome > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
+		&& echo "installing Chromium (apt-get)" && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || true
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser -rs
 
 lint: $(INSTALLED) ## format and check the code, and its types

@@ -124,6 +124,9 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
             return engine.ask(video, question.strip())
         except PllavaError as error:
             raise gr.Error(panels.sentence(error, video), print_exception=False) from None
+        except Exception:
+            log.exception("a question failed")
+            raise gr.Error(OURS, print_exception=False) from None
         finally:
             uploads.discard(video)
 
