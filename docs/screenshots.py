@@ -6,6 +6,7 @@ The demo serves the champion (or what `pllava demo` would serve), the gallery sh
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -19,12 +20,14 @@ from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).parent
 PATIENCE = 300_000  # milliseconds
-DEMO, GALLERY = 17860, 17861  # ports, so that what runs already is left alone
 
 
 @contextmanager
-def running(port: int, *arguments: str) -> Iterator[str]:
-    """A command of pllava that serves a page, until the block ends."""
+def running(*arguments: str) -> Iterator[str]:
+    """A command of pllava that serves a page, on a free port, until the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen([sys.executable, "-m", "pllava.cli", *arguments, "--port", str(port)])
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -69,9 +72,9 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
         page.set_default_timeout(PATIENCE)
-        with running(DEMO, "demo", *sys.argv[1:]) as url:
+        with running("demo", *sys.argv[1:]) as url:
             take_demo(page, url, HERE / "demo.png")
-        with running(GALLERY, "gallery", "outputs/evaluate") as url:
+        with running("gallery", "outputs/evaluate") as url:
             take_gallery(page, url, HERE / "gallery.png")
         browser.close()
 

@@ -33,8 +33,18 @@ MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api
 def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], uploads: Uploads) -> gr.Blocks:
     """The page, not yet launched. Endpoints for clients: /ask (video file, question -> answer) and /version."""
     model = engine.chat.model
-    served = {"model": source.name, "version": source.version, "adapter_sha256": source.adapter_sha256, "pid": os.getpid()}
     visits = Visits(engine, uploads, source.turns)
+
+    def serving() -> ModelSource:  # another version may have been put in since the page was built
+        return engine.source or source
+
+    def version() -> dict[str, Any]:
+        now = serving()
+        return {"model": now.name, "version": now.version, "adapter_sha256": now.adapter_sha256, "pid": os.getpid()}
+
+    def about() -> tuple[Any, ...]:
+        runtime = describe_runtime(engine.chat.model)
+        return panels.head(serving()), panels.lineage(serving(), runtime), gr.Slider(value=engine.lora_alpha or 0)
 
     def settings_of(system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float) -> Settings:
         return Settings(
@@ -139,7 +149,7 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
 
     with gr.Blocks(title="PLLaVA", analytics_enabled=False, delete_cache=KEEP_UPLOADS) as page:
         clip = gr.State(None)
-        gr.HTML(panels.head(source))
+        head = gr.HTML(panels.head(source))
         if is_toy(model):
             gr.HTML(TOY_NOTICE)
         with gr.Row(equal_height=False):
@@ -201,7 +211,8 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
                     new = gr.Button("New video", size="sm", min_width=70, elem_id="new")
                 with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                     settings = _advanced(engine)
-        gr.HTML(panels.lineage(source, describe_runtime(model)))
+        lineage = gr.HTML(panels.lineage(source, describe_runtime(model)))
+        page.load(about, None, [head, lineage, settings[-1]], **HIDDEN)
 
         shown = [clip, player, picture, frames, chat, examples, dense, captions, *downloads]
         answers: list[Any] = []
@@ -228,7 +239,7 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
         api_in = [gr.File(label="video", visible=False), gr.Textbox(label="question", visible=False)]
         api_out, api_version = gr.Textbox(label="answer", visible=False), gr.JSON(label="version", visible=False)
         gr.Button(visible=False).click(ask, api_in, api_out, api_name="ask", concurrency_id="model", concurrency_limit=1)
-        gr.Button(visible=False).click(lambda: served, None, api_version, api_name="version", queue=False)
+        gr.Button(visible=False).click(version, None, api_version, api_name="version", queue=False)
     return page
 
 

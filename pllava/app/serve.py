@@ -71,6 +71,7 @@ def open_page(
     source = choose(params, model, adapter, template)
     say(f"model: {source.name}, {source.why}")
     engine = ChatEngine(load_chat(source, lora_alpha))
+    engine.source = source
     say(f"runs on {describe_runtime(engine.chat.model)}; template {source.template}")
     try:
         clips = samples(params)
@@ -78,6 +79,7 @@ def open_page(
         say(f"no sample clips: {error}")
         clips = []
     page = build_demo(engine, source, clips, uploads)
+    page.engine = engine  # type: ignore[attr-defined]  # whoever serves the page may give it another version of the model
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port,
