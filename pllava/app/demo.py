@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 from collections.abc import Iterator
@@ -247,7 +246,6 @@ def _advanced(engine: ChatEngine) -> list[Any]:
     """Components of the settings, in the order of `settings_of`."""
     processor, alpha = engine.chat.processor, engine.lora_alpha
     t, h, w = processor.pooling_shape
-    beams = _can_search(engine)
     return [
         gr.Textbox(
             engine.chat.template.system,
@@ -270,7 +268,6 @@ def _advanced(engine: ChatEngine) -> list[Any]:
             1,
             step=1,
             label="Beams",
-            visible=beams,
             info="Answers that are followed side by side before the best is taken. Above 1 it is slower, and the answer comes at once.",
         ),
         gr.Slider(0, 2, 0, step=0.1, label="Temperature", info="0 gives the likeliest answer, always the same; higher is more varied."),
@@ -294,13 +291,6 @@ def _retry(history: list[Message], event: gr.RetryData) -> list[Message]:
 def _edit(history: list[Message], event: gr.EditData) -> list[Message]:
     text = event.value if isinstance(event.value, str) else str(event.value)
     return up_to(history, event.index, text[:MAX_QUESTION])
-
-
-def _can_search(engine: ChatEngine) -> bool:
-    from pllava.chat import WatchedVideo
-
-    parameters = inspect.signature(WatchedVideo.ask).parameters
-    return "num_beams" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _poster(clip: Sample) -> Any:
