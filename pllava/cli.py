@@ -13,6 +13,7 @@ import typer
 
 from pllava.commands import app as app_commands
 from pllava.commands import caption, evaluate, gallery, machine, model, recipe, registry, stages
+from pllava.commands import serve as serve_commands
 from pllava.commands.options import say
 from pllava.data.corpora.commands import app as data_app
 from pllava.errors import PllavaError
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich would cost a third of the time of --help
 )
-for part in (stages, evaluate, registry, app_commands, caption, gallery, model, machine):
+for part in (stages, evaluate, registry, app_commands, serve_commands, caption, gallery, model, machine):
     app.add_typer(part.commands)
 app.add_typer(recipe.commands, name="recipe")
 app.add_typer(data_app, name="data")

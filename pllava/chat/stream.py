@@ -45,9 +45,13 @@ class Stream(BaseStreamer):
         self._ids += value.flatten().tolist()
         # A run of byte tokens may turn from characters into U+FFFD by its next byte: wait for its end.
         settled = len(self._ids)
-        while settled and BYTE_TOKEN.fullmatch(self.chat.processor.tokenizer.convert_ids_to_tokens(self._ids[settled - 1])):
+        while settled and BYTE_TOKEN.fullmatch(self._token(self._ids[settled - 1])):
             settled -= 1
         self._queue.put(self._steady(self._ids[:settled]))
+
+    def _token(self, number: int) -> str:
+        """Its spelling; "" for ids that only the model has: many vocabularies are padded."""
+        return self.chat.processor.tokenizer.convert_ids_to_tokens(number) or ""
 
     def _steady(self, ids: list[int]) -> str:
         """What later tokens cannot take back of the text: an unfinished character decodes to U+FFFD; a stop string, a closing separator

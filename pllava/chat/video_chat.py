@@ -34,6 +34,7 @@ from pllava.chat.template import Template, load_template
 from pllava.chat.watched import Conversation, History, WatchedVideo
 from pllava.errors import PllavaError
 from pllava.model.shared_prefix import BufferedLayer, stop_if
+from pllava.video.limits import Limits
 from pllava.video.reader import VideoFrames, read_video
 
 __all__ = ["Answer", "Conversation", "History", "VideoChat", "WatchedVideo"]
@@ -70,6 +71,7 @@ class VideoChat:
         self.template = template if isinstance(template, Template) else load_template(template)
         self.sampling = sampling
         self.cache = PrefixCache(cache_bytes)
+        self.limits: Limits | None = None  # of what is read; None: the defaults of `read_video`
         self._told: set[str] = set()
 
     def with_template(self, template: Template | str) -> VideoChat:
@@ -122,7 +124,7 @@ class VideoChat:
                 raise PllavaError("start and end are for a path; these frames are sampled already. Pass them to pllava.read_video")
             return frames_key(video), lambda: video
         number = self.processor.num_frames
-        read: Callable[[], VideoFrames] = lambda: read_video(video, number, self.sampling, start, end)  # noqa: E731
+        read: Callable[[], VideoFrames] = lambda: read_video(video, number, self.sampling, start, end, limits=self.limits)  # noqa: E731
         if self.sampling == "rand" or not os.access(video, os.R_OK):
             return None, read  # the reader says what is wrong
         return (path_key(Path(video)), number, self.sampling, start, end), read

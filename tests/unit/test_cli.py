@@ -15,7 +15,8 @@ PROJECT = Path(__file__).parents[2]
 COMMANDS = [
     *("render", "prepare", "features", "train", "evaluate", "judge", "report"),
     *("register", "gate", "promote", "rollback"),
-    *("ask", "demo", "deploy", "stop", "caption", "gallery", "plan", "convert", "compose", "export", "version", "doctor", "recipe", "data"),
+    *("ask", "demo", "deploy", "stop", "serve", "caption", "gallery", "plan", "convert", "compose", "export"),
+    *("version", "doctor", "recipe", "data"),
 ]
 HEAVY = ["torch", "transformers", "peft", "accelerate", "gradio", "mlflow", "prefect", "dvc", "pydantic", "yaml", "numpy", "pandas", "rich"]
 # Time of the processor, not of the wall: other work on the machine does not count.

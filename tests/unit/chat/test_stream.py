@@ -22,7 +22,7 @@ from pllava.model.shared_prefix import BufferedLayer, Cancelled
 
 def pieces_of(steps: list[str], stop: tuple[str, ...] = (), template: str = "vicuna") -> tuple[list[str], str]:
     """Pieces of a model that would write `steps`, one a token; and the whole text."""
-    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda number: steps[number])
+    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda number: steps[number] or None)  # None: an id that the tokenizer lacks
     processor = SimpleNamespace(tokenizer=tokenizer, decode_new=lambda before, ids: joined(steps, ids))
 
     def answer(videos: Any, prompts: Any, settings: Generation, streamer: Stream) -> list[Any]:
@@ -59,6 +59,7 @@ def joined(steps: list[str], ids: Any) -> str:
         ([" a", "b", "x c"], ("bc",)),  # which only looks like one
         ([" a", "b c"], (" ab",)),  # at the very beginning: nothing is said
         ([" STOP here"], ("STOP",)),
+        ([" a", "", " b"], ()),
         (["  ", " late", "  "], ()),
     ],
 )
