@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,15 @@ def caption_clips(chat: Any, clips: Sequence[VideoFrames], question: str, max_ne
         videos = chat.watch_all(clips, batch_size=len(clips))
         return [answer.text for answer in chat.ask_each(videos, question, max_new_tokens, batch_size=len(clips))]
     return [chat.watch(clip).ask(question, max_new_tokens=max_new_tokens).text for clip in clips]
+
+
+def without_cache(chat: Any) -> Any:
+    """The same chat, keeping nothing of what it has encoded: each clip is asked about once, and memory must not grow with their number."""
+    if not hasattr(chat, "cache"):
+        return chat
+    other = copy.copy(chat)
+    other.cache = type(chat.cache)(0)
+    return other
 
 
 def picture_of(processor: PllavaProcessor) -> tuple[int, int, int] | None:

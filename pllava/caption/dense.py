@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pllava.caption.clips import QUESTION, caption_clips, picture_of
+from pllava.caption.clips import QUESTION, caption_clips, picture_of, without_cache
 from pllava.caption.scan import Scan
 from pllava.caption.scenes import Scene, SceneSettings
 from pllava.caption.segment import Segment
@@ -118,4 +118,4 @@ def dense_caption(
         chat.template.prompt_for(text or "?")  # refuses markers before anything is decoded
     picture = picture_of(chat.processor)
     scan = Scan(path, scenes, chat.processor.num_frames, picture, limits, time_limit)
-    return DenseCaption(chat, scan, question, max_new_tokens, batch_size, asked)
+    return DenseCaption(without_cache(chat), scan, question, max_new_tokens, batch_size, asked)

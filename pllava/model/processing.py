@@ -7,6 +7,7 @@ batch = processor(text=[prompt], videos=[frames])   # input_ids, attention_mask,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from typing import Any
 
@@ -102,9 +103,10 @@ class PllavaProcessor(ProcessorMixin):
     def preprocess_videos(self, videos: Sequence[np.ndarray | Sequence[Image.Image]]) -> list[torch.Tensor]:
         """Several clips of ONE sample, brought to the least stretched aspect among them, as published. For a batch of samples call
         `preprocess_video` on each: its pixels must not depend on its neighbours."""
-        clips = tower_pictures([_as_arrays(frames) for frames in videos], self.short_side, self.crop, torch.get_num_threads())
+        threads = torch.get_num_threads()
+        clips = tower_pictures([_as_arrays(frames) for frames in videos], self.short_side, self.crop, threads)
         table = self._pixel_values()
-        return [_looked_up(table, clip) for clip in clips]
+        return [_looked_up(table, clip, threads) for clip in clips]
 
     @property
     def short_side(self) -> int:
@@ -205,13 +207,21 @@ def _as_arrays(frames: np.ndarray | Sequence[Image.Image]) -> np.ndarray:
     return array
 
 
-def _looked_up(table: np.ndarray, pictures: np.ndarray) -> torch.Tensor:
+def _looked_up(table: np.ndarray, pictures: np.ndarray, threads: int) -> torch.Tensor:
     """[3, 256], uint8 [T, h, w, 3] -> float32 [T, 3, h, w]."""
     num_frames, height, width, channels = pictures.shape
     pixels = np.empty((num_frames, channels, height, width), table.dtype)
-    for picture, made in zip(pictures, pixels, strict=True):  # one at a time: numpy makes 8 bytes of each level
-        for channel in range(channels):
-            np.take(table[channel], picture[..., channel], out=made[channel], mode="clip")  # the mode without a check; none is out
+
+    def look_up(number: int) -> None:
+        for channel in range(channels):  # one plane at a time: numpy makes 8 bytes of each level. The mode is the one without a check
+            np.take(table[channel], pictures[number, ..., channel], out=pixels[number, channel], mode="clip")
+
+    if threads > 1 and num_frames > 1:
+        with ThreadPoolExecutor(min(threads, num_frames)) as pool:
+            list(pool.map(look_up, range(num_frames)))
+    else:
+        for number in range(num_frames):
+            look_up(number)
     return torch.from_numpy(pixels)
 
 

@@ -17,6 +17,7 @@ from pllava.video.limits import Limits
 from pllava.video.pyav import MEND, OPEN_OPTIONS, Header, PyavSource, check_whole, reason
 
 log = logging.getLogger(__name__)
+NARROW = 256  # pixels; only narrower rows can be padded to a multiple of their width
 
 
 def read_header(path: Path, limits: Limits, whole: bool = True) -> Header:
@@ -45,13 +46,20 @@ def read_header(path: Path, limits: Limits, whole: bool = True) -> Header:
     return header
 
 
-def open_container(path: Path, limits: Limits, reader: str = "auto") -> DecordSource | PyavSource:
-    """The first reader that can decode the file's first frame; a fall back is logged with its reason."""
+def open_container(path: Path, limits: Limits, reader: str = "auto", look: bool = True) -> DecordSource | PyavSource:
+    """The first reader that can decode the file's first frame; a fall back is logged with its reason.
+
+    look=False leaves the first frame of a wide clip alone, for who decodes others anyway: width and height are then those of the header,
+    before rotation.
+    """
     header = read_header(path, limits)
     if reader == "pyav":
         return PyavSource(path, header, limits)
     try:
-        return DecordSource(path, header, limits)
+        source = DecordSource(path, header, limits)
+        if look or header.width <= NARROW:
+            source.look()
+        return source
     except CannotDecode as error:
         if reader == "decord":
             raise PllavaError(f"{path}: decord cannot read it ({error}). Try reader='pyav' or reader='auto'") from error
@@ -85,14 +93,17 @@ class DecordSource:
         self.times = spans[:, 0] - spans[0, 0]
         self.duration = float(spans[-1, 1] - spans[0, 0])
         limits.check_header(path, header.width, header.height, count, self.duration)
+        self.width, self.height, self._padded = header.width, header.height, False
+
+    def look(self) -> None:
+        """Decode the first frame and see how it comes out."""
         try:
             first = self._video[0].shape
         except self._errors as error:
             raise CannotDecode(_first_line(error)) from error
         self.height, self.width = first[:2]  # after rotation, which the header does not apply
         self._padded = first[-1] != 3
-        if {self.width, self.height} != {header.width, header.height}:
-            raise CannotDecode(f"frames of {self.width}x{self.height}, the header says {header.width}x{header.height}")
+        self._check_size()
 
     def get(self, indices: list[int]) -> np.ndarray:
         """uint8 [T, H, W, 3]. Damage inside the file shows only here; PyAV then says what is wrong, or reads on."""
@@ -120,7 +131,13 @@ class DecordSource:
             raise CannotDecode(_first_line(error)) from error
         if frames.ndim != 4 or frames.shape[-1] != 3:
             raise CannotDecode(f"frames of shape {frames.shape}")
+        self.height, self.width = frames.shape[1:3]
+        self._check_size()
         return frames
+
+    def _check_size(self) -> None:
+        if {self.width, self.height} != {self.header.width, self.header.height}:
+            raise CannotDecode(f"frames of {self.width}x{self.height}, the header says {self.header.width}x{self.header.height}")
 
 
 def _without_padding(frame: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ class VideoFrames:
 
 def probe(path: str | Path, limits: Limits | None = None) -> VideoInfo:
     """Length, rate and size; decodes the first frame only. Raises PllavaError when there is nothing to read."""
-    source = _open(Path(path), limits or Limits(), "auto")
+    source = _open(Path(path), limits or Limits(), "auto", look=True)
     return VideoInfo(len(source.times), source.fps, source.duration, source.width, source.height, source.reader)
 
 
@@ -81,7 +81,7 @@ def read_video(
             raise PllavaError("rng and time_limit don't go together: a generator cannot be shared with another process")
         with Readers(1, time_limit, limits) as readers:
             return readers.read(path, num_frames, sampling, start=start, end=end, reader=reader)
-    source = _open(path, limits, reader)
+    source = _open(path, limits, reader, look=False)
     indices = _choose(source, num_frames, sampling, _part(source, start, end), rng)
     if not indices:
         raise PllavaError(
@@ -109,7 +109,7 @@ def kind_of_path(path: Path) -> str:
         raise PllavaError(f"{path}: no permission to read it") from None
 
 
-def _open(path: Path, limits: Limits, reader: str) -> Source:
+def _open(path: Path, limits: Limits, reader: str, look: bool) -> Source:
     match kind_of_path(path):
         case "folder":
             return FolderSource(path, limits)
@@ -117,7 +117,7 @@ def _open(path: Path, limits: Limits, reader: str) -> Source:
             return GifSource(path, limits)
         case "image":
             return ImageSource(path, limits)
-    return open_container(path, limits, reader)
+    return open_container(path, limits, reader, look)
 
 
 def _part(source: Source, start: float | None, end: float | None) -> tuple[float, float] | None:

@@ -1,0 +1,45 @@
+"""A real browser reads from our WebVTT what the captions say, whatever that is."""
+
+import functools
+import http.server
+import shutil
+import threading
+
+import pytest
+
+from pllava.caption.segment import Segment
+from pllava.caption.subtitles import to_vtt
+
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
+TEXTS = [
+    "a --> b",
+    "<b>bold</b> & <00:00:01.000> more",
+    "line\n\n\nline\r\n\r\nWEBVTT\n\nNOTE no",
+    "1 < 2 > 0",
+    "00:00:09.000 --> 00:00:10.000",
+    "{\\an8}top 日本語 🎬",
+    "&lt;already&gt; &amp;",
+    "STYLE\n::cue{}",
+]
+READ = "[...document.querySelector('track').track.cues].map(cue => [cue.startTime, cue.endTime, cue.getCueAsHTML().textContent])"
+
+
+def test_cues(tmp_path):
+    segments = [Segment(400_000.0 * number, 400_000.0 * number + 1.5, text) for number, text in enumerate(TEXTS)]
+    (tmp_path / "a.vtt").write_text(to_vtt(segments, ["cut off --> here\n\nand more"]), "utf-8")
+    (tmp_path / "a.html").write_text("<video><track kind=captions src=a.vtt default></video>")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, playwright.sync_playwright() as driver:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_address[1]}/a.html")
+        page.wait_for_function("document.querySelector('track').readyState >= 2")
+        cues = page.evaluate(READ)
+        browser.close()
+        server.shutdown()
+    assert [(start, end, " ".join(text.split())) for start, end, text in cues] == [
+        (segment.start, segment.end, " ".join(segment.text.split())) for segment in segments
+    ]
