@@ -134,7 +134,9 @@ class VideoChat:
         return make() if key is None else self.cache.find_or_make(self._full_key(key), make)
 
     def _full_key(self, key: Hashable) -> Hashable:
-        return key, self.processor.pooling_shape, tuple(self._prefix), self.shares_prefix, weights_key(self.model)
+        config = self._base.config
+        shape = config.num_frames, tuple(config.visual_shape), config.frame_repeat
+        return key, shape, tuple(self._prefix), self.shares_prefix, weights_key(self.model)
 
     def _encode(self, frames: Sequence[VideoFrames], cancel: Any = None) -> list[EncodedVideo]:
         stop_if(cancel)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,9 +76,7 @@ class Panel:
                 rows += [self._row(contestant, sample, [""], pixels) for sample in clip.samples for contestant in self.contestants]
         answered = [sample for clip, pixels in zip(unit, decoded, strict=True) if isinstance(pixels, Tensor) for sample in clip.samples]
         for contestant in self.contestants:
-            predictions: list[str] = []
-            for first in range(0, len(asked), self.batch_size):
-                predictions += self._generate(contestant, asked[first : first + self.batch_size])
+            predictions = self._predict(contestant, asked)
             given = iter(predictions)
             rows += [self._row(contestant, sample, [next(given) for _ in questions_of(sample)], None) for sample in answered]
         return rows
@@ -99,29 +97,19 @@ class Panel:
         features = self.contestants[0].model.vision_features(torch.cat(list(clips)))
         return list(features.split([len(clip) for clip in clips]))
 
-    @torch.inference_mode()
-    def _generate(self, contestant: Contestant, batch: Sequence[tuple[Sample, Tensor]]) -> list[str]:
-        """Greedy answers to a batch of questions, each about its own clip."""
-        from contextlib import nullcontext
+    def _predict(self, contestant: Contestant, asked: Sequence[tuple[Sample, Tensor]]) -> list[str]:
+        """Greedy answers, each about its own clip. All questions about a clip share its prefix, and a batch holds several clips."""
+        from pllava.chat import VideoChat
 
-        features = [seen[len(seen) // 2][None] if contestant.single_frame else seen for _, seen in batch]
-        prompts = [self.template.prompt_for(self.benchmark.prompt(sample)) for sample, _ in batch]
-        model = contestant.model
-        inputs = self.processor.tokenize(prompts, padding_side="left")
-        ids = inputs["input_ids"].to(features[0].device)
+        if not asked:
+            return []
+        chat = VideoChat(contestant.model, self.processor, self.template, cache_bytes=0)
         with contestant.within() if contestant.within else nullcontext():
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=inputs["attention_mask"].to(ids.device),
-                vision_features=torch.stack(features) if len({len(f) for f in features}) == 1 else features,
-                max_new_tokens=self.max_new_tokens,
-                do_sample=False,
-            )
-        replies = []
-        for prompt, row in zip(ids.tolist(), output[:, ids.shape[1] :].tolist(), strict=True):
-            after_video = len(prompt) - prompt[::-1].index(self.processor.image_token_id)
-            replies.append(self.template.trim_reply(self.processor.decode_new(prompt[after_video:], row)))
-        return replies
+            clips = {id(seen): seen[len(seen) // 2][None] if contestant.single_frame else seen for _, seen in asked}
+            videos = dict(zip(clips, chat.watch_features(list(clips.values())), strict=True))
+            about = [videos[id(seen)] for _, seen in asked]
+            questions = [self.benchmark.prompt(sample) for sample, _ in asked]
+            return [answer.text for answer in chat.ask_each(about, questions, self.max_new_tokens, self.batch_size)]
 
     def _row(self, contestant: Contestant, sample: Sample, predictions: Sequence[str], error: str | None) -> dict[str, Any]:
         """Not scored yet: `correct` is None."""

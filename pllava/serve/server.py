@@ -125,6 +125,7 @@ class Run:
 
     def __init__(self, asked: ChatRequest, job: Job, deadline: float, request: Request, metrics: Metrics) -> None:
         self.asked, self.job, self.deadline, self.request, self.metrics = asked, job, deadline, request, metrics
+        self.given_up = self.finished = False
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
 
@@ -135,19 +136,27 @@ class Run:
             while not waiting.done():
                 left = self.deadline - time.monotonic()
                 if left <= 0:
-                    self.metrics.abandoned.labels("timeout").inc()
+                    self.give_up("timeout")
                     raise ApiError(504, "the time of this request is over; ask for fewer tokens or send a shorter video", code="timeout")
                 await asyncio.wait([waiting], timeout=min(0.2, left))
                 if not waiting.done() and await self.request.is_disconnected():
-                    self.metrics.abandoned.labels("disconnected").inc()
+                    self.give_up("disconnected")
                     raise ApiError(499, "the client left")
         finally:
             if not waiting.done():
                 waiting.cancel()
         event = waiting.result()
+        self.finished = event[0] in ("done", "error")
         if event[0] == "error":
             raise event[1] if isinstance(event[1], ApiError) else internal(event[1])
         return event
+
+    def give_up(self, reason: str) -> None:
+        """Counted once, whoever notices first."""
+        if not self.given_up:
+            self.given_up = True
+            self.metrics.abandoned.labels(reason).inc()
+        self.job.abandon()
 
     def completion(self, answer: Answer) -> dict[str, Any]:
         message = {"role": "assistant", "content": answer.text, "refusal": None}
@@ -185,15 +194,11 @@ class Streamed(StreamingResponse):
         self.run = run
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        finished = False
         try:
             await super().__call__(scope, receive, send)
-            finished = self.run.job.future is not None and self.run.job.future.done()
         finally:
-            if not finished:
-                if not self.run.job.cancel.is_set() and self.run.job.future is not None and not self.run.job.future.done():
-                    self.run.metrics.abandoned.labels("disconnected").inc()
-                self.run.job.abandon()
+            if not self.run.finished:
+                self.run.give_up("disconnected")
 
 
 def sse(body: dict[str, Any]) -> bytes:
