@@ -54,6 +54,8 @@ bench: $(INSTALLED) ## speed and memory beside the published code's way, about 4
 		if [ -n "$$failed" ]; then echo "missed:$$failed"; exit 1; fi
 
 test-browser: $(INSTALLED) ## the demo and the gallery in a Chromium, about 90 seconds; skipped where there is none
+	@command -v chromium chromium-browser google-chrome > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
+		&& echo "installing Chromium (apt-get)" && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || true
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser -rs
 
 lint: $(INSTALLED) ## format and check the code, and its types

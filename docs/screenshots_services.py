@@ -1,4 +1,4 @@
-"""Take docs/{form,flow,runs,registry}.png from running services: `make up && python docs/screenshots_services.py [form flow runs registry]`.
+"""Take docs/{form,flow,runs,registry}.png: `make up && python docs/screenshots_services.py [form flow runs registry]`.
 
 Needs Chromium and playwright, a champion, and a finished run of the deployment `pipeline`. The pages of our own: docs/screenshots.py.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 from collections.abc import Iterator
@@ -33,15 +32,18 @@ MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api
 def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], uploads: Uploads) -> gr.Blocks:
     """The page, not yet launched. Endpoints for clients: /ask (video file, question -> answer) and /version."""
     model = engine.chat.model
+    visits = Visits(engine, uploads, source.turns)
 
-    def serving() -> ModelSource:  # `pllava deploy` may have put another version in (switch.py)
+    def serving() -> ModelSource:  # another version may have been put in since the page was built
         return engine.source or source
 
     def version() -> dict[str, Any]:
         now = serving()
         return {"model": now.name, "version": now.version, "adapter_sha256": now.adapter_sha256, "pid": os.getpid()}
 
-    visits = Visits(engine, uploads, source.turns)
+    def about() -> tuple[Any, ...]:
+        runtime = describe_runtime(engine.chat.model)
+        return panels.head(serving()), panels.lineage(serving(), runtime), gr.Slider(value=engine.lora_alpha or 0)
 
     def settings_of(system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float) -> Settings:
         return Settings(
@@ -131,6 +133,9 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
             return engine.ask(video, question.strip())
         except PllavaError as error:
             raise gr.Error(panels.sentence(error, video), print_exception=False) from None
+        except Exception:
+            log.exception("a question failed")
+            raise gr.Error(OURS, print_exception=False) from None
         finally:
             uploads.discard(video)
 
@@ -205,10 +210,8 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
                     new = gr.Button("New video", size="sm", min_width=70, elem_id="new")
                 with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                     settings = _advanced(engine)
-        foot = gr.HTML(panels.lineage(source, describe_runtime(model)))
-        page.load(
-            lambda: (panels.head(serving()), panels.lineage(serving(), describe_runtime(engine.chat.model))), None, [head, foot], **HIDDEN
-        )
+        lineage = gr.HTML(panels.lineage(source, describe_runtime(model)))
+        page.load(about, None, [head, lineage, settings[-1]], **HIDDEN)
 
         shown = [clip, player, picture, frames, chat, examples, dense, captions, *downloads]
         answers: list[Any] = []
@@ -243,7 +246,6 @@ def _advanced(engine: ChatEngine) -> list[Any]:
     """Components of the settings, in the order of `settings_of`."""
     processor, alpha = engine.chat.processor, engine.lora_alpha
     t, h, w = processor.pooling_shape
-    beams = _can_search(engine)
     return [
         gr.Textbox(
             engine.chat.template.system,
@@ -266,7 +268,6 @@ def _advanced(engine: ChatEngine) -> list[Any]:
             1,
             step=1,
             label="Beams",
-            visible=beams,
             info="Answers that are followed side by side before the best is taken. Above 1 it is slower, and the answer comes at once.",
         ),
         gr.Slider(0, 2, 0, step=0.1, label="Temperature", info="0 gives the likeliest answer, always the same; higher is more varied."),
@@ -290,13 +291,6 @@ def _retry(history: list[Message], event: gr.RetryData) -> list[Message]:
 def _edit(history: list[Message], event: gr.EditData) -> list[Message]:
     text = event.value if isinstance(event.value, str) else str(event.value)
     return up_to(history, event.index, text[:MAX_QUESTION])
-
-
-def _can_search(engine: ChatEngine) -> bool:
-    from pllava.chat import WatchedVideo
-
-    parameters = inspect.signature(WatchedVideo.ask).parameters
-    return "num_beams" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _poster(clip: Sample) -> Any:

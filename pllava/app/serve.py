@@ -79,7 +79,7 @@ def open_page(
         say(f"no sample clips: {error}")
         clips = []
     page = build_demo(engine, source, clips, uploads)
-    page.engine = engine  # type: ignore[attr-defined]  # `pllava deploy` gives it another model (switch.py)
+    page.engine = engine  # type: ignore[attr-defined]  # whoever serves the page may give it another version of the model
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port,

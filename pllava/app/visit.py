@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ PROBLEM = "⚠️ "  # begins a message that is not the model's
 OURS = "Something went wrong on this side. The server's log says what; the question can be asked again."
 APART = "\u200b"  # a space of no width
 MARKUP = re.compile(r"<(?=[a-zA-Z/!?])|&(?=[#\w])")
+UNPLAYABLE = '<p class="facts">Browsers do not play this format; the model reads it all the same.</p>'
 Message = dict[str, Any]
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,6 @@ class Clip:
     path: str
     strip: str
     kind: str | None
-    captions: dict[str, str] = field(default_factory=dict)  # format -> file
 
 
 class Visits:
@@ -57,13 +57,19 @@ class Visits:
             if not ours:
                 self.uploads.discard(path)
             raise PllavaError(sentence(error, str(Path(path).resolve()))) from None
-        processor = self.engine.chat.processor
-        return Clip(str(file), strip(watched.frames, processor.pooling_shape), content_type(file))
+        except Exception:
+            log.exception("a clip could not be looked at")
+            self.uploads.release(session)
+            raise PllavaError(OURS) from None
+        kind = content_type(file)
+        shown_as = strip(watched.frames, self.engine.chat.processor.pooling_shape)
+        return Clip(str(file), shown_as + ("" if kind else UNPLAYABLE), kind)
 
     def look_again(self, clip: Clip, settings: Settings) -> str:
         """The strip for other settings. Raises PllavaError."""
         try:
-            return strip(self.engine.watch(clip.path, settings).frames, self.engine.chat.processor.pooling_shape)
+            frames = self.engine.watch(clip.path, settings).frames
+            return strip(frames, self.engine.chat.processor.pooling_shape) + ("" if clip.kind else UNPLAYABLE)
         except PllavaError as error:
             raise PllavaError(sentence(error, clip.path)) from None
 
