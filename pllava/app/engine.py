@@ -61,7 +61,6 @@ class ChatEngine:
         self._lock = threading.Lock()  # not an RLock: a stream may be advanced and closed by different threads
         self._watched: OrderedDict[tuple[Any, ...], WatchedVideo] = OrderedDict()  # file and settings -> clip, oldest first
         self.lora_alpha = _lora_alpha(getattr(chat, "model", None))
-        self.source: ModelSource | None = None  # what `chat` was loaded from, where somebody wants to know
 
     def watch(self, path: str | Path, settings: Settings | None = None) -> WatchedVideo:
         """Decode and encode a clip, or find it among the last few. Raises PllavaError when it cannot be read, or is too large."""
