@@ -34,6 +34,7 @@ class Plan:
     parameters: int
     trainable: int
     device_bytes: int | None
+    recompute: str = "none"  # train.gradient_checkpointing
 
     @property
     def visual_tokens(self) -> int:
@@ -86,10 +87,11 @@ def make_plan(
         context=context,
         clips=clips,
         inference=memory.inference(config, text, new_tokens, questions, beams, dtype, bits),
-        training=memory.training(config, text, clips, train.lora.r, targets, dtype, bits),
+        training=memory.training(config, text, clips, train.lora.r, targets, dtype, bits, recompute=train.gradient_checkpointing),
         parameters=memory.parameters(config).total,
         trainable=memory.trainable_parameters(config, train.lora.r, targets),
         device_bytes=None if device_gib is None else int(device_gib * GiB),
+        recompute=train.gradient_checkpointing,
     )
 
 
@@ -135,6 +137,8 @@ def describe(plan: Plan) -> str:
 def _advice(plan: Plan) -> list[str]:
     found = []
     if not plan.fits(plan.training) and plan.clips > 1:
+        if plan.recompute != "blocks":
+            found.append("  train.gradient_checkpointing: mlp or blocks keeps less; the update stays the same")
         found.append("  fewer clips at once: raise train.gradient_accumulation, or --processes for more GPUs; the update stays the same")
     if not plan.fits(plan.inference) or (not plan.fits(plan.training) and plan.clips == 1):
         found.append("  --bits 8 or --bits 4 shows the language model packed; device_map spreads a model over several GPUs")

@@ -110,12 +110,13 @@ def training(
     dtype: str = "bfloat16",
     bits: int | None = None,
     supervised_tokens: int | None = None,
+    recompute: str = "none",
 ) -> Memory:
     """One process's step on `batch` clips: LoRA of `rank` on `targets` linear layers a block and the projector; tower features given.
 
     A block keeps for its backward about ten tensors of the hidden size (residuals, norms, queries, keys, values, attention's output;
     norms in fp32), three of the MLP's, and LoRA's own; the projector two for every patch. The last block's gradients come on top, and
-    the loss's logits.
+    the loss's logits. `recompute`: what gradient checkpointing does not keep, "mlp" or "blocks"; one block of it lives at a time.
     """
     text, each = config.text_config, DTYPE_BYTES[dtype]
     tokens = batch * (config.num_visual_tokens + text_tokens)
@@ -124,7 +125,9 @@ def training(
     transient = 4 * (text.intermediate_size + text.hidden_size)
     vision = config.vision_config
     patches = batch * config.num_frames * (vision.image_size // vision.patch_size) ** 2
-    activations = (tokens * (text.num_hidden_layers * block + transient) + patches * 2 * text.hidden_size) * each
+    layers, mlp = text.num_hidden_layers, 3 * text.intermediate_size
+    kept = {"none": layers * block, "mlp": layers * (block - mlp) + mlp, "blocks": layers * text.hidden_size + block}[recompute]
+    activations = (tokens * (kept + transient) + patches * 2 * text.hidden_size) * each
     activations += 3 * batch * (supervised_tokens or text_tokens // 2) * text.vocab_size * FP32
     return Memory(weight_bytes(config, dtype, bits), activations, 0, 4 * FP32 * trainable_parameters(config, rank, targets))
 

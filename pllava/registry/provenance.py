@@ -94,8 +94,10 @@ def _added_hash(root: Path, path: str) -> str | None:
     """The hash of a folder that `dvc add` tracks, or of the nearest folder above it that is tracked: in its .dvc file."""
     place = root / path
     for folder in (place, *place.parents):
+        if not folder.name:  # a path outside the project leads up to the root
+            break
         file = folder.with_name(f"{folder.name}.dvc")
-        if folder.name and file.is_file():
+        if file.is_file():
             return (yaml.safe_load(file.read_text()) or {}).get("outs", [{}])[0].get("md5")
         if folder == root:
             break

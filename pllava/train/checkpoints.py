@@ -39,7 +39,10 @@ def fingerprint(params: Params, processes: int, device: str, init_from: str | No
     settings = params.model_dump(mode="json", include={"seed": True, "model": True, "train": True, "features": {"dtype"}})
     found: dict[str, Any] = {key: value for key, value in flatten(settings).items() if key.removeprefix("train.") not in FREE}
     for split in ("train", "validation"):
-        found[f"data/prepared/{split}.parquet"] = sha256_file(PREPARED / f"{split}.parquet")
+        manifest = PREPARED / f"{split}.parquet"
+        if not manifest.is_file():
+            raise PllavaError(f"{manifest} is not there. Write it: pllava prepare")
+        found[str(manifest)] = sha256_file(manifest)
     found["base weights"] = _base(Path(params.model.base))
     found["template"] = load_template(params.model.template).sha256
     found |= {"processes": processes, "device": device, "init_from weights": init_from}

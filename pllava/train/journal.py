@@ -31,8 +31,10 @@ class Journal:
         self.meters = Meters()
         console = Console(stderr=True)
         self.lines = active and not console.is_terminal  # a log file gets a line now and then instead of a bar
-        columns = (TextColumn("Training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
-        self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not active or self.lines)
+        # The time left comes before the numbers: on a narrow terminal the end of the line is what is cut.
+        columns = (TextColumn("Training"), BarColumn(16), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        status = TextColumn("{task.fields[status]}")
+        self.bar = Progress(*columns, status, console=console, disable=not active or self.lines)
         self.task = self.bar.add_task("", total=steps, status="")
 
     def __enter__(self) -> Journal:

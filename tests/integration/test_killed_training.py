@@ -81,3 +81,24 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(prepared: Callable[..., 
     assert outputs() == expected
     assert len(list(CHECKPOINTS.glob("step-*"))) == 2
     assert json.loads((CHECKPOINTS / "run.json").read_text())["finished"] is True
+
+
+def test_a_command_that_dies_takes_its_training_along(prepared: Callable[..., Params]) -> None:  # noqa: F811
+    """`pllava train`, accelerate and the loop are three processes: none goes on unseen, and what it had done is saved."""
+    import psutil
+
+    write_json("params.yaml", prepared(train={**SETTINGS, "steps": 5000, "log_every": 1000}).model_dump(mode="json"))
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = subprocess.Popen([sys.executable, "-m", "pllava.cli", "train"], env=env)
+    while not any(CHECKPOINTS.glob("step-*")):
+        assert command.poll() is None
+        time.sleep(0.01)
+    below = psutil.Process(command.pid).children(recursive=True)
+    assert len(below) >= 2
+    command.kill()
+    command.wait()
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    newest = json.loads((sorted(CHECKPOINTS.glob("step-*"))[-1] / "state.json").read_text())
+    assert newest["step"] >= 3
+    assert json.loads((CHECKPOINTS / "run.json").read_text())["finished"] is False
