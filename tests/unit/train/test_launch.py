@@ -60,9 +60,10 @@ def test_every_shipped_config_is_one_of_accelerate(monkeypatch: pytest.MonkeyPat
         "7b-eight-gpus.yaml": (DistributedType.MULTI_GPU, 8, 1),
         "7b-zero2.yaml": (DistributedType.DEEPSPEED, 8, 1),
         "13b-zero3.yaml": (DistributedType.DEEPSPEED, 8, 1),
-        "34b-two-nodes.yaml": (DistributedType.FSDP, 16, 2),
+        "34b-two-nodes.yaml": (DistributedType.MULTI_GPU, 16, 2),
+        "34b-two-nodes-fsdp2.yaml": (DistributedType.FSDP, 16, 2),
     }
-    assert kinds["34b-two-nodes.yaml"].fsdp_config["fsdp_version"] == 2
+    assert kinds["34b-two-nodes-fsdp2.yaml"].fsdp_config["fsdp_version"] == 2
     assert [kinds[name].deepspeed_config["zero_stage"] for name in ("7b-zero2.yaml", "13b-zero3.yaml")] == [2, 3]
 
 
