@@ -19,7 +19,7 @@ export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
 export PREFECT_SERVER_UI_V2_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help run repro test lint up down status remote mlflow prefect clean
+.PHONY: help run repro test bench lint up down status remote mlflow prefect clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test: $(INSTALLED) ## ruff, unit and integration tests
 	@$(BIN)/ruff check .
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -m "not browser"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/integration -m "not browser"
+
+bench: $(INSTALLED) ## measure speed and memory; fails where a bar is missed
+	@for name in train inference decode; do [ ! -f benchmarks/$$name.py ] || HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$name.py || failed=1; done; exit $${failed:-0}
 
 lint: $(INSTALLED) ## format and check the code, and its types
 	@$(BIN)/ruff format .
