@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -64,15 +65,20 @@ class Services:
         return done.stdout + done.stderr
 
     def call(self, path, body=None, base=None):
-        """(status, answer) of GET, or of POST when there is a body."""
+        """(status, answer) of GET, or of POST when there is a body. Asked again when busy, as Prefect's own client does."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{base or self.api}{path}", data, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=30) as response:
-                text = response.read()
-                return response.status, json.loads(text) if text.startswith((b"{", b"[")) else text
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+        for _ in range(10):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as response:
+                    text = response.read()
+                    return response.status, json.loads(text) if text.startswith((b"{", b"[")) else text
+            except urllib.error.HTTPError as error:
+                status, answer = error.code, error.read().decode()
+            if status != 503:
+                break
+            time.sleep(1)
+        return status, answer
 
     def submit(self, deployment, **parameters):
         found = self.call(f"/deployments/name/{deployment}")[1]
@@ -96,6 +102,15 @@ class Services:
     def tasks(self, run):
         found = self.call("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[1]
         return {task["name"].split("-")[0]: task["state_name"] for task in found}  # "gate-3d6" until it runs
+
+    def running(self, *command):
+        """Those whose command line ends so."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.Error):
+                if tuple(process.cmdline()[-len(command) :]) == command:
+                    found.append(process)
+        return found
 
     def processes(self):
         """All that carry the mark of this project."""

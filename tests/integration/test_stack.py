@@ -31,9 +31,8 @@ def test_what_runs_is_said_and_a_second_up_changes_nothing(services):
     status = services.do("status").splitlines()
     names = ("prefect", "mlflow", "bridge", "demo", "worker")
     assert [line.split()[:2] for line in status[1:6]] == [[name, "running"] for name in names]
-    before = {process.pid for process in services.processes()}
     assert "already up" in services.do("up") and services.code == 0
-    assert {process.pid for process in services.processes()} >= before
+    assert [line.split()[2] for line in services.do("status").splitlines()[1:6]] == [line.split()[2] for line in status[1:6]]
     others = {"PLLAVA_MLFLOW_PORT": "1025"}
     services.env, own = {**services.env, **others}, services.env
     assert "make down, then make up" in services.do("up") and services.code == 1
@@ -99,7 +98,7 @@ def test_a_failed_stage_says_why(services):
 
 def test_a_cancelled_run_is_gone_in_five_seconds(services):
     def sleepers():
-        return [process for process in services.processes() if process.cmdline()[-2:] == ["sleep", "613"]]
+        return services.running("sleep", "613")
 
     run = services.start("pipeline/experiment", overrides={"train": {"steps": 7}})
     found = until(sleepers)
@@ -116,7 +115,7 @@ def test_a_cancelled_run_is_gone_in_five_seconds(services):
 
 def test_a_dead_service_is_restarted(services):
     def parents():
-        return [process for process in services.processes() if process.cmdline()[1:4] == ["-m", "mlflow", "server"]]
+        return services.running(*["--workers", "1"])
 
     (dead,) = parents()
     for process in [*dead.children(recursive=True), dead]:
@@ -134,7 +133,7 @@ def test_a_dead_service_is_restarted(services):
 
 def test_down_leaves_no_process_and_what_was_recorded_stays(services):
     running = services.start("pipeline/experiment", overrides={"train": {"steps": 7}})
-    assert until(lambda: [process for process in services.processes() if process.cmdline()[-2:] == ["sleep", "613"]])
+    assert until(lambda: services.running("sleep", "613"))
     assert (said := services.do("down")).startswith("stopped: worker, ") and "left" not in said and services.code == 0
     assert services.processes() == []
     assert not [path for path in (services.root / ".state/workspaces").iterdir() if path.is_dir()]
