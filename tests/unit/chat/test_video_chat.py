@@ -183,3 +183,14 @@ def test_recorded_end_to_end(reference: Path, load_tiny: Callable[..., Any]):
         assert answer.token_ids[:safe] == case["new_ids"][:safe]
         if safe == len(case["new_ids"]):
             assert answer.text == case["returned"].strip()  # the published demo keeps white space around a reply
+
+
+@pytest.mark.parametrize("options", WAYS[:4], ids=str)
+def test_generate_takes_a_batch_of_videos(chat: VideoChat, reference: Path, plain: Plain, options: dict[str, Any]):
+    """`model.generate` itself, without VideoChat's cache: clips of different sizes, prompts of different lengths."""
+    clips = [read_video(reference / "video" / name, 4) for name in ("clip_long.mp4", "clip_short.mp4")]
+    clips.append(read_video(reference / "video" / "clip_long.mp4", 3))
+    prompts = [chat.template.prompt_for(question) for question in QUESTIONS]
+    batch = chat.processor(text=prompts, videos=[clip.frames for clip in clips])
+    together = chat.generate(**batch, **chat.settings(TOKENS, **options))
+    assert together == [plain(chat.watch(clip), question, **options) for clip, question in zip(clips, QUESTIONS, strict=True)]
