@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Annotated, Any
 
@@ -43,7 +43,7 @@ class Grid(BaseModel):
 
 @dataclass(frozen=True)
 class Point:
-    """`settings`: {dotted key: value}, as the table shows them. `changes`: the same, nested as in params.yaml."""
+    """`settings`: {dotted key: value} of what differs between the points of the sweep, for people. `changes`: all, as in params.yaml."""
 
     key: str
     settings: dict[str, Any]
@@ -74,7 +74,11 @@ def points(base: Params, grid: Grid, listed: Iterable[dict[str, Any]] = ()) -> l
         found.setdefault(key, Point(key, settings, changes))
     if wrong:
         raise PllavaError("these points are no valid settings:\n" + "\n".join(f"  {line}" for line in wrong))
-    return list(found.values())
+    named = {name for point in found.values() for name in point.settings}
+    same = {name for name in named if len({json.dumps(point.settings.get(name), default=str) for point in found.values()}) == 1}
+    if len(found) == 1:
+        same = set()
+    return [replace(p, settings={name: value for name, value in p.settings.items() if name not in same}) for p in found.values()]
 
 
 def nested(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""The points of a sweep: every combination once, each valid as a whole, or all that is wrong is said."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pllava.errors import PllavaError
+from pllava.operate.points import Grid, points
+from pllava.operate.sweep_report import best, chart, table
+from pllava.params import load_params
+
+PARAMS = load_params(Path(__file__).parents[3] / "recipes/tiny.yaml")
+
+
+def test_a_grid_is_every_combination_and_equal_points_are_one():
+    grid = Grid(pooling_shape=[(8, 3, 3), (4, 3, 3)], lora_rank=[8, 64], other={"train.steps": [10]})
+    found = points(PARAMS, grid, [{"train.lora.r": 8, "model.pooling_shape": [4, 3, 3], "train.steps": 10}, {"train.steps": 20}])
+    assert len(found) == 5 and len({point.key for point in found}) == 5
+    assert found[0].changes == {"model": {"pooling_shape": [8, 3, 3]}, "train": {"lora": {"r": 8}, "steps": 10}}
+
+
+def test_a_point_is_named_by_what_differs():
+    found = points(PARAMS, Grid(pooling_shape=[(8, 3, 3), (4, 3, 3)], other={"train.steps": [10]}))
+    assert [point.title for point in found] == ["pooling_shape [8, 3, 3]", "pooling_shape [4, 3, 3]"]
+    assert [point.title for point in points(PARAMS, Grid())] == ["params.yaml as it stands"]
+
+
+def test_all_that_is_wrong_is_said_before_anything_runs():
+    with pytest.raises(PllavaError) as refused:
+        points(PARAMS, Grid(num_frames=[8, 2], other={"train.stepz": [1]}))
+    assert "stepz" in str(refused.value) and "pooling_shape[0] = 8 is more than num_frames = 2" in str(refused.value)
+    with pytest.raises(PllavaError, match="given twice"):
+        points(PARAMS, Grid(lora_rank=[8], other={"train.lora.r": [4]}))
+    with pytest.raises(ValidationError, match="lora_rank"):
+        Grid(lora_rank=[0])
+
+
+def row(shape, alpha, value):
+    score = {"value": value, "low": value - 0.05, "high": value + 0.05}
+    settings = {"model.pooling_shape": shape}
+    return {
+        "title": str(shape),
+        "settings": settings,
+        "alpha": alpha,
+        "trained_alpha": 32.0,
+        "pooling_shape": shape,
+        "average": score,
+        "n": 9,
+    }
+
+
+def test_the_report_ranks_and_draws(tmp_path):
+    rows = [row([4, 3, 3], 32.0, 0.8), row([8, 3, 3], 32.0, 0.7), row([8, 3, 3], 4.0, 0.8), row([2, 3, 3], 32.0, 0.8)]
+    assert best(rows) == rows[3], "of equals the one with fewer tokens"
+    lines = table(rows, "mvbench").splitlines()
+    assert lines[2] == "| [4, 3, 3] | 32 | 80.0 (75.0-85.0) | 9 |" and lines[-1].startswith("| [8, 3, 3] | 32 | 70.0")
+    assert chart(rows, "mvbench", tmp_path / "deep/chart.png").read_bytes().startswith(b"\x89PNG")
