@@ -47,10 +47,11 @@ test: $(INSTALLED) ## ruff, unit and integration tests
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -m "not browser"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/integration -m "not browser"
 
-# One after the other: each measures alone.
-BENCHMARKS := decode long_video
-bench: $(INSTALLED) ## measure speed and memory; each benchmark ends with a line of JSON
-	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/$$name.py; done
+# Each prints a table, then one JSON line, and fails when it misses its bars; all run before make does.
+BENCHMARKS := $(wildcard benchmarks/train.py benchmarks/inference.py benchmarks/decode.py benchmarks/long_video.py)
+bench: $(INSTALLED) ## speed and memory beside the published code's way, about 4 minutes a file
+	@failed=; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file" || failed="$$failed $$file"; done; \
+		if [ -n "$$failed" ]; then echo "missed:$$failed"; exit 1; fi
 
 lint: $(INSTALLED) ## format and check the code, and its types
 	@$(BIN)/ruff format .

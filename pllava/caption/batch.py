@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from pllava.caption.clips import caption_clips, picture_of, without_cache
-from pllava.caption.dense import dense_caption
+from pllava.caption.dense import DenseCaption, dense_caption
 from pllava.caption.job import Job
 from pllava.caption.output import printable
 from pllava.caption.store import Row
@@ -23,8 +23,7 @@ def caption_batches(job: Job, batches: Iterable[list[str]], tell: Tell = lambda 
     """For each batch its paths with their rows. A video that cannot be captioned has a row with "error"; others are not touched."""
     chat = without_cache(job.chat())
     if job.dense:
-        for batch in batches:
-            yield [(path, _dense_row(job, chat, path, tell)) for path in batch]
+        yield from _dense_rows(job, chat, batches, tell)
         return
     with Readers(job.readers, job.time_limit, job.bounds(), picture_of(chat.processor)) as readers:
         sizes: deque[int] = deque()
@@ -67,7 +66,18 @@ def _alone(job: Job, chat: VideoChat, clip: VideoFrames) -> str | PllavaError:
         return error
 
 
-def _dense_row(job: Job, chat: VideoChat, path: str, tell: Tell) -> Row:
+def _dense_rows(job: Job, chat: VideoChat, batches: Iterable[list[str]], tell: Tell) -> Iterator[list[tuple[str, Row]]]:
+    """While one video is captioned, the next one's first scene is being decoded."""
+    waiting: deque[list[tuple[str, DenseCaption | PllavaError]]] = deque()
+    for batch in batches:
+        waiting.append([(path, _begun(job, chat, path)) for path in batch])
+        if len(waiting) > 1:
+            yield [(path, _dense_row(path, dense, tell)) for path, dense in waiting.popleft()]
+    while waiting:
+        yield [(path, _dense_row(path, dense, tell)) for path, dense in waiting.popleft()]
+
+
+def _begun(job: Job, chat: VideoChat, path: str) -> DenseCaption | PllavaError:
     assert job.dense is not None
     try:
         dense = dense_caption(
@@ -81,6 +91,16 @@ def _dense_row(job: Job, chat: VideoChat, path: str, tell: Tell) -> Row:
             limits=job.bounds(),
             time_limit=job.time_limit,
         )
+    except PllavaError as error:
+        return error
+    dense.scan.begin()
+    return dense
+
+
+def _dense_row(path: str, dense: DenseCaption | PllavaError, tell: Tell) -> Row:
+    if isinstance(dense, PllavaError):
+        return _failed(path, dense)
+    try:
         return dense.entry(printable(path), lambda position: tell(path, position))
     except PllavaError as error:
         return _failed(path, error)

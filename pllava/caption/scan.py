@@ -56,13 +56,20 @@ class Scan:
             "picture": picture,
             "limits": asdict(limits),
         }
+        self._child: Child | None = None
         self.overview: Scene | None = None
         self.notes: list[str] = []
         self.num_frames, self.duration, self.position = 0, 0.0, 0.0
 
+    def begin(self) -> None:
+        """Start to decode, ahead of the iteration."""
+        self._child = self._child or (_idle.pop() if _idle else Child("pllava.caption.scan"))
+        self._child.begin(self._job)
+
     def __iter__(self) -> Iterator[Scene]:
-        child = _idle.pop() if _idle else Child("pllava.caption.scan")
-        finished = False
+        self.begin()
+        child, finished = self._child, False
+        assert child is not None
         try:
             for said, frames in child.ask(self._job, self.time_limit):
                 if "error" in said:

@@ -22,7 +22,7 @@ def is_one(sources: Sequence[str], out: Path | None, format: str | None) -> bool
 
 
 def caption_one(path: str, out: Path | None, format: str | None, job: Job, say: Callable[[object], None]) -> None:
-    """Raises PllavaError when the video cannot be read; what is missing of it is said."""
+    """Raises PllavaError when the video cannot be read; what is missing of it is logged."""
     from rich.console import Console
 
     from pllava.caption.dense import dense_caption
@@ -50,8 +50,6 @@ def caption_one(path: str, out: Path | None, format: str | None, job: Job, say: 
     if entry["summary"]:
         say(f"summary: {entry['summary']}")
     say(f"{len(entry['segments'])} captions of {dense.duration:.2f} s, {dense.num_frames} frames" + (f": {out}" if out else ""))
-    for note in dense.notes:
-        say(f"{printable(path)}: {note}")
     if out:
         write_captions(out, entry, kind)
         return

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,27 +42,38 @@ class Child:
             start_new_session=os.name == "posix",  # Ctrl-C is ours to handle
         )
         self._ready = False
+        self._begun: dict[str, Any] | None = None
 
     def ask(self, job: dict[str, Any], time_limit: float) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
         """(message, uint8 frames) until the message that says "end". Raises Gone when none comes for `time_limit` seconds."""
         if not self._ready:
-            self._next(None, START_LIMIT, "the reader did not start")
+            self._next(START_LIMIT, "the reader did not start")
             self._ready = True
-        send: dict[str, Any] | None = job
+        self.begin(job)
         while True:
-            said, data = self._next(send, time_limit, f"not read within {time_limit:g} s, stopped")
-            shape, send = said.pop("shape", None), None
+            said, data = self._next(time_limit, f"not read within {time_limit:g} s, stopped")
+            shape = said.pop("shape", None)
             yield said, None if shape is None else np.frombuffer(data, np.uint8).reshape(shape)
             if said.get("end"):
                 return
+
+    def begin(self, job: dict[str, Any]) -> None:
+        """Hand the job over, ahead of `ask` for the same one, which asks for what has come of it."""
+        if self._begun is job:
+            return
+        self._begun = job
+        assert self.process.stdin is not None
+        with suppress(OSError):  # the process has died: who asks will hear of it
+            self.process.stdin.write(json.dumps(job).encode() + b"\n")
+            self.process.stdin.flush()
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def _next(self, job: dict[str, Any] | None, time_limit: float, too_long: str) -> tuple[dict[str, Any], bytearray]:
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None and stdout is not None
+    def _next(self, time_limit: float, too_long: str) -> tuple[dict[str, Any], bytearray]:
+        stdout = self.process.stdout
+        assert stdout is not None
         expired = threading.Event()
 
         def expire() -> None:
@@ -72,9 +84,6 @@ class Child:
         timer.daemon = True
         timer.start()
         try:
-            if job is not None:
-                stdin.write(json.dumps(job).encode() + b"\n")
-                stdin.flush()
             line = stdout.readline()
             said = json.loads(line) if line.endswith(b"\n") else None
             data = bytearray(int(np.prod(said["shape"])) if said and "shape" in said else 0)

@@ -47,6 +47,6 @@ def test_names_are_such_that_git_takes_them():
 
 
 def test_without_git_the_next_command_is_named(tmp_path):
-    with pytest.raises(PllavaError, match="no git repository with a commit.*git init"), workspace(tmp_path, "a"):
+    with pytest.raises(PllavaError, match=r"no git repository with a commit.*git init"), workspace(tmp_path, "a"):
         pass
     assert not [path for path in (tmp_path / ".state/workspaces").iterdir() if path.is_dir()]
