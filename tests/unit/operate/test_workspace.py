@@ -1,0 +1,52 @@
+"""Who works in the project folder, and what a workspace of its own needs. Experiments themselves: tests/integration/test_stack.py."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pllava.errors import PllavaError
+from pllava.operate.workspace import main_workspace, safe_name, workspace
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pllava.operate.workspace import main_workspace
+with main_workspace(Path(sys.argv[1]), "flow run brave-otter", print):
+    print("mine", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_second_run_waits_and_says_for_whom(tmp_path):
+    said = []
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "mine\n"
+
+        def say(text):
+            said.append(text)
+            first.stdin.write("go\n")
+            first.stdin.flush()
+
+        with main_workspace(tmp_path, "flow run other", say):
+            assert first.wait(30) == 0
+    assert said == ["waiting for the workspace: flow run brave-otter works in it"]
+
+
+def test_a_run_that_is_killed_holds_nothing(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "mine\n"
+        first.kill()
+    said = []
+    with main_workspace(tmp_path, "flow run other", said.append):
+        assert said == []
+
+
+def test_names_are_such_that_git_takes_them():
+    assert safe_name("my run: ../../x~1") == "my-run-x-1" and safe_name("..") == "run"
+
+
+def test_without_git_the_next_command_is_named(tmp_path):
+    with pytest.raises(PllavaError, match=r"no git repository with a commit.*git init"), workspace(tmp_path, "a"):
+        pass
+    assert not [path for path in (tmp_path / ".state/workspaces").iterdir() if path.is_dir()]
