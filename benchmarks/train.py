@@ -271,7 +271,8 @@ def matmul_peak(dtype: Any, size: int = 2048) -> float:
 def profile(step: Callable[[], float], shown: int = 10) -> dict[str, Any]:
     """FLOPs of a step (matrix products and attention, causal halves not counted), and its time by operator.
 
-    Tower pieces run in threads the profiler does not see: their time is what the step's own thread waits.
+    What is recomputed in the backward pass is counted, so this is the share of the peak the machine works at, not that of a step without
+    recomputation. Tower pieces run in threads neither counter sees: `ours` counts the language model and projector alone.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
