@@ -143,7 +143,9 @@ def _registered(params: Params, uri: str, template: str | None, why: str) -> Mod
     leader = by_alias(client(), name, CHAMPION)
     is_champion = leader is not None and int(leader.version) == number
     source = _adapter(params, folder, template, why, name=f"{name} version {number}" + (" (champion)" if is_champion else ""))
-    return replace(source, version=number, lineage=source.lineage | _tags(version))
+    measured_at = float(version.tags["lora_alpha"]) if "lora_alpha" in version.tags else None
+    alpha = params.evaluate.lora_alpha if params.evaluate.lora_alpha is not None else measured_at
+    return replace(source, version=number, lora_alpha=alpha, lineage=source.lineage | _tags(version))
 
 
 def _tags(version: ModelVersion) -> dict[str, str]:

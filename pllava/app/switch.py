@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 REQUEST, REPLY = HOME / "switch.json", HOME / "switched.json"
 POLL = 0.1  # seconds
+OF_THE_MODEL = ("chat", "source", "_watched", "lora_alpha")  # of an engine; the rest, like its lock and limits, stays
 OF_THE_PAGE = ("template", "turns")  # what the page was built for: another one needs a new page
 
 
@@ -104,7 +105,7 @@ def _switch(engine: ChatEngine, wanted: dict[str, Any]) -> str:
         raise PllavaError(f"it gave an empty answer to {wanted['question']!r} about {wanted['clip']}")
     fresh.source = source
     with engine._lock:  # between two questions
-        vars(engine).update({name: value for name, value in vars(fresh).items() if name != "_lock"})
+        vars(engine).update({name: value for name, value in vars(fresh).items() if name in OF_THE_MODEL})
     gc.collect()
     print(f"serves {source.name}", flush=True)
     return answer

@@ -94,7 +94,7 @@ def _measure(
     limit = limit or settings.limit
     samples, template = benchmark.samples(settings.root, limit), load_template(settings.template)
     runner.check_questions(samples, benchmark, template)
-    chosen = [alpha, settings.lora_alpha, params.evaluate.lora_alpha, loaded.stored_alpha]
+    chosen = [alpha, settings.lora_alpha, params.evaluate.lora_alpha, loaded.source.lora_alpha, loaded.stored_alpha]
     alpha = next((value for value in chosen if value is not None), None)
     if alpha is not None and loaded.source.adapter:
         set_lora_alpha(loaded.model, alpha)

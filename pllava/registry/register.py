@@ -68,6 +68,8 @@ def register(params: Params) -> int:
     tags = {key: value for key, value in run.data.tags.items() if value and (key in FROM_RUN or key.startswith("version."))}
     tags |= {"dvc_lock_sha256": sha256_file(root / LOCK)} if (root / LOCK).is_file() else {}
     tags |= {"base": params.model.base} | {f"data.{item.dataset.name}": item.dataset.digest for item in dataset_inputs(run)}
+    if params.evaluate.lora_alpha is not None:
+        tags["lora_alpha"] = str(params.evaluate.lora_alpha)  # the strength it was measured with, and is served with
     for benchmark, metrics in measured.items():
         tags[f"metrics.{benchmark}"] = json.dumps(metrics, sort_keys=True)
         tags[f"{benchmark}.average"] = str(metrics.get("models", {}).get("adapted", {}).get("average", {}).get("value"))
