@@ -5,12 +5,13 @@ accelerator = make_accelerator(params.train)
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
 
 from pllava.errors import PllavaError
@@ -70,6 +71,7 @@ def _share_out_on_cpu(accelerator: Accelerator) -> None:
     """accelerate leaves FSDP out on a CPU without a word, though torch can do it: so a run is tried out before GPUs are paid for."""
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
     accelerator.state.distributed_type = DistributedType.FSDP
+    PartialState().distributed_type = DistributedType.FSDP  # what the other is brought back to whenever it is asked for
 
 
 def _settle_fsdp(plugin: Any, train: Train) -> None:
@@ -77,5 +79,6 @@ def _settle_fsdp(plugin: Any, train: Train) -> None:
         raise PllavaError("this is FSDP of the first version. Set fsdp_version: 2, as in recipes/accelerate/34b-two-nodes-fsdp2.yaml")
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")  # nobody changes what the model returns
     if dtype := COMPUTE.get(train.mixed_precision):  # accelerate would sum gradients and give the loss in 16 bits, too
         plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
