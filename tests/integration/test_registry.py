@@ -1,6 +1,7 @@
 """From a trained adapter to the champion and back, on a real MLflow store."""
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -224,6 +225,19 @@ def test_the_champion_keeps_the_record_of_its_promotion(params):
     registry.register(params)
     assert registry.gate(params).passed
     assert store.client().get_model_version("pllava", "1").tags["gate.against"] == "none"
+
+
+def test_a_process_that_goes_on_to_another_project_finds_that_ones_records(params, mlflow_template, tmp_path_factory, monkeypatch):
+    train(params)
+    assert registry.register(params) == 1
+    other = tmp_path_factory.mktemp("other")
+    shutil.copy(RECIPE, other / "params.yaml")
+    shutil.copytree(mlflow_template, other / store.MLFLOW_HOME)
+    monkeypatch.chdir(other)
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "children and later projects would inherit it"
+    train(params, b"others")
+    assert registry.register(params) == 1, "the first version here"
+    assert locate("models:/pllava/1")[1].is_relative_to(other)
 
 
 class Away:
