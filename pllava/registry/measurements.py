@@ -53,7 +53,8 @@ def keep(connection: MlflowClient, run_id: str, benchmark: str, metrics: Path, r
 def held(connection: MlflowClient, version: ModelVersion, benchmark: str, like: dict[str, Any]) -> bool:
     """Is the version measured under the conditions of these metrics?"""
     place = f"measured/{benchmark}/{key(like)}"
-    return bool(version.run_id) and WHOLE <= {Path(item.path).name for item in connection.list_artifacts(version.run_id or "", place)}
+    found = connection.list_artifacts(version.run_id, place) if version.run_id else []
+    return WHOLE.issubset(Path(item.path).name for item in found)
 
 
 def unmeasured(params: Params, version: int) -> tuple[int | None, list[str]]:

@@ -15,9 +15,9 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
+from serving import write_adapter, write_clip
 
 from pllava import registry
 from pllava.files import write_json
@@ -28,24 +28,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 
 
-def write_clip(path: Path) -> None:
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.width = stream.height = 64
-        stream.pix_fmt = "yuv420p"
-        for index in range(12):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), 20 * index, np.uint8), format="rgb24")))
-        container.mux(stream.encode())
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, mlflow_template, tiny_base_dir):
     """A project with one champion, made of a random adapter; its base is a folder that is gone afterwards. -> (folder, clip, answer)."""
     import pllava
-    from pllava.model.adapter import add_lora, save_adapter
-    from pllava.params import Lora
 
     root = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as monkeypatch, warnings.catch_warnings(record=True) as warned:
@@ -58,10 +44,8 @@ def project(tmp_path_factory, mlflow_template, tiny_base_dir):
         params = Params.model_validate(values)
         write_json("params.yaml", params.model_dump(mode="json"))
         with tracking.training_run(params):
-            model, _ = pllava.load("base", num_frames=4, pooling_shape=(4, 2, 2), dtype="float32", device="cpu")
-            adapted = add_lora(model, Lora(r=4, alpha=4, dropout=0.0), 1)
             config = {"base": "base", "template": "vicuna", "model": params.model.model_dump(mode="json")}
-            digest = save_adapter(adapted, "outputs/train/adapter", config)["adapter_sha256"]
+            digest = write_adapter("base", Path("outputs/train/adapter"), 1, config, num_frames=4, pooling_shape=(4, 2, 2))
         score = {"value": 0.9, "low": 0.8, "high": 1.0, "n": 1}
         provenance = {"data_sha256": "d" * 64, "template_sha256": "t" * 64, "adapter_sha256": digest}
         models = {"adapted": {"average": score, "tasks": {"Moving Count": score}}}
