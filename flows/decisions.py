@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact
@@ -26,7 +26,7 @@ RETRIED = {
     "retry_condition_fn": retry.may_pass,
     "cache_policy": NO_CACHE,
 }
-Version = int | None | PrefectFuture[Any]  # a number, the candidate, or what an earlier task gives
+Version: TypeAlias = int | PrefectFuture[Any] | None  # a number, the candidate, or what an earlier task gives
 
 
 def after(step: Task[..., Any], before: PrefectFuture[Any], *arguments: Any) -> PrefectFuture[Any]:
