@@ -242,6 +242,7 @@ def test_down_leaves_no_process_and_what_was_recorded_stays(services):
     assert services.do("status").startswith("no services run")
     assert "nothing of this project is running" in services.do("down")
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger
         taken.bind(("127.0.0.1", int(services.env["PLLAVA_MLFLOW_PORT"])))
         taken.listen()
         assert "is in use" in (said := services.do("up")) and "make up PLLAVA_MLFLOW_PORT=" in said
