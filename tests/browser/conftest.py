@@ -77,9 +77,7 @@ def gallery(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     import uvicorn
 
     from pllava.gallery.app import create_app
-    from pllava.gallery.index import build
-    from pllava.gallery.queries import Index
-    from pllava.gallery.sources import find
+    from pllava.gallery.current import Current
 
     home = tmp_path_factory.mktemp("gallery")
     for seed in range(3):
@@ -93,10 +91,9 @@ def gallery(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ]
 
     old, new = write(home / "old", rows(lambda n: n < 60)), write(home / "new", rows(lambda n: 30 <= n < 90))
-    files = find([str(old), str(new)], None, {"": home / "clips"})
-    index = Index(build(files, home / "index"))
+    results = Current([str(old), str(new)], None, {"": home / "clips"}, home / "index")
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(create_app(index, files, hosts=("127.0.0.1",)), port=port, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(create_app(results, hosts=("127.0.0.1",)), port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
