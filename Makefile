@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help run repro test bench lint up down status remote clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp holds what was installed; a file that is only newer costs nothing.
 $(INSTALLED): requirements.lock pyproject.toml
