@@ -2,6 +2,7 @@
 
 import json
 import re
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -192,6 +193,46 @@ def test_a_file_above_the_limit_is_refused(visit, demo, tmp_path, clip):
     assert list(demo[1].rglob("huge.mp4")) == []
     upload(page, clip)
     page.wait_for_selector(".strip img")
+
+
+def test_a_video_above_the_duration_limit_is_refused(visit, demo, tmp_path):
+    """31 minutes, of one picture every ten seconds."""
+    import av
+    import numpy as np
+
+    with av.open(str(tmp_path / "lecture.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(1, 10), options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(186):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    page = visit().page
+    upload(page, tmp_path / "lecture.mp4")
+    page.wait_for_selector(".problem")
+    assert re.fullmatch(
+        r"lecture\.mp4: 1,8\d\d seconds, the limit is 1,800\. Cut or scale the video", page.locator(".problem").inner_text()
+    )
+    assert list(demo[1].rglob("lecture.mp4")) == []
+
+
+def test_when_the_line_is_full_one_is_told_to_come_back(visit, demo, clip, monkeypatch):
+    monkeypatch.setattr(demo[2]._queue, "max_size", 1)
+    pages = [visit().page for _ in range(3)]
+    for page in pages:
+        upload(page, clip)
+        page.wait_for_selector(".strip img")
+    first, second, third = pages
+    ask(first, "Describe the video in detail.")
+    first.wait_for_selector(BOT)
+    ask(second, "What happens in the video?")
+    until(second, "/queue: ?\\d+ ?\\/ ?\\d+/.test(document.querySelector('#chat').textContent)")
+    ask(third, "How many?")
+    third.get_by_text("currently busy. Please try again").wait_for()
+    finished(first)
+    finished(second)
+    third.locator("#retry").click()
+    finished(third)
+    assert questions(third) == ["How many?"] and len(answers(third)) == 1
 
 
 def test_an_image_is_shown_and_asked_about(visit, tmp_path):
