@@ -22,7 +22,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help run repro test bench lint up down status remote clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp holds what was installed; a file that is only newer costs nothing.
 $(INSTALLED): requirements.lock pyproject.toml
@@ -41,11 +41,12 @@ run: $(INSTALLED) ## bring the pipeline up to date, judge the model, serve the c
 repro: $(INSTALLED) ## the DVC stages alone
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
-test: $(INSTALLED) ## ruff, unit and integration tests
+test: $(INSTALLED) ## ruff, unit and integration tests, and the pages where a Chromium is found
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -m "not browser"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/integration -m "not browser"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser -rs
 
 # Each prints a table, then one JSON line, and fails when it misses its bars; all run before make does.
 BENCHMARKS := $(wildcard benchmarks/train.py benchmarks/inference.py benchmarks/decode.py benchmarks/long_video.py)
@@ -53,7 +54,7 @@ bench: $(INSTALLED) ## speed and memory beside the published code's way, about 4
 	@failed=; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file" || failed="$$failed $$file"; done; \
 		if [ -n "$$failed" ]; then echo "missed:$$failed"; exit 1; fi
 
-test-browser: $(INSTALLED) ## the demo and the gallery in a Chromium, about 90 seconds; skipped where there is none
+test-browser: $(INSTALLED) ## the demo and the gallery in a Chromium, about a minute; as root on Debian it installs one
 	@command -v chromium chromium-browser google-chrome > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
 		&& echo "installing Chromium (apt-get)" && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || true
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser -rs

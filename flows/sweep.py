@@ -25,6 +25,7 @@ from flows.point import register, run_point
 from flows.process import end_all
 from pllava.errors import PllavaError
 from pllava.files import atomic_write_text, read_json, write_json
+from pllava.gallery.sources import SOURCES
 from pllava.operate.points import Grid, Point, points
 from pllava.params import load_params
 
@@ -112,9 +113,10 @@ def _sweep(
         return Failed(message="no point was finished:\n" + "\n".join(failures))
     report = home / "report"
     sweep_report.chart(rows, benchmark, report / "chart.png")
-    text = sweep_report.table(rows, benchmark)
+    text = sweep_report.table(rows, benchmark, home.relative_to(ROOT))
     atomic_write_text(report / "table.md", text + "\n")
     write_json(report / "table.json", rows)
+    write_json(home / SOURCES, sweep_report.sources(rows))
     first = sweep_report.best(rows)
     sweeps.finish(run_id, report, {f"{benchmark}/best": first["average"]["value"]}, complete=not failures)
     picture = base64.b64encode((report / "chart.png").read_bytes()).decode()

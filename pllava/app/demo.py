@@ -73,13 +73,12 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
 
     def upload(path: str | None, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         if not path:
-            uploads.release(str(request.session_hash))
-            return show(None, NO_VIDEO, GENERAL_QUESTIONS)
+            return start_over(request)
         try:
             clip = visits.look(str(request.session_hash), path, settings_of(*values))
         except PllavaError as error:
-            return show(None, panels.problem(str(error)), GENERAL_QUESTIONS)
-        return show(clip, clip.strip, GENERAL_QUESTIONS)
+            return (None, *show(None, panels.problem(str(error)), GENERAL_QUESTIONS))  # the box is empty again, for another file
+        return (gr.skip(), *show(clip, clip.strip, GENERAL_QUESTIONS))
 
     def take(event: gr.SelectData, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         sample = clips[event.index]
@@ -228,7 +227,7 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
         stop.click(None, cancels=answers, api_visibility="private")
         clear.click(list, None, chat, cancels=answers, **HIDDEN)
         new.click(start_over, None, [file, *shown], cancels=answers, **HIDDEN)
-        file.upload(upload, [file, *settings], shown, cancels=answers, show_progress_on=frames, **MODEL)
+        file.upload(upload, [file, *settings], [file, *shown], cancels=answers, show_progress_on=frames, **MODEL)
         file.clear(start_over, None, [file, *shown], cancels=answers, **HIDDEN)
         if clips:
             gallery.select(take, settings, shown, cancels=answers, show_progress_on=frames, **MODEL)

@@ -1,24 +1,24 @@
-"""One model for every visitor: a lock around it, and the last few clips kept encoded, so a follow-up question costs only its own tokens."""
+"""One model for every visitor: a lock around it, limits of what is read, and settings of one question that are gone for the next.
+
+Clips stay encoded in the chat's own cache (`VideoChat.cache`, bounded in bytes), so a follow-up question costs only its own tokens.
+"""
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pllava.errors import PllavaError
-from pllava.files import sha256_file
 from pllava.video.limits import Limits
 
 if TYPE_CHECKING:
     from pllava.app.source import ModelSource
     from pllava.chat import VideoChat, WatchedVideo
-    from pllava.video.reader import VideoFrames
 
 MOST_FRAMES = 64
 LIMITS = Limits(max_bytes=200 << 20, max_seconds=30 * 60, max_decoded_bytes=1 << 30)  # what a stranger may ask of the machine
@@ -48,45 +48,37 @@ class Settings:
 
 
 class ChatEngine:
-    """Answers questions one at a time. `keep` clips stay encoded: a 7B model's cache of 2,304 visual tokens is about 1.2 GB each."""
+    """Answers questions one at a time."""
 
-    def __init__(self, chat: VideoChat, keep: int = 2, limits: Limits = LIMITS, read: Callable[..., VideoFrames] | None = None) -> None:
-        from pllava.video.reader import read_video
-
+    def __init__(self, chat: VideoChat, limits: Limits = LIMITS) -> None:
         self.chat = chat
-        self.keep = keep
         self.limits = limits
-        self._read = read or read_video
         self.source: ModelSource | None = None  # what `chat` was loaded from, where somebody wants to know
         self._lock = threading.Lock()  # not an RLock: a stream may be advanced and closed by different threads
-        self._watched: OrderedDict[tuple[Any, ...], WatchedVideo] = OrderedDict()  # file and settings -> clip, oldest first
-        self.lora_alpha = _lora_alpha(getattr(chat, "model", None))
+        self.lora_alpha = _lora_alpha(chat.model)
 
     def watch(self, path: str | Path, settings: Settings | None = None) -> WatchedVideo:
-        """Decode and encode a clip, or find it among the last few. Raises PllavaError when it cannot be read, or is too large."""
-        with self._lock, self._set(settings or Settings()) as chat:
-            return self._watch(chat, path, settings or Settings())
+        """Decode and encode a clip, or find it in the cache. Raises PllavaError when it cannot be read, or is too large."""
+        with self.use(settings) as chat:
+            return _watch(chat, path)
 
     def ask(self, path: str | Path, question: str, settings: Settings | None = None) -> str:
         settings = settings or Settings()
-        with self._lock, self._set(settings) as chat:
-            return self._watch(chat, path, settings).ask(question, **_options(settings)).text
+        with self.use(settings) as chat:
+            return _watch(chat, path).ask(question, **_options(settings)).text
 
     def stream(
         self, path: str | Path, question: str, history: Sequence[tuple[str, str]] = (), settings: Settings | None = None
     ) -> Iterator[str]:
         """The answer so far, growing. history: (question, answer) pairs, oldest first. Closing the iterator stops the model."""
         settings = settings or Settings()
-        with self._lock, self._set(settings) as chat:
+        with self.use(settings) as chat:
             answer = ""
-            pieces = self._watch(chat, path, settings).stream(question, history=history, **_options(settings))
-            try:
+            pieces = cast("Generator[str]", _watch(chat, path).stream(question, history=history, **_options(settings)))
+            with closing(pieces):  # the model has stopped before the next visitor has it
                 for piece in pieces:
                     answer += piece
                     yield answer
-            finally:
-                if close := getattr(pieces, "close", None):
-                    close()  # the model has stopped before the next visitor has it
 
     @contextmanager
     def use(self, settings: Settings | None = None) -> Iterator[VideoChat]:
@@ -96,41 +88,32 @@ class ChatEngine:
 
     @contextmanager
     def _set(self, settings: Settings) -> Iterator[VideoChat]:
-        """The chat with these settings. What they change in the shared model is put back."""
-        chat = self.chat
+        """The chat with these settings, and its cache. What they change in the shared model is put back."""
+        chat = copy.copy(self.chat)
+        chat.limits = self.limits
         if settings.system is not None and settings.system != chat.template.system:
             chat.template.check(settings.system, "the system prompt")
-            chat = copy.copy(chat)
             chat.template = chat.template.model_copy(update={"system": settings.system})
-        alpha = settings.lora_alpha if settings.lora_alpha is not None else self.lora_alpha
-        config = _config(chat.model) if settings.num_frames is not None else None
-        frames = config.num_frames if config is not None else None
+        config, frames = _config(chat.model), _config(chat.model).num_frames
+        alpha = self.lora_alpha if settings.lora_alpha is None else settings.lora_alpha
+        rescaled = self.lora_alpha is not None and alpha != self.lora_alpha
         try:
-            if config is not None:
-                config.num_frames = settings.num_frames
-            if self.lora_alpha is not None and alpha != self.lora_alpha:
+            if settings.num_frames is not None:
+                chat.processor = copy.copy(chat.processor)
+                chat.processor.num_frames = config.num_frames = settings.num_frames
+            if rescaled:
                 _set_lora_alpha(chat.model, alpha)
             yield chat
         finally:
-            if config is not None:
-                config.num_frames = frames
-            if self.lora_alpha is not None and alpha != self.lora_alpha:
+            config.num_frames = frames
+            if rescaled:
                 _set_lora_alpha(chat.model, self.lora_alpha)
 
-    def _watch(self, chat: VideoChat, path: str | Path, settings: Settings) -> WatchedVideo:
-        if not Path(path).is_file():
-            raise PllavaError(f"{Path(path).name} is no longer here: a file is removed when its page is closed. Upload it again")
-        self.limits.check_bytes(path, Path(path).stat().st_size)
-        key = (sha256_file(path), settings.num_frames, settings.system, settings.lora_alpha)
-        if key in self._watched:
-            self._watched.move_to_end(key)
-            return self._watched[key]
-        count = settings.num_frames or chat.processor.num_frames
-        watched = chat.watch(self._read(path, count, chat.sampling, limits=self.limits))
-        self._watched[key] = watched
-        while len(self._watched) > self.keep:
-            self._watched.popitem(last=False)
-        return watched
+
+def _watch(chat: VideoChat, path: str | Path) -> WatchedVideo:
+    if not Path(path).is_file():
+        raise PllavaError(f"{Path(path).name} is no longer here: a file is removed when its page is closed. Upload it again")
+    return chat.watch(path)
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -147,7 +130,7 @@ def _config(model: Any) -> Any:
 
 def _lora_alpha(model: Any) -> float | None:
     """The strength LoRA was loaded with; None where there is no LoRA."""
-    for module in model.modules() if model is not None else ():
+    for module in model.modules():
         if isinstance(getattr(module, "scaling", None), dict) and hasattr(module, "lora_A"):
             for name, scale in module.scaling.items():
                 return float(scale * module.r[name])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REQUEST, REPLY = HOME / "switch.json", HOME / "switched.json"
 POLL = 0.1  # seconds
-OF_THE_MODEL = ("chat", "source", "_watched", "lora_alpha")  # of an engine; the rest, like its lock and limits, stays
+OF_THE_MODEL = ("chat", "source", "lora_alpha")  # of an engine; the rest, like its lock and limits, stays
 OF_THE_PAGE = ("template", "turns")  # what the page was built for: another one needs a new page
 
 

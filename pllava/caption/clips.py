@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pllava.video.reader import VideoFrames
 
 if TYPE_CHECKING:
+    from pllava.chat import VideoChat
     from pllava.model.processing import PllavaProcessor
 
 QUESTION = "Describe the video in detail."
 
 
-def caption_clips(chat: Any, clips: Sequence[VideoFrames], question: str, max_new_tokens: int) -> list[str]:
-    """One answer a clip, all clips at once where the chat can."""
-    if hasattr(chat, "ask_each"):
-        videos = chat.watch_all(clips, batch_size=len(clips))
-        return [answer.text for answer in chat.ask_each(videos, question, max_new_tokens, batch_size=len(clips))]
-    return [chat.watch(clip).ask(question, max_new_tokens=max_new_tokens).text for clip in clips]
+def caption_clips(chat: VideoChat, clips: Sequence[VideoFrames], question: str, max_new_tokens: int) -> list[str]:
+    """One answer a clip, all clips at once."""
+    videos = chat.watch_all(clips, batch_size=len(clips))
+    return [answer.text for answer in chat.ask_each(videos, question, max_new_tokens, batch_size=len(clips))]
 
 
-def without_cache(chat: Any) -> Any:
+def without_cache(chat: VideoChat) -> VideoChat:
     """The same chat, keeping nothing of what it has encoded: each clip is asked about once, and memory must not grow with their number."""
-    if not hasattr(chat, "cache"):
-        return chat
     other = copy.copy(chat)
     other.cache = type(chat.cache)(0)
     return other

@@ -18,7 +18,10 @@ commands = typer.Typer()
 @commands.command()
 def gallery(
     results: Annotated[
-        list[str], typer.Argument(metavar="RESULTS...", help="folders of results, results.jsonl, mlflow-run:ID; NAME=RESULTS gives a name")
+        list[str],
+        typer.Argument(
+            metavar="RESULTS", help="folders of results, of a sweep or a study, results.jsonl, mlflow-run:ID; NAME=RESULTS gives a name"
+        ),
     ],
     media: Annotated[
         list[str] | None,

@@ -1,4 +1,4 @@
-"""The gallery's pages: `create_app(index, files)` is an ASGI application.
+"""The gallery's pages: `create_app(Current(["outputs/evaluate"]))` is an ASGI application.
 
 Plain HTML from templates that escape everything, one script and one style sheet of our own. The browser is told to refuse all else.
 """
@@ -21,7 +21,8 @@ from starlette.staticfiles import StaticFiles
 
 from pllava.errors import PllavaError
 from pllava.gallery import media
-from pllava.gallery.queries import PAGE, SIDES, VERDICTS, Filter, Index
+from pllava.gallery.current import Current, Shown
+from pllava.gallery.queries import PAGE, SIDES, VERDICTS, Filter
 from pllava.gallery.sources import ResultFile
 
 HERE = Path(__file__).parent
@@ -42,18 +43,16 @@ MOST_PAGES = 1_000_000
 LONGEST = 500  # characters of a field of the address
 
 
-def create_app(
-    index: Index, files: Sequence[ResultFile], auth: tuple[str, str] | None = None, hosts: Sequence[str] | None = None
-) -> FastAPI:
+def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Sequence[str] | None = None) -> FastAPI:
     """hosts: the names a browser may call us by; another is refused, so that a stranger's page can't reach us under its own name."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     pages = Environment(loader=FileSystemLoader(HERE / "pages"), autoescape=select_autoescape(["html"], default=True), trim_blocks=True)
     pages.filters.update(percent=_percent, seconds=_seconds, sample_url=_sample_url)
-    pages.globals.update(index=index, page_size=PAGE, verdicts=VERDICTS, sides=SIDES)
+    pages.globals.update(page_size=PAGE, verdicts=VERDICTS, sides=SIDES)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
 
-    def show(page: str, status: int = 200, **values: Any) -> HTMLResponse:
-        return HTMLResponse(pages.get_template(page).render(**values), status)
+    def show(page: str, status: int = 200, *, of: Shown, **values: Any) -> HTMLResponse:
+        return HTMLResponse(pages.get_template(page).render(index=of.index, state=of.state, notice=of.notice, **values), status)
 
     @app.middleware("http")
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -68,14 +67,16 @@ def create_app(
         return response
 
     @app.exception_handler(HTTPException)
-    async def problem(request: Request, error: HTTPException) -> HTMLResponse:
-        return show("problem.html", error.status_code, message=error.detail)
+    def problem(request: Request, error: HTTPException) -> HTMLResponse:
+        return show("problem.html", error.status_code, of=results.now(), message=error.detail)
 
     @app.get("/")
     def browse(request: Request) -> HTMLResponse:
-        chosen = _filter(request)
+        now, chosen = results.now(), _filter(request)
+        index = now.index
         return show(
             "browse.html",
+            of=now,
             chosen=chosen,
             count=index.count(_whole(chosen)),
             rows=index.page(chosen),
@@ -85,27 +86,30 @@ def create_app(
 
     @app.get("/compare")
     def compare(request: Request) -> HTMLResponse:
-        chosen = _filter(request)
+        now, chosen = results.now(), _filter(request)
+        index = now.index
         models = chosen.models or index.default_pair
         unknown = [label for label in models if label not in index.models]
         if unknown:
             raise HTTPException(404, f"There is no model {unknown[0]!r} here. There are: {', '.join(index.models)}.")
         if len(models) < 2 or len(models) > MOST_COMPARED:
             few = "A comparison needs two models or more" if len(models) < 2 else f"At most {MOST_COMPARED} models are compared at once"
-            return show("compare.html", chosen=chosen, models=models, found=None, hint=f"{few}.", rows=[], count=0)
+            return show("compare.html", of=now, chosen=chosen, models=models, found=None, hint=f"{few}.", rows=[], count=0)
         chosen = replace(chosen, models=models, model="", verdict="", side=chosen.side if chosen.side in SIDES else "differ")
         found = index.compare(models, chosen.benchmark, chosen.text)
         count, rows = index.count(_whole(chosen)), index.page(chosen)
-        return show("compare.html", chosen=chosen, models=models, found=found, hint="", rows=rows, count=count)
+        return show("compare.html", of=now, chosen=chosen, models=models, found=found, hint="", rows=rows, count=count)
 
     @app.get("/sample/{benchmark}/{sample:path}")
     def sample(request: Request, benchmark: str, sample: str) -> HTMLResponse:
+        now = results.now()
+        index = now.index
         found = index.question(benchmark, sample, request.query_params.get("version", "")[:LONGEST])
         if not found:
             raise HTTPException(404, f"There is no question {sample} of {benchmark} in these results.")
         chosen, question = _filter(request), found[0]
         before, after, place = index.neighbours(chosen, question["id"])
-        file = files[question["file"]]
+        file = now.files[question["file"]]
         kind, trouble = None, ""
         try:
             kind = media.content_type(media.locate(file.root, question["media"]))
@@ -113,6 +117,7 @@ def create_app(
             trouble = str(error)
         return show(
             "sample.html",
+            of=now,
             chosen=chosen,
             q=question,
             others=found[1:],
@@ -126,25 +131,25 @@ def create_app(
         )
 
     @app.get("/media/{number}")
-    def clip(number: int) -> FileResponse:
+    def clip(number: int, of: str = "") -> FileResponse:
         """The clip of a question, where a browser can show it; ranges are answered, so a player may jump."""
-        path, _, _ = located(number)
+        path, _, _ = located(number, of)
         kind = media.content_type(path)
         if kind is None:
             raise HTTPException(415, "A browser can't show this file as it is; its frames are shown instead.")
         return FileResponse(path, media_type=kind)
 
     @app.get("/frames/{number}")
-    def frames(number: int) -> HTMLResponse:
-        path, question, file = located(number)
+    def frames(number: int, of: str = "") -> HTMLResponse:
+        path, question, file = located(number, of)
         try:
-            return show("frames.html", number=number, strip=_strip(path, question, file))
+            return show("frames.html", of=results.now(), number=number, strip=_strip(path, question, file))
         except PllavaError as error:
-            return show("frames.html", number=number, strip=None, trouble=str(error))
+            return show("frames.html", of=results.now(), number=number, strip=None, trouble=str(error))
 
     @app.get("/frames/{number}/{place}.jpg")
-    def frame(number: int, place: int) -> Response:
-        path, question, file = located(number)
+    def frame(number: int, place: int, of: str = "") -> Response:
+        path, question, file = located(number, of)
         try:
             pictures = _strip(path, question, file).pictures
         except PllavaError as error:
@@ -153,11 +158,15 @@ def create_app(
             raise HTTPException(404, "There is no such frame.")
         return Response(pictures[place], media_type="image/jpeg")
 
-    def located(number: int) -> tuple[Path, dict[str, Any], ResultFile]:
-        question = index.by_number(number)
+    def located(number: int, of: str) -> tuple[Path, dict[str, Any], ResultFile]:
+        """of: the state of the results when the page was made; a number may be another question's by now."""
+        now = results.now()
+        if of and of != now.state:
+            raise HTTPException(410, "The results have changed since. Load the page again.")
+        question = now.index.by_number(number)
         if question is None:
             raise HTTPException(404, "There is no such question.")
-        file = files[question["file"]]
+        file = now.files[question["file"]]
         try:
             return media.locate(file.root, question["media"]), question, file
         except PllavaError as error:

@@ -18,6 +18,7 @@ from typing import Any
 
 from pllava.errors import PllavaError
 from pllava.evaluate.scoring import values
+from pllava.gallery.links import label
 from pllava.gallery.sources import ResultFile
 
 HOME = Path(".state/gallery")
@@ -46,9 +47,7 @@ def build(files: Sequence[ResultFile], home: Path = HOME) -> Path:
 
     Raises PllavaError for a line that is not a result, with its place.
     """
-    stats = [(f.source, f.benchmark, str(f.path), f.path.stat().st_size, f.path.stat().st_mtime_ns) for f in files]
-    key = hashlib.sha256(json.dumps([SCHEMA, INDEXES, stats]).encode()).hexdigest()[:16]
-    path = home / f"{key}.sqlite"
+    path = home / f"{state(files)}.sqlite"
     home.mkdir(parents=True, exist_ok=True)
     _remove_old(home)
     if path.is_file():
@@ -68,6 +67,12 @@ def build(files: Sequence[ResultFile], home: Path = HOME) -> Path:
     return path
 
 
+def state(files: Sequence[ResultFile]) -> str:
+    """A hash that changes when one of the files does, comes or goes. Raises FileNotFoundError when one went meanwhile."""
+    stats = [(f.source, f.benchmark, str(f.path), f.path.stat().st_size, f.path.stat().st_mtime_ns) for f in files]
+    return hashlib.sha256(json.dumps([SCHEMA, INDEXES, stats]).encode()).hexdigest()[:16]
+
+
 def _fill(database: sqlite3.Connection, files: Sequence[ResultFile]) -> None:
     models: dict[tuple[str, str], int] = {}
     questions: dict[bytes, int] = {}
@@ -82,9 +87,7 @@ def _fill(database: sqlite3.Connection, files: Sequence[ResultFile]) -> None:
             key = (file.source, str(row["model"]))
             if key not in models:
                 models[key] = len(models) + 1
-                database.execute(
-                    "INSERT INTO models VALUES (?, ?, ?, ?)", (models[key], *key, f"{key[0]}: {key[1]}" if several else key[1])
-                )
+                database.execute("INSERT INTO models VALUES (?, ?, ?, ?)", (models[key], *key, label(*key, several)))
             try:
                 _add_answer(database, question, models[key], row)
             except sqlite3.IntegrityError:

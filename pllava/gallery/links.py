@@ -9,6 +9,16 @@ ADDRESS = f"http://127.0.0.1:{PORT}"
 HOW_TO_OPEN = "Links into it work while it runs: pllava gallery outputs/evaluate"
 
 
+def how_to_open(place: object) -> str:
+    """Under a Markdown table with links."""
+    return f"The links lead into the gallery, while it runs: `pllava gallery {place}`"
+
+
+def label(source: str, model: str, several: bool = True) -> str:
+    """What the pages call a model's answers. several: there are other sources beside this one."""
+    return f"{source}: {model}" if several else model
+
+
 def sample(benchmark: str, id_: str) -> str:
     """One question."""
     return f"{ADDRESS}/sample/{quote(benchmark, safe='')}/{quote(id_, safe='/')}"

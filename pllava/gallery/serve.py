@@ -23,27 +23,26 @@ def serve(
     auth: str | None = None,
     say: Callable[[object], None] = print,
 ) -> None:
-    """Index the results and serve them until interrupted.
+    """Index the results and serve them until interrupted; when they change, the pages do.
 
     Raises PllavaError: no results there, a line that is no result, port in use, or a host beyond loopback without a password.
     """
     import uvicorn
 
     from pllava.gallery.app import create_app
-    from pllava.gallery.index import build
-    from pllava.gallery.queries import Index
-    from pllava.gallery.sources import find
+    from pllava.gallery.current import Current
 
     login = read_auth(auth)
     require_auth_beyond_loopback(host, login)
     require_free_port(host, port, next_step="pllava gallery --port PORT takes another one")
-    files = find(places, params, media)
     began = time.monotonic()
-    index = Index(build(files))
+    results = Current(places, params, media)
+    shown = results.now()
+    index = shown.index
     say(f"{index.total:,} questions, {len(index.models)} models, {', '.join(index.benchmarks)} ({time.monotonic() - began:.1f} s)")
-    for file in files:
+    for file in shown.files:
         if file.root is None or not file.root.is_dir():
             say(f"{file.benchmark}: its clips are not shown, {file.root or 'their folder'} is not there. Say where: --media FOLDER")
     names = [*LOCAL, f"[{host}]" if ":" in host else host] if is_loopback(host) else None  # beyond, the password guards
     say(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    uvicorn.run(create_app(index, files, login, names), host=host, port=port, log_level="warning", server_header=False)
+    uvicorn.run(create_app(results, login, names), host=host, port=port, log_level="warning", server_header=False)

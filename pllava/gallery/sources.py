@@ -2,7 +2,8 @@
 
     find(["outputs/evaluate", "old=../old/outputs/evaluate", "mlflow-run:0a1b..."], params)
 
-A folder of benchmarks, a benchmark's folder, a results.jsonl, or an MLflow run. Each argument is one source, with a name.
+A folder of benchmarks, a benchmark's folder, a results.jsonl, or an MLflow run. Each argument is one source, with a name; a folder with a
+sources.json (of a sweep, of a study) is as many as are named there.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pllava.errors import PllavaError
+from pllava.files import read_json
 from pllava.params import Params
 
 FILE = "results.jsonl"
+SOURCES = "sources.json"  # {name: folder, from where this file is}
 RUN = "mlflow-run:"
 DOWNLOADS = Path(".state/gallery/runs")
 NAMED = re.compile(r"(?P<name>[\w .@-]{1,60})=(?P<place>.+)")
@@ -39,14 +42,33 @@ def find(places: Sequence[str], params: Params | None = None, media: Mapping[str
 
     Raises PllavaError when an argument holds no results, or when two have one name.
     """
-    media = media or {}
-    sources = _named(places)
-    found: list[ResultFile] = []
-    for name, place in sources.items():
-        folder = _run_folder(place.removeprefix(RUN)) if place.startswith(RUN) else Path(place)
-        for path in _files(folder, place):
-            found.append(_described(name, path.parent.name if path.parent.name else "results", path, params, media))
-    return found
+    return listed(locate(places), params, media)
+
+
+def locate(places: Sequence[str]) -> dict[str, Path]:
+    """{name: folder or file}. Results of an MLflow run are fetched."""
+    return {name: _run_folder(place.removeprefix(RUN)) if place.startswith(RUN) else Path(place) for name, place in _named(places).items()}
+
+
+def listed(located: Mapping[str, Path], params: Params | None = None, media: Mapping[str, Path] | None = None) -> list[ResultFile]:
+    """What is in there now."""
+    return [
+        _described(source, path.absolute(), params, media or {})
+        for name, place in located.items()
+        for source, folder in _parts_of(place, name, alone=len(located) == 1).items()
+        for path in _files(folder)
+    ]
+
+
+def _parts_of(place: Path, name: str, alone: bool) -> dict[str, Path]:
+    """{source: folder} of a place: itself, or what its sources.json names and is there."""
+    if not (place / SOURCES).is_file():
+        return {name: place}
+    named = read_json(place / SOURCES)
+    if not isinstance(named, dict) or not all(isinstance(folder, str) for folder in named.values()):
+        raise PllavaError(f"{place / SOURCES} does not name folders: it must be {{name: folder}}")
+    found = {part if alone else f"{name}, {part}": place / folder for part, folder in named.items() if _inside(place / folder)}
+    return found or {name: place}
 
 
 def _named(places: Sequence[str]) -> dict[str, str]:
@@ -79,19 +101,24 @@ def _parts(place: str) -> tuple[str, ...]:
     return (path.parent if path.name == FILE else path).parts
 
 
-def _files(folder: Path, place: str) -> list[Path]:
-    if folder.is_file():
-        return [folder.absolute()]
-    if (folder / FILE).is_file():
-        return [(folder / FILE).absolute()]
-    files = sorted(path.absolute() for path in folder.glob(f"*/{FILE}"))
+def _files(folder: Path) -> list[Path]:
+    files = _inside(folder)
     if not files:
         what = "holds no results.jsonl" if folder.is_dir() else "is not there"
-        raise PllavaError(f"{place} {what}. Results are in outputs/evaluate/ after: pllava evaluate")
+        raise PllavaError(f"{folder} {what}. Results are in outputs/evaluate/ after: pllava evaluate")
     return files
 
 
-def _described(source: str, benchmark: str, path: Path, params: Params | None, media: Mapping[str, Path]) -> ResultFile:
+def _inside(folder: Path) -> list[Path]:
+    if folder.is_file():
+        return [folder]
+    if (folder / FILE).is_file():
+        return [folder / FILE]
+    return sorted(file for file in folder.glob(f"*/{FILE}") if not file.parent.name.startswith("."))  # those are being written
+
+
+def _described(source: str, path: Path, params: Params | None, media: Mapping[str, Path]) -> ResultFile:
+    benchmark = path.parent.name or "results"
     settings = params.evaluate.benchmarks.get(benchmark) if params else None
     root = media.get(benchmark) or media.get("") or (settings.root if settings else None)
     rule = "eval"
@@ -105,7 +132,7 @@ def _described(source: str, benchmark: str, path: Path, params: Params | None, m
 def _run_folder(run_id: str) -> Path:
     """Fetch the results of an MLflow run. Raises PllavaError when there is no such run, or it has none."""
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", run_id):
-        raise PllavaError(f"{run_id!r} is not the id of an MLflow run, which is 32 hexadecimal digits. `make mlflow` shows the runs")
+        raise PllavaError(f"{run_id!r} is not the id of an MLflow run, which is 32 hexadecimal digits. MLflow shows the runs: make up")
     from mlflow.exceptions import MlflowException
 
     from pllava.files import atomic_dir
@@ -123,5 +150,5 @@ def _run_folder(run_id: str) -> Path:
                 (partial / Path(path).name).mkdir()
                 connection.download_artifacts(run_id, f"{path}/{FILE}", str(partial / Path(path).name))
     except MlflowException as error:
-        raise PllavaError(f"MLflow run {run_id}: {error.message}. `make mlflow` shows the runs") from None
+        raise PllavaError(f"MLflow run {run_id}: {error.message}. MLflow shows the runs: make up") from None
     return target

@@ -1,10 +1,13 @@
-"""What a sweep found: one table, and a chart of accuracy against pooling shape and against alpha, with 95 % intervals."""
+"""What a sweep found: one table, whose scores lead to their questions in the gallery, and a chart of accuracy against pooling shape and
+against alpha, with 95 % intervals."""
 
 from __future__ import annotations
 
 from math import prod
 from pathlib import Path
 from typing import Any
+
+from pllava.gallery import links
 
 Row = dict[str, Any]  # {"key", "title", "settings", "alpha", "trained_alpha", "pooling_shape", "average": {"value", "low", "high"}, ...}
 
@@ -14,16 +17,46 @@ def best(rows: list[Row]) -> Row:
     return min(rows, key=lambda row: (-row["average"]["value"], prod(row["pooling_shape"])))
 
 
-def table(rows: list[Row], benchmark: str) -> str:
-    """Markdown, best first."""
-    names = list(dict.fromkeys(name for row in rows for name in row["settings"]))
-    lines = ["| " + " | ".join([*names, "alpha", f"{benchmark}, % (95 %)", "n"]) + " |", "|" + "---|" * (len(names) + 3)]
-    for row in sorted(rows, key=lambda row: -row["average"]["value"]):
-        score = row["average"]
-        interval = f"{100 * score['value']:.1f} ({100 * score['low']:.1f}-{100 * score['high']:.1f})"
-        cells = [str(row["settings"].get(name, "")) for name in names]
-        lines.append("| " + " | ".join([*cells, f"{row['alpha']:g}", interval, str(row["n"])]) + " |")
+def sources(rows: list[Row]) -> dict[str, str]:
+    """{name in the gallery: folder of its results, from the sweep's own}: what its sources.json holds."""
+    return {name: _folder(row) for name, row in zip(_names(rows), rows, strict=True)}
+
+
+def table(rows: list[Row], benchmark: str, home: Path | None = None) -> str:
+    """Markdown, best first. home: the sweep's folder; scores of results that are in there are links into the gallery."""
+    settings = list(dict.fromkeys(name for row in rows for name in row["settings"]))
+    heads = [*settings, "alpha", f"{benchmark}, % (95 %)", "n"]
+    here = [bool(home and (home / _folder(row) / benchmark / "results.jsonl").is_file()) for row in rows]
+    labels = [links.label(name, "adapted", several=sum(here) > 1) for name in _names(rows)]
+    order = sorted(range(len(rows)), key=lambda number: -rows[number]["average"]["value"])
+    first = rows.index(best(rows))
+    linked = sum(here) > 1 and here[first]
+    lines = ["| " + " | ".join([*heads, *(["beside the best"] if linked else [])]) + " |", "|" + "---|" * (len(heads) + linked)]
+    for number in order:
+        row, score = rows[number], rows[number]["average"]
+        said = f"{100 * score['value']:.1f} ({100 * score['low']:.1f}-{100 * score['high']:.1f})"
+        cells = [str(row["settings"].get(name, "")) for name in settings]
+        cells += [
+            f"{row['alpha']:g}",
+            f"[{said}]({links.questions(benchmark, model=labels[number])})" if here[number] else said,
+            str(row["n"]),
+        ]
+        if linked:
+            against = links.comparison(benchmark, labels[first], labels[number])
+            cells.append(f"[compare]({against})" if here[number] and number != first else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    if any(here):
+        lines += ["", links.how_to_open(home)]
     return "\n".join(lines)
+
+
+def _names(rows: list[Row]) -> list[str]:
+    names = [f"{row['title']}, alpha {row['alpha']:g}" for row in rows]
+    return [name if names.count(name) == 1 else f"{name} ({row['key']})" for name, row in zip(names, rows, strict=True)]
+
+
+def _folder(row: Row) -> str:
+    return f"{row['key']}/alpha-{row['alpha']:g}"
 
 
 def chart(rows: list[Row], benchmark: str, path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Table and chart of a study, with 95 % intervals over seeds and videos together.
+"""Table and chart of a study, with 95 % intervals over seeds and videos together. The table leads to the answers, in the gallery.
 
 A resample draws seeds, and in each task clips, with replacement; the value is the mean of the tasks' means, as in MVBench's tables.
 """
@@ -11,13 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pllava.files import atomic_write_text, write_json
+from pllava.gallery import links
+from pllava.gallery.sources import SOURCES
 
 if TYPE_CHECKING:
     from pllava.study.specification import Study
 
 
+BENCHMARK = "mvbench"
+
+
+def results_of(folder: Path, point: tuple[str, int]) -> Path:
+    """The folder of a point's answers; point: (label, seed)."""
+    return folder / "points" / f"{point[0].replace('/', '_')}-seed{point[1]}"
+
+
 def write_report(folder: Path, study: Study, points: dict[tuple[str, int], dict[str, Any]], resamples: int) -> None:
-    """results.json, table.md and chart.png in `folder`; `points`: (label, seed) -> its file."""
+    """results.json, table.md, chart.png, and sources.json for the gallery, in `folder`; `points`: (label, seed) -> its file."""
     labels = [label for label in study.points if any(label == point[0] for point in points)]
     seeds = sorted({seed for _, seed in points})
     rows = {}
@@ -35,12 +45,25 @@ def write_report(folder: Path, study: Study, points: dict[tuple[str, int], dict[
     said = f"Percent right on {len(answers[0])} held-out questions, 95 % interval over videos and {len(seeds)} seed(s)."
     lines = [f"# {study.title}", "", said, ""]
     lines += [f"| {study.axis} | right | interval | each seed | seconds |", "|---|---|---|---|---|"]
+    here = {
+        (label, seed): f"{study.axis} {label}, seed {seed}"
+        for label in labels
+        for seed in seeds
+        if (results_of(folder, (label, seed)) / BENCHMARK / "results.jsonl").is_file()
+    }
     for label, row in rows.items():
-        each = ", ".join(f"{100 * value:.1f}" for value in row["seeds"].values())
+        each = ", ".join(_linked(f"{100 * row['seeds'][str(seed)]:.1f}", here.get((label, seed)), len(here) > 1) for seed in seeds)
         interval_text = f"{100 * row['low']:.1f}-{100 * row['high']:.1f}"
         lines.append(f"| {label} | {100 * row['value']:.1f} | {interval_text} | {each} | {row['seconds']:.0f} |")
+    if here:
+        lines += ["", links.how_to_open(folder)]
+    write_json(folder / SOURCES, {name: str(results_of(folder, point).relative_to(folder)) for point, name in here.items()})
     atomic_write_text(folder / "table.md", "\n".join(lines) + "\n")
     _chart(folder / "chart.png", study, rows)
+
+
+def _linked(text: str, source: str | None, several: bool) -> str:
+    return text if source is None else f"[{text}]({links.questions(BENCHMARK, model=links.label(source, 'adapted', several))})"
 
 
 def mean_of_tasks(answers: list[dict[str, Any]]) -> float:

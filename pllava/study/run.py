@@ -1,7 +1,8 @@
 """Runs a study: `study(params, "spatial")` trains and scores every point with every seed, and writes a table and a chart.
 
-A finished point is a file in outputs/studies/<name>/points/ and is not run again while its settings, data and base are the same; a killed
-study goes on with the next. Points that differ in `evaluate` alone share one training. The feature store serves all of them.
+A finished point is a file in outputs/studies/<name>/points/, with its answers in a folder beside it, and is not run again while its
+settings, data and base are the same; a killed study goes on with the next. Points that differ in `evaluate` alone share one training. The
+feature store serves all of them.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.errors import PllavaError
-from pllava.files import read_json, sha256_file, write_json
-from pllava.study.report import write_report
+from pllava.files import atomic_write_text, read_json, sha256_file, write_json
+from pllava.study.report import BENCHMARK, results_of, write_report
 from pllava.study.specification import Study, overridden, read_study
 
 if TYPE_CHECKING:
     from pllava.params import Params
 
 STUDIES = Path("outputs/studies")
-BENCHMARK = "mvbench"
 
 
 def study(params: Params, name: str, seeds: int | None = None, steps: int | None = None) -> Path:
@@ -44,7 +44,10 @@ def study(params: Params, name: str, seeds: int | None = None, steps: int | None
     print(f"study {name}: {len(settings) - len(left)} of {len(settings)} points are there, {len(left)} to run", file=sys.stderr)
     began, count = time.monotonic(), 0
     for group in _trainings(left):
-        for point, answers, seconds in _run(group, found):
+        for point, rows, seconds in _run(group, found):
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            atomic_write_text(results_of(folder, point) / BENCHMARK / "results.jsonl", "".join(lines))
+            answers = [{"task": row["task"], "clip": row["media"], "correct": bool(row["correct"])} for row in rows]
             write_json(_file(folder, point), {"key": _key(group[point], found), "seconds": round(seconds, 1), "answers": answers})
             count += 1
             right = sum(answer["correct"] for answer in answers) / len(answers)
@@ -58,7 +61,7 @@ Point = tuple[str, int]  # label, seed
 
 
 def _file(folder: Path, point: Point) -> Path:
-    return folder / "points" / f"{point[0].replace('/', '_')}-seed{point[1]}.json"
+    return results_of(folder, point).with_name(results_of(folder, point).name + ".json")
 
 
 def _is_done(folder: Path, point: Point, params: Params, found: Study) -> bool:
@@ -95,7 +98,7 @@ def _trainings(points: dict[Point, Params]) -> list[dict[Point, Params]]:
 
 
 def _run(group: dict[Point, Params], found: Study) -> Iterator[tuple[Point, list[dict[str, Any]], float]]:
-    """Train once and answer for each point; the first point's seconds hold the training."""
+    """Train once and answer for each point: scored rows, as in a results.jsonl. The first point's seconds hold the training."""
     from pllava.model.adapter import set_lora_alpha
     from pllava.registry.tracking import Run
     from pllava.train.checkpoints import Checkpoints
@@ -120,7 +123,7 @@ def _run(group: dict[Point, Params], found: Study) -> Iterator[tuple[Point, list
 
 
 def _answers(params: Params, model: Any, limit: int | None) -> list[dict[str, Any]]:
-    """Task, clip and whether right, of every question."""
+    """The scored rows of every question."""
     from pllava.chat.template import load_template
     from pllava.evaluate.answering import Contestant, Panel
     from pllava.evaluate.benchmark import load_benchmark
@@ -147,5 +150,4 @@ def _answers(params: Params, model: Any, limit: int | None) -> list[dict[str, An
         settings.root,
     )
     rows = [row for unit in units(samples, size) for row in panel.answer(unit)]
-    scored = score_rows(rows, benchmark, OfflineJudge(), params.judge.max_missing)
-    return [{"task": row["task"], "clip": row["media"], "correct": bool(row["correct"])} for row in scored]
+    return list(score_rows(rows, benchmark, OfflineJudge(), params.judge.max_missing))

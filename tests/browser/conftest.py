@@ -44,8 +44,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(browser: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """(address, folder of the uploads). The model is real; its pieces come slowly, so that there is time to press Stop."""
+def demo(browser: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Any]]:
+    """(address, folder of the uploads, gradio's page). The model is real; its pieces come slowly, so that there is time to press Stop."""
     from pllava.app import serve
     from pllava.app.engine import ChatEngine
     from pllava.app.samples import Sample
@@ -67,19 +67,39 @@ def demo(browser: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         patch.setattr(serve, "samples", lambda params: [Sample(clip, "Moving Bar", "Where does it <b>move</b>?", "right")])
         port = free_port()
         page = serve.open_page(params, model=str(PROJECT / params.model.base), template="tiny", port=port, say=lambda text: None)
-        yield f"http://127.0.0.1:{port}", home / serve.UPLOADS
+        yield f"http://127.0.0.1:{port}", home / serve.UPLOADS, page
         page.close(verbose=False)
 
 
 @pytest.fixture(scope="session")
-def gallery(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Two sources of 120 questions. old is right on the first 60, new from the 30th to the 89th; number 7 is hostile."""
+def open_gallery() -> Iterator[Callable[[Any], str]]:
+    """open_gallery(results) -> the address of a gallery of these."""
     import uvicorn
 
     from pllava.gallery.app import create_app
-    from pllava.gallery.index import build
-    from pllava.gallery.queries import Index
-    from pllava.gallery.sources import find
+
+    running: list[tuple[Any, threading.Thread]] = []
+
+    def serve(results: Any) -> str:
+        port = free_port()
+        server = uvicorn.Server(uvicorn.Config(create_app(results, hosts=("127.0.0.1",)), port=port, log_level="error"))
+        thread = threading.Thread(target=server.run, daemon=True)
+        running.append((server, thread))
+        thread.start()
+        while not server.started:
+            time.sleep(0.02)
+        return f"http://127.0.0.1:{port}"
+
+    yield serve
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def gallery(browser: Any, open_gallery: Callable[[Any], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two sources of 120 questions. old is right on the first 60, new from the 30th to the 89th; number 7 is hostile."""
+    from pllava.gallery.current import Current
 
     home = tmp_path_factory.mktemp("gallery")
     for seed in range(3):
@@ -93,17 +113,7 @@ def gallery(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ]
 
     old, new = write(home / "old", rows(lambda n: n < 60)), write(home / "new", rows(lambda n: 30 <= n < 90))
-    files = find([str(old), str(new)], None, {"": home / "clips"})
-    index = Index(build(files, home / "index"))
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(create_app(index, files, hosts=("127.0.0.1",)), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(10)
+    return open_gallery(Current([str(old), str(new)], None, {"": home / "clips"}, home / "index"))
 
 
 @pytest.fixture

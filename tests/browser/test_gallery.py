@@ -3,7 +3,10 @@
 import re
 
 import pytest
+from gallery_results import result, write
 from window import serious, until
+
+from pllava.gallery.current import Current
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 WIDTHS = pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
@@ -63,6 +66,25 @@ def test_a_deep_link_plays_the_part_that_was_asked_about(visitor, gallery, width
     page.wait_for_url("**/sample/mvbench/moves/0043")
     assert not window.scrolls_sideways()
     assert window.outside(gallery) == [] and window.problems == []
+
+
+def test_results_that_change_are_found_while_one_filters(visitor, open_gallery, tmp_path):
+    folder = write(tmp_path / "r", [result(n, "adapted", True) for n in range(3)])
+    address = open_gallery(Current([str(folder)], home=tmp_path / "index"))
+    window = visitor()
+    page = window.page
+    page.goto(address)
+    assert page.locator("#facts").inner_text().startswith("3 questions")
+    write(folder, [result(n, "adapted", True) for n in range(5)])
+    page.wait_for_timeout(1100)  # the disk is looked at once a second
+    page.get_by_label("Text").fill("number")
+    until(page, "document.querySelector('#facts').textContent.startsWith('5 questions')")
+    assert page.locator(".questions tbody tr").count() == 5
+    (folder / "mvbench/results.jsonl").unlink()
+    page.wait_for_timeout(1100)
+    page.get_by_label("Text").fill("question")
+    page.get_by_text("You see those from before").wait_for()
+    assert window.problems == []
 
 
 def test_the_list_is_walked_with_the_keyboard(visitor, gallery):

@@ -14,7 +14,7 @@ async function refresh(address, push) {
     const page = new DOMParser().parseFromString(text, "text/html");
     const found = page.getElementById("results");
     if (!found) { location.assign(address); return; }
-    results.replaceWith(document.adoptNode(found));
+    for (const id of ["results", "notice", "facts"]) document.getElementById(id).replaceWith(document.adoptNode(page.getElementById(id)));
     // The tasks on offer depend on the benchmark.
     const tasks = page.querySelector("select[name=task]"), ours = document.querySelector("select[name=task]");
     if (tasks && ours && tasks.innerHTML !== ours.innerHTML && document.activeElement !== ours) ours.replaceWith(document.adoptNode(tasks));

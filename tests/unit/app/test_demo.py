@@ -1,6 +1,7 @@
 """The page with a real (tiny, random) model, asked as a client asks it."""
 
 import socket
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,30 @@ def test_an_unreadable_upload_is_said_by_its_name_only(client, tmp_path, content
     with pytest.raises(Exception, match="broken") as refused:
         client.predict(handle_file(str(tmp_path / "broken.mp4")), "Which way?", api_name="/ask")
     assert "/uploads/" not in str(refused.value) and "Traceback" not in str(refused.value)
+
+
+@pytest.fixture
+def over_long(tmp_path):
+    """31 minutes, of one picture every ten seconds."""
+    import av
+    import numpy as np
+
+    path = tmp_path / "lecture.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(1, 10), options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(186):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_video_above_the_duration_limit_is_refused(client, over_long):
+    from gradio_client import handle_file
+
+    with pytest.raises(Exception, match=r"lecture\.mp4: 1,8\d\d seconds, the limit is 1,800") as refused:
+        client.predict(handle_file(str(over_long)), "Which way?", api_name="/ask")
+    assert "Limits(" not in str(refused.value)
 
 
 def test_a_question_is_needed(client, corpus):

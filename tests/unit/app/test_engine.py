@@ -1,8 +1,9 @@
 """One model for many visitors: questions one at a time, a clip encoded once, memory bounded."""
 
+import shutil
 import threading
 import time
-from types import SimpleNamespace
+from itertools import pairwise
 
 import pytest
 
@@ -11,89 +12,87 @@ from pllava.errors import PllavaError
 from pllava.video.limits import Limits
 
 
-class CountingChat:
-    """Stands for VideoChat where only what the engine does with it is looked at."""
+@pytest.fixture
+def chat(tiny_model, tiny_processor):
+    import pllava
 
-    sampling = "eval"
-    processor = SimpleNamespace(num_frames=8)
-
-    def __init__(self):
-        self.encoded = []
-        self.inside = 0
-        self.most_inside = 0
-
-    def watch(self, path):
-        self.encoded.append(path.name)
-        return SimpleNamespace(ask=self._ask, stream=lambda question, history, **options: iter(["one ", "two"]))
-
-    def _ask(self, question, **options):
-        self.inside += 1
-        self.most_inside = max(self.most_inside, self.inside)
-        time.sleep(0.02)
-        self.inside -= 1
-        return SimpleNamespace(text=question.upper())
-
-
-def _engine(chat, **options):
-    return ChatEngine(chat, read=lambda path, *sampling, limits: path, **options)
+    return pllava.VideoChat(tiny_model, tiny_processor, template="vicuna")
 
 
 @pytest.fixture
-def clips(tmp_path):
-    for name in "abc":
-        (tmp_path / name).write_bytes(name.encode())
-    (tmp_path / "copy_of_a").write_bytes(b"a")
+def clips(corpus, tmp_path):
+    """a.mp4 and b.mp4 differ; copy.mp4 is a.mp4 under another name."""
+    files = sorted((corpus / "MVBench/video").rglob("*.mp4"))[:2]
+    for name, file in {"a": files[0], "b": files[1], "copy": files[0]}.items():
+        shutil.copy(file, tmp_path / f"{name}.mp4")
     return tmp_path
 
 
-def test_a_clip_is_encoded_once_whatever_its_name(clips):
-    chat = CountingChat()
-    engine = _engine(chat)
-    assert engine.ask(clips / "a", "why?") == "WHY?"
-    engine.ask(clips / "copy_of_a", "why?")
-    assert chat.encoded == ["a"]
+BRIEF = Settings(max_new_tokens=3)
 
 
-def test_only_the_last_few_clips_stay_encoded(clips):
-    chat = CountingChat()
-    engine = _engine(chat, keep=2)
-    for name in ("a", "b", "a", "c", "a", "b"):
-        engine.ask(clips / name, "?")
-    assert chat.encoded == ["a", "b", "c", "b"]
+def test_a_clip_is_encoded_once_whatever_its_name(chat, clips):
+    engine = ChatEngine(chat)
+    assert engine.ask(clips / "a.mp4", "why?", BRIEF) == engine.ask(clips / "copy.mp4", "why?", BRIEF)
+    assert list(engine.stream(clips / "a.mp4", "and?", settings=BRIEF))
+    assert chat.cache.stats().misses == 1
 
 
-def test_one_question_at_a_time(clips):
-    chat = CountingChat()
-    engine = _engine(chat)
-    threads = [threading.Thread(target=engine.ask, args=(clips / "a", "?")) for _ in range(5)]
+def test_encoded_clips_are_bounded_in_bytes(chat, clips):
+    ChatEngine(chat).watch(clips / "a.mp4")
+    stats = chat.cache.stats()
+    chat.cache.max_bytes = stats.bytes
+    ChatEngine(chat).watch(clips / "b.mp4")
+    assert chat.cache.stats().entries == 1 and chat.cache.stats().bytes <= stats.bytes
+
+
+def test_one_question_at_a_time(chat, clips, monkeypatch):
+    inside, most = [], []
+    answer = type(chat).answer
+
+    def watched(self, *arguments, **options):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        found = answer(self, *arguments, **options)
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(type(chat), "answer", watched)
+    engine = ChatEngine(chat)
+    threads = [threading.Thread(target=engine.ask, args=(clips / "a.mp4", f"{n}?", BRIEF)) for n in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert chat.most_inside == 1
+    assert most == [1] * 5
 
 
-def test_stream_grows_and_a_stopped_one_frees_the_model(clips):
-    engine = _engine(CountingChat())
-    assert list(engine.stream(clips / "a", "?")) == ["one ", "one two"]
-    stopped = engine.stream(clips / "a", "?")
+def test_stream_grows_and_a_stopped_one_frees_the_model(chat, clips):
+    engine = ChatEngine(chat)
+    long = Settings(max_new_tokens=30)
+    pieces = list(engine.stream(clips / "a.mp4", "why?", settings=long))
+    assert len(pieces) > 1 and all(after.startswith(before) for before, after in pairwise(pieces))
+    stopped = engine.stream(clips / "a.mp4", "why?", settings=long)
     next(stopped)
     stopped.close()
-    assert engine.ask(clips / "a", "still there?") == "STILL THERE?"
+    assert engine.ask(clips / "a.mp4", "why?", long) == pieces[-1]
 
 
-def test_an_error_frees_the_model(clips):
-    engine = _engine(CountingChat())
+def test_an_error_frees_the_model(chat, clips):
+    engine = ChatEngine(chat)
     with pytest.raises(PllavaError, match="missing is no longer here"):
         engine.ask(clips / "missing", "?")
-    assert engine.ask(clips / "a", "ok?") == "OK?"
+    assert isinstance(engine.ask(clips / "a.mp4", "ok?", BRIEF), str)
 
 
-def test_a_file_above_the_limit_is_not_decoded(clips):
-    chat = CountingChat()
-    with pytest.raises(PllavaError, match="1 bytes, the limit is 0"):
-        _engine(chat, limits=Limits(max_bytes=0)).ask(clips / "a", "?")
-    assert chat.encoded == []
+@pytest.mark.parametrize(
+    ("limits", "says"), [(Limits(max_bytes=9), "bytes, the limit is 9"), (Limits(max_seconds=0.5), "seconds, the limit is 0")]
+)
+def test_a_file_above_a_limit_is_not_decoded(chat, clips, limits, says):
+    with pytest.raises(PllavaError, match=says):
+        ChatEngine(chat, limits).ask(clips / "a.mp4", "?")
+    assert chat.cache.stats().entries == 0
 
 
 @pytest.mark.parametrize(
@@ -125,11 +124,12 @@ def test_settings_of_one_visitor_are_gone_for_the_next(lora_chat, corpus):
     import torch
 
     clip = corpus / "MVBench/video/moving_direction/40.mp4"
-    engine = ChatEngine(lora_chat, keep=0)
+    lora_chat.cache.max_bytes = 0
+    engine = ChatEngine(lora_chat)
 
     def logits(settings):
         with engine.use(settings) as chat, torch.inference_mode():
-            watched = engine._watch(chat, clip, settings)
+            watched = chat.watch(clip)
             assert len(watched.frames.frames) == (settings.num_frames or chat.processor.num_frames)
             ids = chat.processor.expand_ids(chat.processor.tokenizer(chat.template.prompt_for("Which way?"))["input_ids"])
             pixels = chat.processor.preprocess_video(watched.frames.frames)[None]
@@ -140,3 +140,13 @@ def test_settings_of_one_visitor_are_gone_for_the_next(lora_chat, corpus):
         other = logits(settings)
         assert other.isfinite().all() and not (other.shape == plain.shape and torch.allclose(plain, other)), settings
         assert torch.equal(plain, logits(Settings()))
+
+
+def test_a_cached_clip_is_one_of_the_same_settings(lora_chat, corpus):
+    clip = corpus / "MVBench/video/moving_direction/40.mp4"
+    engine = ChatEngine(lora_chat)
+    choices = [Settings(), Settings(num_frames=2), Settings(lora_alpha=1.0), Settings(system="You are brief.")]
+    for expected_misses in (len(choices), len(choices)):  # the second time, all are found
+        for settings in choices:
+            assert len(engine.watch(clip, settings).frames.frames) == (settings.num_frames or lora_chat.processor.num_frames)
+        assert lora_chat.cache.stats().misses == expected_misses

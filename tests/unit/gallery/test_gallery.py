@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,9 @@ from fastapi.testclient import TestClient
 from gallery_results import HOSTILE, result, write
 
 from pllava.errors import PllavaError
+from pllava.gallery import current, links
 from pllava.gallery.app import create_app
+from pllava.gallery.current import Current
 from pllava.gallery.index import build
 from pllava.gallery.queries import Filter, Index
 from pllava.gallery.sources import find
@@ -19,9 +24,8 @@ LOCAL = ("127.0.0.1", "localhost", "testserver")
 
 
 def open_index(home: Path, *places: str, media: dict[str, Path] | None = None) -> tuple[Index, TestClient]:
-    files = find([str(place) for place in places], None, media)
-    index = Index(build(files, home))
-    return index, TestClient(create_app(index, files, hosts=LOCAL), raise_server_exceptions=True)
+    results = Current([str(place) for place in places], None, media, home)
+    return results.now().index, TestClient(create_app(results, hosts=LOCAL), raise_server_exceptions=True)
 
 
 @pytest.fixture
@@ -139,7 +143,7 @@ def test_clips_are_played_or_shown_as_frames(tmp_path, clips):
 def test_a_part_of_a_clip_is_what_plays_and_what_is_sampled(tmp_path, clips):
     row = result(0, "adapted", True, media="video/0.mp4", start=0.5, end=1.5)
     _, client = open_index(tmp_path / "index", write(tmp_path / "r", [row]), media={"": clips})
-    assert 'src="/media/1#t=0.5,1.5"' in client.get("/sample/mvbench/moves/0000").text
+    assert re.search(r'src="/media/1\?of=\w{16}#t=0.5,1.5"', client.get("/sample/mvbench/moves/0000").text)
     times = [float(piece.split(" s<")[0]) for piece in client.get("/frames/1").text.split("<figcaption>")[1:]]
     assert min(times) >= 0.5 and max(times) <= 1.5
 
@@ -155,9 +159,8 @@ def test_a_broken_clip_is_a_sentence_without_its_place(tmp_path, clips):
 
 
 def test_another_name_and_a_missing_password_are_refused(tmp_path):
-    files = find([str(write(tmp_path / "r", [result(0, "adapted", True)]))])
-    index = Index(build(files, tmp_path / "index"))
-    client = TestClient(create_app(index, files, ("me", "secret"), LOCAL))
+    results = Current([str(write(tmp_path / "r", [result(0, "adapted", True)]))], home=tmp_path / "index")
+    client = TestClient(create_app(results, ("me", "secret"), LOCAL))
     assert client.get("/", headers={"Host": "attacker.example"}).status_code == 421
     assert client.get("/").status_code == 401
     assert client.get("/media/1").status_code == 401
@@ -223,3 +226,70 @@ def test_names_of_sources_are_the_shortest_that_differ(tmp_path):
     assert [file.source for file in find([f"x={places[0]}", f"y={places[1]}"])] == ["x", "y"]
     with pytest.raises(PllavaError, match="two of the results are called"):
         find([places[0], places[0]])
+
+
+@pytest.fixture
+def changing(tmp_path, clips, monkeypatch):
+    """(folder of results, client): the disk is looked at for every page."""
+    monkeypatch.setattr(current, "EVERY", 0.0)
+    folder = write(tmp_path / "r", [result(n, "adapted", True) for n in range(3)])
+    return folder, open_index(tmp_path / "index", folder, media={"": clips})[1]
+
+
+def test_results_that_change_are_shown_as_they_are_now(changing):
+    folder, client = changing
+    assert "3 questions" in client.get("/").text
+    page = client.get("/sample/mvbench/moves/0000").text
+    clip = re.search(r"/media/1\?of=\w+", page)[0]
+    assert client.get(clip).status_code == 200
+    write(folder, [result(n, "adapted", False) for n in range(9)])
+    write(folder, [result(0, "adapted", True)], "second")
+    page = client.get("/").text
+    assert "10 questions" in page and "second" in page and 'class="problem"' not in page
+    assert client.get(clip).status_code == 410, "its number may be another question's by now"
+
+
+def test_results_that_cannot_be_read_any_more_leave_those_from_before(changing):
+    folder, client = changing
+    file = folder / "mvbench/results.jsonl"
+    good = file.read_text()
+    file.write_text(good + "{\n")
+    for _ in range(2):
+        page = client.get("/").text
+        assert "3 questions" in page and "line 4 is not JSON" in page
+    shutil.move(folder / "mvbench", folder / ".mvbench.1.partial")  # as while it is written
+    page = client.get("/").text
+    assert "3 questions" in page and "holds no results.jsonl" in page
+    shutil.move(folder / ".mvbench.1.partial", folder / "mvbench")
+    file.write_text(good + json.dumps(result(3, "adapted", True)) + "\n")
+    page = client.get("/").text
+    assert "4 questions" in page and 'class="problem"' not in page
+
+
+def test_large_results_are_read_while_those_from_before_are_shown(changing, monkeypatch):
+    folder, client = changing
+    go = threading.Event()
+    monkeypatch.setattr(current, "PATIENCE", 0.01)
+    monkeypatch.setattr(current, "build", lambda *arguments: go.wait(60) and build(*arguments))
+    write(folder, [result(n, "adapted", True) for n in range(5)])
+    page = client.get("/").text
+    assert "3 questions" in page and "being read again" in page
+    go.set()
+    monkeypatch.setattr(current, "PATIENCE", 60)
+    page = client.get("/").text
+    assert "5 questions" in page and "being read again" not in page
+
+
+def test_a_folder_that_names_its_sources_is_all_of_them(tmp_path):
+    for name, right in {"a": True, "b": False}.items():
+        write(tmp_path / "sweep" / name, [result(0, "adapted", right)])
+    (tmp_path / "sweep/sources.json").write_text(json.dumps({"rank 8, alpha 4": "a", "rank 8, alpha 32": "b", "to come": "c"}))
+    index, client = open_index(tmp_path / "index", tmp_path / "sweep")
+    assert list(index.models) == ["rank 8, alpha 4: adapted", "rank 8, alpha 32: adapted"]
+    found = [file.source for file in find([str(tmp_path / "sweep"), f"x={tmp_path / 'sweep/a'}"])]
+    assert found == ["sweep, rank 8, alpha 4", "sweep, rank 8, alpha 32", "x"]
+    address = links.comparison("mvbench", *(links.label(f"rank 8, alpha {alpha}", "adapted") for alpha in (4, 32)))
+    assert "−1" in client.get(address.removeprefix(links.ADDRESS)).text
+    (tmp_path / "sweep/sources.json").write_text("[1]")
+    with pytest.raises(PllavaError, match=r"sources\.json does not name folders"):
+        find([str(tmp_path / "sweep")])

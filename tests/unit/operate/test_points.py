@@ -1,13 +1,21 @@
 """The points of a sweep: every combination once, each valid as a whole, or all that is wrong is said."""
 
+import re
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
+from gallery_results import result, write
 from pydantic import ValidationError
 
 from pllava.errors import PllavaError
+from pllava.files import write_json
+from pllava.gallery import links
+from pllava.gallery.app import create_app
+from pllava.gallery.current import Current
+from pllava.gallery.sources import SOURCES
 from pllava.operate.points import Grid, points
-from pllava.operate.sweep_report import best, chart, table
+from pllava.operate.sweep_report import best, chart, sources, table
 from pllava.params import load_params
 
 PARAMS = load_params(Path(__file__).parents[3] / "recipes/tiny.yaml")
@@ -40,6 +48,7 @@ def row(shape, alpha, value):
     score = {"value": value, "low": value - 0.05, "high": value + 0.05}
     settings = {"model.pooling_shape": shape}
     return {
+        "key": "".join(map(str, shape)),
         "title": str(shape),
         "settings": settings,
         "alpha": alpha,
@@ -55,4 +64,28 @@ def test_the_report_ranks_and_draws(tmp_path):
     assert best(rows) == rows[3], "of equals the one with fewer tokens"
     lines = table(rows, "mvbench").splitlines()
     assert lines[2] == "| [4, 3, 3] | 32 | 80.0 (75.0-85.0) | 9 |" and lines[-1].startswith("| [8, 3, 3] | 32 | 70.0")
+    assert "](" not in table(rows, "mvbench", tmp_path), "nothing on disk, nothing to link to"
     assert chart(rows, "mvbench", tmp_path / "deep/chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_scores_lead_to_their_questions_in_the_gallery(tmp_path):
+    """What the links ask for is what `pllava gallery FOLDER` shows."""
+    rows = [row([4, 3, 3], 32.0, 0.5), row([8, 3, 3], 32.0, 0.75), row([8, 3, 3], 4.0, 0.25)]
+    for number, (name, folder) in enumerate(sources(rows).items()):
+        assert name == f"{rows[number]['title']}, alpha {rows[number]['alpha']:g}"
+        if number != 2:  # one of them was removed
+            write(tmp_path / folder, [result(n, "adapted", n < 2 + number) for n in range(4)])
+    write_json(tmp_path / SOURCES, sources(rows))
+    results = Current([str(tmp_path)], home=tmp_path / "index")
+    client = TestClient(create_app(results))
+    lines = table(rows, "mvbench", tmp_path).splitlines()
+    assert f"`pllava gallery {tmp_path}`" in lines[-1]
+    best, other, removed = lines[2:5]
+    assert "](" not in removed and "compare" not in best
+    for line, right in ((best, 3), (other, 2)):
+        address = re.search(r"\]\((http[^)]+)\)", line)[1]
+        page = client.get(address.removeprefix(links.ADDRESS)).text
+        assert page.count('<span class="verdict right">') == right and page.count('<span class="verdict') == 4
+    against = re.search(r"\[compare\]\((http[^)]+)\)", other)[1]
+    page = client.get(against.removeprefix(links.ADDRESS))
+    assert page.status_code == 200 and "−1" in page.text

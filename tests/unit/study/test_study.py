@@ -12,6 +12,9 @@ import torch
 import yaml
 
 from pllava.errors import PllavaError
+from pllava.gallery import links
+from pllava.gallery.current import Current
+from pllava.gallery.queries import Filter
 from pllava.params import Params, load_params
 from pllava.study import run as runs
 from pllava.study.report import interval, mean_of_tasks
@@ -51,6 +54,12 @@ def test_points_that_are_there_are_not_run_again(prepared: Project, monkeypatch:
     first = (folder / "results.json").read_text()
     assert set(json.loads(first)["points"]) == {"1", "4"}
     assert {"table.md", "chart.png", "points"} <= {file.name for file in folder.iterdir()}
+    index = Current([str(folder)], home=Path("index")).now().index
+    for seed in (5, 6):
+        label = f"tokens 4, seed {seed}: adapted"
+        assert links.questions("mvbench", model=label) in (folder / "table.md").read_text()
+        right = sum(answer["correct"] for answer in json.loads((folder / f"points/4-seed{seed}.json").read_text())["answers"])
+        assert index.count(Filter(model=label, verdict="right")) == right
     assert not Path("outputs/train").exists(), "a study leaves the pipeline's outputs alone"
 
     trained.clear()

@@ -1,0 +1,56 @@
+"""What README and docs say is there is there: files, commands, options, make targets, links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from pllava import cli
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = ("pllava", "flows", "benchmarks", "docs", "data/base")
+page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+
+
+def test_the_file_tree_of_the_readme_is_true():
+    tree = (ROOT / "README.md").read_text().split("<summary>Every file</summary>")[1].split("```")[1]
+    said: dict[str, str] = {}
+    folder = ""
+    for line in filter(str.strip, tree.removeprefix("text").splitlines()):
+        if line.startswith("  "):
+            name, words = line.split(None, 1)
+            assert folder + name not in said, line
+            said[folder + name] = words
+        else:
+            folder = line.strip()
+    files = [path.relative_to(ROOT) for top in FOLDERS for path in (ROOT / top).rglob("*.py")]
+    files += [path.relative_to(ROOT) for path in (ROOT / "docs").glob("*.md")]
+    assert set(said) == {path.as_posix() for path in files if path.name != "__init__.py"}
+
+
+@page
+def test_commands_and_their_options_are_there(page):
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"(?:`|^\$ )make ([a-z-]+)", text, re.M)) <= targets
+    for line in re.findall(r"(?:`|^\$ )(pllava [^`\n#]+)", text, re.M):
+        words = shlex.split(line.rstrip("\\ ").split(" && ")[0].split(" | ")[0])[1:]
+        command = typer.main.get_command(cli.app)
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        if hasattr(command, "commands"):
+            assert words in ([], ["<stage>"], ["--help"]), line
+            continue
+        options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+        assert {word.strip("[]").split("=")[0] for word in words if word.startswith(("--", "[--"))} <= options, line
+
+
+@page
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
