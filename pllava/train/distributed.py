@@ -76,7 +76,7 @@ def _share_out_on_cpu(accelerator: Accelerator) -> None:
 
 def _settle_fsdp(plugin: Any, train: Train) -> None:
     if plugin.fsdp_version != 2:
-        raise PllavaError("this is FSDP of the first version. Set fsdp_version: 2, as in recipes/accelerate/34b-two-nodes-fsdp2.yaml")
+        raise PllavaError("accelerate was told to use FSDP of the first version. Set fsdp_version: 2 in the fsdp_config of its file")
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")  # nobody changes what the model returns

@@ -77,6 +77,8 @@ def accelerate_config(file: Path) -> Any:
         raise PllavaError(f"train.accelerate {file} is no config of accelerate: {error}. Compare recipes/accelerate/*.yaml") from None
     if str(config.distributed_type.value) == "DEEPSPEED" and find_spec("deepspeed") is None:
         raise PllavaError(f"{file} needs DeepSpeed: pip install deepspeed. Without it: recipes/accelerate/7b-eight-gpus.yaml")
+    if str(config.distributed_type.value) == "FSDP" and str(config.fsdp_config.get("fsdp_version", 1)) != "2":
+        raise PllavaError(f"{file} asks for FSDP of the first version. Set fsdp_version: 2 in its fsdp_config")
     return config
 
 

@@ -78,6 +78,7 @@ def test_the_file_of_params_decides(project: Project) -> None:
         ("distributed_type: MULTI_GPU\nprocesses: 2", "unknown keys"),
         ("- 1", "no config of accelerate"),
         ("distributed_type: DEEPSPEED\nnum_processes: 8", "pip install deepspeed"),
+        ("distributed_type: FSDP\nnum_processes: 8\nfsdp_config: {fsdp_offload_params: false}", "Set fsdp_version: 2"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(project: Project, text: str | None, why: str) -> None:
