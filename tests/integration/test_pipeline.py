@@ -149,6 +149,28 @@ def test_a_cancelled_flow_leaves_no_process_behind(project, run):
     assert not (root / "three").exists()
 
 
+def test_what_ran_when_the_services_were_killed_does_not_look_as_if_it_went_on(prefect_server):
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.states import Running
+
+    from flows.deployments import bury_the_dead
+    from pllava.operate.programs import POOL
+
+    @flow(name="cut-off")
+    def cut_off():
+        """Never run here."""
+
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+        deployment = client.create_deployment(client.create_flow(cut_off), "cut-off", work_pool_name=POOL)
+        run = client.create_flow_run_from_deployment(deployment)
+        client.set_flow_run_state(run.id, Running(), force=True)
+        bury_the_dead(client)
+        assert client.read_flow_run(run.id).state.is_crashed()
+
+
 TERMINATED = """
 import sys, time
 from prefect import flow
