@@ -1,18 +1,45 @@
-"""What follows the stages, each with an effect outside the workspace: register, gate, promote, deploy. Never DVC outputs."""
+"""What follows the stages, each with an effect outside the workspace: register, measure, gate, promote, deploy. Never DVC outputs."""
 
+import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from prefect import task
+from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
+from prefect.utilities.annotations import quote
 
 from flows import retry
+from flows.process import stream
+from flows.stage import LAST_LINES, environment
 from pllava.errors import PllavaError
 from pllava.params import load_params
 
-RETRIED = {"retries": len(retry.DELAYS), "retry_delay_seconds": retry.DELAYS, "retry_condition_fn": retry.may_pass}  # all may be repeated
+# All may be repeated, and none is to be taken from a cache.
+RETRIED = {
+    "retries": len(retry.DELAYS),
+    "retry_delay_seconds": retry.DELAYS,
+    "retry_condition_fn": retry.may_pass,
+    "cache_policy": NO_CACHE,
+}
+Version: TypeAlias = int | PrefectFuture[Any] | None  # a number, the candidate, or what an earlier task gives
+
+
+def after(step: Task[..., Any], before: PrefectFuture[Any], *arguments: Any) -> PrefectFuture[Any]:
+    """Submit a step that takes what `before` gives; it is not run when that failed.
+
+    Quoted: Prefect would look into a future before it gives the step its name, and one that is not run would show as "gate-3d6".
+    """
+    return step.submit(quote(before), *arguments, wait_for=[before])
+
+
+def _number(version: Version) -> int | None:
+    found = version.result() if isinstance(version, PrefectFuture) else version
+    return None if found is None else int(found)
 
 
 @task(task_run_name="register", **RETRIED)
@@ -23,10 +50,37 @@ def register() -> Any:
     return _attempt(lambda: registry.register(load_params()), "version {}")
 
 
+@task(task_run_name="measure", **RETRIED)
+def measure(version: Version, root: Path, flow_run_id: str = "") -> Any:
+    """After the test set, a template or the judge has changed: score the champion as the new version was scored. Else Cached, at once."""
+    from pllava.registry.measurements import unmeasured
+
+    number = _number(version)
+    assert number is not None
+    params = load_params()
+    champion, benchmarks = unmeasured(params, number)
+    if not benchmarks:
+        known = (
+            f"champion {champion} is measured on what version {number} was" if champion else "there is no other champion to compare with"
+        )
+        return Completed(name="Cached", message=known, data=number)
+    model = f"models:/{params.registry.model_name}/{champion}"
+    command = [sys.executable, "-m", "pllava.cli", "evaluate", *benchmarks, "--model", model]
+    code, last = stream(command, root, environment(flow_run_id), get_run_logger().info)
+    if code:
+        return Failed(
+            message=f"champion {champion} could not be measured on {', '.join(benchmarks)}. The last lines:\n"
+            + "\n".join(last[-LAST_LINES:])
+        )
+    return Completed(message=f"champion {champion} measured on {', '.join(benchmarks)}", data=number)
+
+
 @task(task_run_name="gate", **RETRIED)
-def gate(version: int | None) -> Any:
+def gate(version: Version) -> Any:
     """Compared with the champion; a version that is not known to be as good fails this task."""
     from pllava import registry
+
+    version = _number(version)
 
     def compare() -> Any:
         result = registry.gate(load_params(), version)
@@ -45,14 +99,14 @@ def gate(version: int | None) -> Any:
 
 
 @task(task_run_name="promote", **RETRIED)
-def promote(version: int | None, force: bool = False, reason: str | None = None) -> Any:
+def promote(version: Version, force: bool = False, reason: str | None = None) -> Any:
     """The alias `champion` moves to the version that passed."""
     from pllava import registry
 
-    return _attempt(lambda: registry.promote(load_params(), version, force, reason), "{}")
+    return _attempt(lambda: registry.promote(load_params(), _number(version), force, reason), "{}")
 
 
-@task(task_run_name="rollback")
+@task(task_run_name="rollback", cache_policy=NO_CACHE)
 def rollback() -> Any:
     """The alias `champion` goes back; twice is not once, so this is never tried again."""
     from pllava import registry
@@ -60,7 +114,7 @@ def rollback() -> Any:
     return _attempt(lambda: registry.rollback(load_params()), "{}")
 
 
-@task(task_run_name="deploy")
+@task(task_run_name="deploy", cache_policy=NO_CACHE)
 def deploy() -> Any:
     """The demo serves the champion and has answered a question about a held-out clip."""
     from pllava.app.deploy import deploy

@@ -1,4 +1,4 @@
-"""`make run`, or `python -m flows.pipeline`: the DVC stages as Prefect tasks, then register, gate, promote, deploy.
+"""`make run`, or `python -m flows.pipeline`: the DVC stages as Prefect tasks, then register, measure, gate, promote, deploy.
 
 Works alone (Prefect starts its API inside the process) and against a server (PREFECT_API_URL).
 """
@@ -51,14 +51,13 @@ def run_in_project(deploy: bool) -> Any:
     if not failure:
         publish_metrics(ROOT)
     version = decisions.register.submit(wait_for=last)
-    passed = decisions.gate.submit(version)
-    champion = decisions.promote.submit(passed)
-    steps = [version, passed, champion]
-    if deploy:
-        steps.append(decisions.deploy.submit(wait_for=[champion]))
-    if failure := first_failure(steps) or failure:
+    measured = decisions.after(decisions.measure, version, ROOT, str(flow_run.get_id() or ""))
+    passed = decisions.after(decisions.gate, measured)
+    champion = decisions.after(decisions.promote, passed)
+    served = [decisions.deploy.submit(wait_for=[champion])] if deploy else []
+    if failure := first_failure([version, measured, passed, champion, *served]) or failure:
         return Failed(message=failure)
-    return Completed(message=str(champion.result()), data=[step.result() for step in steps])
+    return Completed(message=str(champion.result()), data=[step.result() for step in (version, passed, champion, *served)])
 
 
 def main() -> int:

@@ -1,7 +1,10 @@
-"""A child process whose lines are streamed and whose whole tree dies with us."""
+"""A child process whose lines are streamed and whose whole tree dies with us, also when we are killed (sentinel.py)."""
 
+import atexit
+import multiprocessing
 import os
 import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +18,7 @@ KEPT_LINES = 30
 
 _running: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()
+_sentinel: subprocess.Popen[bytes] | None = None
 
 
 def stream(command: list[str], cwd: Path, env: dict[str, str], say: Callable[[str], None]) -> tuple[int, list[str]]:
@@ -34,6 +38,7 @@ def stream(command: list[str], cwd: Path, env: dict[str, str], say: Callable[[st
     )
     with _lock:
         _running.add(process)
+        _tell_sentinel("+", process)
     try:
         assert process.stdout is not None
         for raw in process.stdout:
@@ -47,6 +52,7 @@ def stream(command: list[str], cwd: Path, env: dict[str, str], say: Callable[[st
         _end(process)
         with _lock:
             _running.discard(process)
+            _tell_sentinel("-", process)
 
 
 def end_all() -> None:
@@ -55,6 +61,47 @@ def end_all() -> None:
         processes = list(_running)
     for process in processes:
         _end(process)
+
+
+def _tell_sentinel(sign: str, process: subprocess.Popen[bytes]) -> None:
+    """Start the sentinel with the first child, or again when it was ended."""
+    global _sentinel
+    news = [f"{sign}{process.pid}\n"]
+    if _sentinel is None or _sentinel.poll() is not None:
+        if _sentinel is None:
+            atexit.register(_dismiss_sentinel)
+            _watch_parent()
+        _sentinel = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("sentinel.py"))],
+            stdin=subprocess.PIPE,  # no other child inherits our end: it closes when we die, however
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=os.name == "posix",
+        )
+        news = [f"+{running.pid}\n" for running in _running]
+    assert _sentinel.stdin is not None
+    with suppress(BrokenPipeError):  # ended this very moment
+        _sentinel.stdin.write("".join(news).encode())
+        _sentinel.stdin.flush()
+
+
+def _dismiss_sentinel() -> None:
+    if _sentinel is not None and _sentinel.stdin is not None:
+        with suppress(BrokenPipeError):
+            _sentinel.stdin.close()
+        _sentinel.wait()
+
+
+def _watch_parent() -> None:
+    """A worker of a process pool does not notice that the process it works for was killed, and would work on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)  # the sentinel does the rest
+
+        threading.Thread(target=follow, daemon=True).start()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

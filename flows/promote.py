@@ -29,7 +29,7 @@ def promote(version: form.Version = None, force: Force = False, reason: Reason =
     if force and not (reason or "").strip():
         return Failed(message="reason: a forced promotion is recorded with why; say it")
     steps = [] if force else [decisions.gate.submit(version)]
-    champion = decisions.promote.submit(steps[0] if steps else version, force, reason)
+    champion = decisions.after(decisions.promote, steps[0]) if steps else decisions.promote.submit(version, force, reason)
     steps.append(champion)
     if deploy:
         steps.append(decisions.deploy.submit(wait_for=[champion]))

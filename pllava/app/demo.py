@@ -136,7 +136,7 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
             log.exception("a question failed")
             raise gr.Error(OURS, print_exception=False) from None
         finally:
-            uploads.discard(video)
+            uploads.answered(video)
 
     def start_over(request: gr.Request) -> tuple[Any, ...]:
         uploads.release(str(request.session_hash))

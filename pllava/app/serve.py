@@ -65,6 +65,7 @@ def open_page(
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), host]))
     from starlette.middleware import Middleware
 
+    from pllava.app.arrivals import Arrivals
     from pllava.app.demo import build_demo
     from pllava.app.guard import LOCAL, Guard
 
@@ -90,7 +91,7 @@ def open_page(
         max_file_size=MAX_FILE_SIZE,
         allowed_paths=[],  # the upload folder, and nothing else
         auth=login,
-        app_kwargs={"middleware": [Middleware(Guard, hosts=LOCAL | {host} if is_loopback(host) else None)]},
+        app_kwargs={"middleware": [Middleware(Guard, hosts=LOCAL | {host} if is_loopback(host) else None), Middleware(Arrivals, uploads)]},
         footer_links=["api"],
         theme=style.theme(),
         css=style.CSS,

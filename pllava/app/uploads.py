@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ class Uploads:
         self.home = home.absolute()
         self.root = self.home / str(os.getpid())
         self._held: dict[str, set[Path]] = {}  # session -> files
+        self._sent: Counter[Path] = Counter()  # how often a file came in without being looked at or asked about yet (arrivals.py)
         self._page: set[Path] = set()  # the page's own pictures
         self._lock = threading.Lock()
 
@@ -41,13 +43,23 @@ class Uploads:
     def close(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def take(self, session: str, path: str | Path) -> Path:
-        """This visitor looks at this file now, and at no other. Raises PllavaError when it is not one of the uploads."""
+    def arrived(self, path: str | Path) -> None:
+        """Somebody sent this file, and is about to look at it or to ask about it."""
+        with self._lock:
+            self._sent[Path(path).resolve()] += 1
+
+    def take(self, session: str, path: str | Path, ours: bool = False) -> Path:
+        """This visitor looks at this file now, and at no other. Raises PllavaError when it is not one of the uploads.
+
+        ours: nobody sent it.
+        """
         file = Path(path).resolve()
         if not file.is_relative_to(self.root.resolve()) or not file.is_file():
             raise PllavaError(f"{Path(path).name} is not among the uploaded files. Upload it again")
         self.release(session, keep=file)
         self.add(session, file)
+        if not ours:
+            self._seen(file)
         self._sweep()
         return file
 
@@ -60,7 +72,7 @@ class Uploads:
         """A clip of ours as this visitor's upload: the page serves nothing from outside the folder."""
         from gradio.processing_utils import save_file_to_cache  # the place where a component of the page would put its own copy
 
-        return self.take(session, save_file_to_cache(path, str(self.root)))
+        return self.take(session, save_file_to_cache(path, str(self.root)), ours=True)
 
     def release(self, session: str, keep: Path | None = None) -> None:
         """This visitor lets go of all files; those that nobody else holds are removed."""
@@ -77,6 +89,11 @@ class Uploads:
             if file.is_relative_to(self.root.resolve()) and not any(file in files for files in self._held.values()):
                 self._remove(file)
 
+    def answered(self, path: str | Path) -> None:
+        """A program's question about this file is answered; another program that sent the same one may be waiting with its own."""
+        self._seen(Path(path).resolve())
+        self.discard(path)
+
     def files(self) -> Iterator[Path]:
         return (Path(folder) / name for folder, _, names in os.walk(self.root) for name in names)  # what vanishes meanwhile is passed over
 
@@ -87,9 +104,19 @@ class Uploads:
             for file in list(self.files()):  # folders go while we look
                 with suppress(FileNotFoundError):
                     if file.resolve() not in known and time.time() - file.stat().st_mtime > FORGOTTEN:
+                        self._sent.pop(file.resolve(), None)
                         self._remove(file)
 
+    def _seen(self, file: Path) -> None:
+        with self._lock:
+            if self._sent[file] > 1:
+                self._sent[file] -= 1
+            else:
+                del self._sent[file]
+
     def _remove(self, file: Path) -> None:
+        if file in self._sent:
+            return
         with suppress(OSError):
             file.unlink(missing_ok=True)
             if file.parent != self.root:

@@ -98,17 +98,18 @@ def set_lora_alpha(model: Any, alpha: float) -> None:
                 module.scaling[name] = alpha / module.r[name]
 
 
-def save_adapter(model: PeftModel, folder: str | Path, config: dict[str, Any]) -> dict[str, Any]:
+def save_adapter(model: PeftModel, folder: str | Path, config: dict[str, Any], weights: dict[str, Tensor] | None = None) -> dict[str, Any]:
     """Write the one folder inference needs, and return its manifest.
 
     adapter_model.safetensors (LoRA and projector), adapter_config.json (peft's), config.yaml (`config`: base, model, train, template,
     seed ... as resolved), manifest.json (sha256 of each file, of the adapter and of the base). Equal inputs give equal bytes.
+    weights: by name of parameter, instead of the model's own.
     """
     base = _base_of(config)
     peft_config = copy.copy(model.peft_config["default"])
     peft_config.base_model_name_or_path = base
     peft_config.inference_mode = True
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, weights, save_embedding_layers=False)
     with atomic_dir(folder) as partial:
         save_file({key: state[key].detach().cpu().contiguous() for key in sorted(state)}, partial / WEIGHTS, metadata={"format": "pt"})
         peft_config.save_pretrained(str(partial))

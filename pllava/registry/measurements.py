@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+    from pllava.params import Params
+
+WHOLE = {"metrics.json", "results.jsonl"}
 CONDITIONS = ("data_sha256", "template_sha256", "limit", "judge")  # what two measurements must share to be put side by side
 
 
@@ -47,6 +50,31 @@ def keep(connection: MlflowClient, run_id: str, benchmark: str, metrics: Path, r
             connection.log_artifact(run_id, str(copy), place)
 
 
+def held(connection: MlflowClient, version: ModelVersion, benchmark: str, like: dict[str, Any]) -> bool:
+    """Is the version measured under the conditions of these metrics?"""
+    place = f"measured/{benchmark}/{key(like)}"
+    found = connection.list_artifacts(version.run_id, place) if version.run_id else []
+    return WHOLE.issubset(Path(item.path).name for item in found)
+
+
+def unmeasured(params: Params, version: int) -> tuple[int | None, list[str]]:
+    """(the champion, benchmarks it has to be measured on before `version` can be compared with it); (None, []) without another champion.
+
+    Those are the benchmarks whose test set, template, limit or judge of today is not what the champion was measured with.
+    """
+    from pllava.registry.store import client
+    from pllava.registry.versions import CHAMPION, by_alias, pick
+
+    connection, name = client(), params.registry.model_name
+    champion, candidate = by_alias(connection, name, CHAMPION), pick(connection, name, version)
+    if champion is None or int(champion.version) == version:
+        return None, []
+    wanted = {benchmark: json.loads(candidate.tags.get(f"metrics.{benchmark}", "{}")) for benchmark in params.evaluate.benchmarks}
+    return int(champion.version), [
+        benchmark for benchmark, metrics in wanted.items() if metrics and not held(connection, champion, benchmark, metrics)
+    ]
+
+
 def find(connection: MlflowClient, version: ModelVersion, benchmark: str, like: dict[str, Any] | None, folder: Path) -> Measurement:
     """The measurement of a version under the conditions of `like` (None: those it was registered with); files are put into `folder`.
 
@@ -58,8 +86,7 @@ def find(connection: MlflowClient, version: ModelVersion, benchmark: str, like: 
     run_id = version.run_id or ""
     if not run_id:
         return Measurement(registered, None)
-    held = {Path(item.path).name for item in connection.list_artifacts(run_id, place)}
-    if {"metrics.json", "results.jsonl"} <= held:
+    if held(connection, version, benchmark, like or registered):
         target = folder / str(version.version) / benchmark
         target.mkdir(parents=True, exist_ok=True)
         metrics, results = (

@@ -43,7 +43,7 @@ def package(params: Params, adapter: Path, base: str, target: Path) -> None:
     else:
         settings["base"] = str(Path(base).resolve()) if Path(base).is_dir() else base
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(input example|Add type hints).*")  # it would run the model; the signature is given
+        warnings.filterwarnings("ignore", message=".*input example.*")  # it would run the model; the signature is given
         mlflow.pyfunc.save_model(
             target,
             python_model=str(home / "registry" / "pyfunc.py"),

@@ -9,16 +9,14 @@ or frame folder that this process can read) and `question`, optionally `start` a
 from __future__ import annotations
 
 import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
+import pandas
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
-
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict`")  # the signature says it all
 
 
 class VideoQuestions(PythonModel):
@@ -39,10 +37,11 @@ class VideoQuestions(PythonModel):
         self.chat = pllava.VideoChat(model, processor, template=settings.get("template") or "vicuna")
         self.one_at_a_time = threading.Lock()  # the scoring server answers in threads
 
-    def predict(self, context, model_input, params: dict[str, Any] | None = None) -> list[str]:  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
         """Answers in the order of the rows; a clip is encoded once for all its questions.
 
-        `model_input` has no type on purpose: MLflow would take one for a schema. Raises MlflowException (HTTP 400) for what cannot be read.
+        MLflow makes a DataFrame of a dict and of a list of dicts, by the model's signature; called directly, all three are taken.
+        Raises MlflowException (HTTP 400) for what cannot be read.
         """
         from pllava.errors import PllavaError
 

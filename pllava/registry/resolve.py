@@ -42,7 +42,7 @@ def locate(uri: str) -> tuple[int, Path]:
     else:
         folder = project_root() / DOWNLOADED / name / str(number)
         if not folder.is_dir():
-            _download(source, folder)
+            _download(source, folder, connection.tracking_uri)
     if (folder / "MLmodel").is_file():
         folder = folder / ADAPTER
     digest = verify(folder)
@@ -63,10 +63,10 @@ def verify(folder: Path) -> str:
     return listed["adapter_sha256"]
 
 
-def _download(source: str, folder: Path) -> None:
+def _download(source: str, folder: Path, uri: str) -> None:
     """Fetch from a tracking server; the folder appears when all of it is there."""
     import mlflow.artifacts
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
-        Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=partial)).replace(folder)
+        Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=partial, tracking_uri=uri)).replace(folder)

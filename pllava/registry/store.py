@@ -54,9 +54,8 @@ def _client(uri: str) -> MlflowClient:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    # Models and files are found through the global setting as well (mlflow.artifacts).
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    # Not mlflow.set_tracking_uri: it writes MLFLOW_TRACKING_URI into the environment, and a process that goes on to another project would
+    # keep to the first one's records.
     connection = mlflow.MlflowClient(uri, uri)
     try:
         connection.search_experiments(max_results=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ FREE = {"accelerate", "checkpoint_every", "keep_checkpoints", "max_bad_fraction"
 LISTED_ABOVE = 1 << 30  # bytes; a larger base is told by names and sizes of its files: hashing would take longer than loading
 
 
-def fingerprint(params: Params, processes: int, device: str, init_from: str | None = None) -> dict[str, Any]:
+def fingerprint(params: Params, processes: int, device: str, init_from: str | None = None, sharing: str | None = None) -> dict[str, Any]:
     """What the bytes of the adapter depend on, flat: the difference of two of these is what the user reads."""
     from importlib.metadata import version
 
@@ -45,7 +45,7 @@ def fingerprint(params: Params, processes: int, device: str, init_from: str | No
         found[str(manifest)] = sha256_file(manifest)
     found["base weights"] = _base(Path(params.model.base))
     found["template"] = load_template(params.model.template).sha256
-    found |= {"processes": processes, "device": device, "init_from weights": init_from}
+    found |= {"processes": processes, "device": device, "init_from weights": init_from, "sharing": sharing}
     return found | {f"version of {name}": version(name) for name in ("torch", "transformers", "peft", "accelerate")}
 
 
@@ -92,15 +92,18 @@ class Checkpoints:
                 print(f"{folder} is damaged, an older checkpoint is used", file=sys.stderr)
         return found
 
-    def save(self, step: int, state: State) -> Path:
-        """Write one, then remove those that are too many."""
+    def save(self, step: int, state: State, write_more: Callable[[Path], None] | None = None) -> Path:
+        """Write one, then remove those that are too many. write_more: adds files of its own to the folder."""
         from safetensors.torch import save_file
 
         target = self.folder / f"step-{step:08d}"
         with atomic_dir(target) as partial:
             save_file(state.tensors, partial / "state.safetensors")
             write_json(partial / "state.json", {**state.values, "step": step})
-            write_json(partial / "manifest.json", {file.name: sha256_file(file) for file in sorted(partial.iterdir())})
+            if write_more:
+                write_more(partial)
+            files = sorted(file for file in partial.rglob("*") if file.is_file())
+            write_json(partial / "manifest.json", {file.relative_to(partial).as_posix(): sha256_file(file) for file in files})
         for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
             shutil.rmtree(old)
         return target

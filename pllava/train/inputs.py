@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from pllava.chat.template import load_template
 from pllava.data.collator import Batch, Collator
+from pllava.data.conversation import IGNORE
 from pllava.data.dataset import InstructionDataset, VisionSource
 from pllava.data.feature_store import open_store
 from pllava.data.manifest import PREPARED, read_manifest
@@ -70,10 +71,14 @@ class Inputs:
         )
         return iter(self.loader("train", sampler))
 
-    def validation(self) -> Iterator[Batch]:
-        """Every validation row once, shared by the processes."""
+    def validation(self, even: bool = False) -> Iterator[Batch]:
+        """Every validation row once, shared by the processes. even: as many batches in each; one more than its own counts no token."""
         batches = validation_batches(self.lengths["validation"], self.params.train.batch_size // self.params.train.gradient_accumulation)
-        return iter(self.loader("validation", batches[self.process :: self.processes]))
+        yield from self.loader("validation", batches[self.process :: self.processes])
+        if even and self.process >= len(batches) % self.processes > 0:
+            for batch in self.loader("validation", batches[:1]):
+                batch["labels"] = torch.full_like(batch["labels"], IGNORE)
+                yield batch
 
     def loader(self, split: str, sampler: Any) -> DataLoader:
         return DataLoader(

@@ -24,11 +24,12 @@ from torch import Tensor
 from pllava.data.conversation import IGNORE
 from pllava.data.tower import encode_clips
 from pllava.errors import PllavaError
+from pllava.model.pooling import repeat_frames
 from pllava.registry.tracking import Run, training_run
 from pllava.train import checkpoints as kept
 from pllava.train import state as states
 from pllava.train.checkpoints import Checkpoints
-from pllava.train.distributed import make_accelerator
+from pllava.train.distributed import holds_parts, make_accelerator, sharing, tower_kept_whole
 from pllava.train.inputs import Inputs
 from pllava.train.journal import Journal
 from pllava.train.optimizer import adamw
@@ -53,7 +54,8 @@ def run(params: Params, fresh: bool = False) -> Path:
     main = accelerator.is_main_process
     with StopRequest().listen() as stop, kept.sole_training() if main else nullcontext():
         source = adapter_source(params)
-        wanted = kept.fingerprint(params, accelerator.num_processes, accelerator.device.type, source.sha256 if source else None)
+        weights, shared = source.sha256 if source else None, sharing(accelerator)
+        wanted = kept.fingerprint(params, accelerator.num_processes, accelerator.device.type, weights, shared)
         checkpoints = Checkpoints(wanted, params.train.keep_checkpoints)
         found = [checkpoints.prepare(fresh) if main else None]
         (resume,) = broadcast_object_list(found) if accelerator.num_processes > 1 else found
@@ -61,8 +63,8 @@ def run(params: Params, fresh: bool = False) -> Path:
             trainer = Trainer(params, accelerator)
             with Journal(tracked, trainer.steps, main) as journal:
                 trainer.train(journal, checkpoints, resume, stop)
+            trainer.save(journal)
             if main:
-                trainer.save(journal)
                 checkpoints.finish()
                 for name in ("summary.md", "loss.png", "history.jsonl"):
                     tracked.log_artifacts(OUTPUT / name, "train")
@@ -80,15 +82,25 @@ def be_deterministic(params: Params) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # 5 % of a step, to find bugs we'd see as another hash
 
 
+DEEPSPEED = "deepspeed"  # folder of its own files in a checkpoint
+
+
 class Trainer:
     """Model, data and optimiser of one run."""
 
     def __init__(self, params: Params, accelerator: Accelerator) -> None:
         self.params, self.accelerator = params, accelerator
-        self.peft, processor = make_model(params, str(accelerator.device))
+        self.in_parts = holds_parts(accelerator)
+        self.deepspeed = accelerator.state.deepspeed_plugin is not None
+        # One GPU need not hold what all share out: it goes there a block at a time.
+        self.peft, processor = make_model(params, "cpu" if self.in_parts else str(accelerator.device))
         self.base = self.peft.get_base_model()
         optimizer = adamw(self.peft, params.train.learning_rate, params.train.weight_decay)
-        self.model, self.optimizer = accelerator.prepare(self.peft, optimizer)
+        with tower_kept_whole(self.base, accelerator):
+            self.model, self.optimizer = accelerator.prepare(self.peft, optimizer)
+        if accelerator.is_main_process and sharing(accelerator) == "FSDP2":
+            held, of = states.share(self.peft)
+            print(f"FSDP2: each process holds about {held:,} of {of:,} weights", file=sys.stderr)
         self.trainable = [parameter for parameter in self.peft.parameters() if parameter.requires_grad]
         self.inputs = Inputs(params, processor, accelerator.process_index, accelerator.num_processes)
         self.steps = total_steps(params.train, self.inputs.rows("train"))
@@ -140,7 +152,7 @@ class Trainer:
                 loss = self._loss(batch, tokens)
                 accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes, the loss is a sum
             total += loss.detach()
-        norm = accelerator.clip_grad_norm_(self.trainable, self.params.train.max_grad_norm)
+        norm = states.whole(accelerator.clip_grad_norm_(self.trainable, self.params.train.max_grad_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return accelerator.reduce(total), norm
@@ -148,16 +160,15 @@ class Trainer:
     def _loss(self, batch: dict[str, Any], tokens: Tensor) -> Tensor:
         """Sum of the token losses of a micro-batch over `tokens`; logits are made at supervised positions only."""
         device = self.accelerator.device
-        features = batch.get("vision_features")
-        if features is None and "pixel_values_videos" in batch:
-            features = encode_clips(self.base, list(batch["pixel_values_videos"]), self.params.features.dtype)
-            features = torch.stack(features) if len({clip.shape for clip in features}) == 1 else features
-        if features is not None:
-            features = features.to(device) if isinstance(features, Tensor) else [clip.to(device) for clip in features]
+        features = self._features(batch)
+        features = features.to(device) if isinstance(features, Tensor) else [clip.to(device) for clip in features]
         # Padding is on the right and attention causal: no supervised position sees it, so a conversation needs no mask and sdpa takes its
         # fast path. Independent turns bring a mask of their own, a packed row its segments.
         positions, segments = batch.get("position_ids"), batch.get("segments")
         mask = batch["attention_mask"] if positions is not None and segments is None else None
+        projected: list[Tensor] = []
+        projector = self.base.model.multi_modal_projector
+        hook = None if len(features) else projector.register_forward_hook(lambda module, inputs, output: projected.append(output))
         output = self.model(
             input_ids=batch["input_ids"].to(device),
             labels=batch["labels"].to(device),
@@ -169,9 +180,23 @@ class Trainer:
             use_cache=False,
             **({} if segments is None else {"segments": segments}),
         )
-        if features is None:  # text alone: the projector has gradients all the same, of zero, which other processes wait for
-            return output.loss + 0.0 * sum(parameter.sum() for parameter in self.trainable)
-        return output.loss
+        if hook is None:
+            return output.loss
+        hook.remove()  # text alone: the projector has gradients all the same, of zero, which other processes wait for
+        return output.loss + 0.0 * projected[0].sum()
+
+    def _features(self, batch: dict[str, Any]) -> Tensor | Sequence[Tensor]:
+        """The tower's output [V, T, P, Dv], V = 0 for text alone; a list where clips differ in T."""
+        config = self.base.config
+        found = batch.get("vision_features")
+        if found is None and "pixel_values_videos" in batch:
+            found = encode_clips(self.base, list(batch["pixel_values_videos"]), self.params.features.dtype)
+            found = torch.stack(found) if len({clip.shape for clip in found}) == 1 else found
+        if found is None:
+            return torch.zeros(0, config.num_frames, math.prod(config.patch_grid), config.vision_config.hidden_size)
+        if self.in_parts and not isinstance(found, Tensor):  # one call of the projector whatever the clips, as in every process
+            return torch.cat([repeat_frames(clip[None], config.num_frames, config.frame_repeat) for clip in found])
+        return found
 
     def _validate(self) -> dict[str, float]:
         """Mean loss over every supervised token of the validation split; nothing without one."""
@@ -181,7 +206,7 @@ class Trainer:
         self.model.eval()
         total = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad():
-            for batch in self.inputs.validation():
+            for batch in self.inputs.validation(even=self.in_parts):
                 total += torch.tensor([self._loss(batch, torch.ones(())).item(), _supervised(batch).item()], dtype=torch.float64)
                 self.inputs.replace_bad("validation", [batch])
         loss, tokens = accelerator.reduce(total.to(accelerator.device)).tolist()
@@ -199,8 +224,8 @@ class Trainer:
 
     def _record(self, journal: Journal, step: int, metrics: dict[str, float]) -> None:
         journal.record(step, **metrics)
-        if "val_loss" in metrics and journal.best_step == step:
-            self.best = states.weights(self.accelerator.unwrap_model(self.model))
+        if "val_loss" in metrics and self._any(journal.best_step == step):
+            self.best = states.weights(self.peft)
 
     def _stops_early(self, journal: Journal) -> bool:
         patience = self.params.train.early_stopping
@@ -224,19 +249,30 @@ class Trainer:
     def _checkpoint(self, step: int, journal: Journal, checkpoints: Checkpoints) -> None:
         mine = [{"random": states.random_state(), "bad": self.inputs.bad_clips}]
         everyone = gather_object(mine) if self.accelerator.num_processes > 1 else mine
+        taken = states.take(self.peft, None if self.deepspeed else self.optimizer, self.accelerator.scaler)
         if not self.accelerator.is_main_process:
+            if self.deepspeed:
+                self._save_deepspeed()
             return
-        taken = states.take(self.accelerator.unwrap_model(self.model), self.optimizer, self.accelerator.scaler)
         taken.tensors |= {f"best/{name}": value for name, value in (self.best or {}).items()}
         if self.losses:
             taken.tensors["losses"] = states.copied(torch.stack(self.losses))
         taken.values |= {"processes": everyone, "history": journal.history}
-        checkpoints.save(step, taken)
+        checkpoints.save(step, taken, self._save_deepspeed if self.deepspeed else None)
+
+    def _save_deepspeed(self, folder: Path | None = None) -> None:
+        """DeepSpeed knows alone what its optimiser holds: every process writes its part below the folder the main one names."""
+        (where,) = broadcast_object_list([None if folder is None else str(folder / DEEPSPEED)])
+        self.accelerator.save_state(where, exclude_frozen_parameters=True)
+        self.accelerator.wait_for_everyone()
 
     def _restore(self, folder: Path, journal: Journal) -> int:
         """Put a checkpoint back; the step it was made after."""
         found = kept.read(folder)
-        states.put_back(found, self.accelerator.unwrap_model(self.model), self.optimizer, self.accelerator.scaler)
+        if self.deepspeed:
+            self.accelerator.load_state(str(folder / DEEPSPEED), load_module_strict=False)
+        else:
+            states.put_back(found, self.peft, self.optimizer, self.accelerator.scaler)
         best = {name.removeprefix("best/"): value for name, value in found.tensors.items() if name.startswith("best/")}
         self.best = best or None
         if "losses" in found.tensors:
@@ -250,8 +286,10 @@ class Trainer:
         return found.values["step"]
 
     def save(self, journal: Journal) -> None:
-        """Write outputs/train."""
-        write_output(self.params, self.accelerator.unwrap_model(self.model), self.best, journal, self.inputs)
+        """Write outputs/train. Every process gives its part of the weights."""
+        last = states.weights(self.peft)
+        if self.accelerator.is_main_process:
+            write_output(self.params, self.peft, last, self.best, journal, self.inputs)
 
 
 def _supervised(batch: dict[str, Any]) -> Tensor:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from pllava.chat.template import load_template
 from pllava.files import atomic_dir, atomic_write_bytes, atomic_write_text
 from pllava.model.adapter import save_adapter
-from pllava.train import state
 from pllava.train.summary import summary
 
 if TYPE_CHECKING:
@@ -26,7 +25,10 @@ if TYPE_CHECKING:
 OUTPUT = Path("outputs/train")
 
 
-def write_output(params: Params, model: Any, best: dict[str, Tensor] | None, journal: Journal, inputs: Inputs) -> Path:
+def write_output(
+    params: Params, model: Any, last: dict[str, Tensor], best: dict[str, Tensor] | None, journal: Journal, inputs: Inputs
+) -> Path:
+    """last, best: whole weights by name of parameter; what the model itself holds may be a part of them."""
     from pllava.evaluate.plots import loss_curve
 
     train, last_step = params.train, journal.history[-1]["step"]
@@ -39,14 +41,13 @@ def write_output(params: Params, model: Any, best: dict[str, Tensor] | None, jou
         "seed": params.seed,
         "lora_alpha": train.lora.alpha,
     }
-    versions = {"last": state.weights(model)}
+    versions = {"last": last}
     if best is not None and journal.best_step != last_step:
         versions["best"] = best
     chosen = train.adapter if train.adapter in versions else "last"
     with atomic_dir(OUTPUT) as folder:
         for name, values in versions.items():
-            state.put_weights(values, model)
-            save_adapter(model, folder / ("adapter" if name == chosen else name), config)
+            save_adapter(model, folder / ("adapter" if name == chosen else name), config, values)
         atomic_write_text(folder / "history.jsonl", journal.history_text())
         atomic_write_bytes(folder / "loss.png", loss_curve(journal.history, "Loss by step"))
         atomic_write_text(folder / "summary.md", summary(params, journal, inputs, chosen))

@@ -57,6 +57,7 @@ class Services:
         self.env = {**inherited, **ports, "PYTHONPATH": str(root), "DVC_NO_ANALYTICS": "1", **environment}
         self.root = root
         self.mlflow = f"http://127.0.0.1:{ports['PLLAVA_MLFLOW_PORT']}"
+        self.demo = f"http://127.0.0.1:{ports['PLLAVA_DEMO_PORT']}"
         self.api = f"http://127.0.0.1:{ports['PLLAVA_PREFECT_PORT']}/api"
 
     def do(self, *command, module="pllava.cli"):
@@ -101,7 +102,7 @@ class Services:
 
     def tasks(self, run):
         found = self.call("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[1]
-        return {task["name"].split("-")[0]: task["state_name"] for task in found}  # "gate-3d6" until it runs
+        return {task["name"]: task["state_name"] for task in found}
 
     def running(self, *command):
         """Those whose command line ends so."""

@@ -169,6 +169,27 @@ def test_a_corpus_from_outside_is_brought_tracked_and_prepared(project: Path, ou
     assert "Add another corpus first" in data(project, "remove", "first", fails=True)
 
 
+def test_a_corpus_of_text_needs_no_media(project: Path, tmp_path: Path) -> None:
+    before = (project / "params.yaml").read_text()
+    chat = [{"role": "user", "content": "What is three and four?"}, {"role": "assistant", "content": "Seven."}]
+    rows = [{"messages": chat}, {"QA": [{"q": "And the colour of snow?", "a": "White."}]}, {"QA": []}]
+    (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "row 2" in data(project, "add", "chat", "--kind", "text", "--annotations", str(tmp_path / "chat.jsonl"), fails=True)
+    (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
+    said = data(project, "add", "chat", "--kind", "text", "--annotations", str(tmp_path / "chat.jsonl"))
+    assert "media | none" in said and "rows | 2, of which usable 2" in said
+    entry = "    - {name: chat, kind: text, annotations: data/raw/chat/train.jsonl}"
+    assert [line for line in (project / "params.yaml").read_text().splitlines() if line not in before.splitlines()] == [entry]
+    dvc(project, "repro", "-q")
+    assert json.loads((project / "data/prepared/report.json").read_text())["splits"]["train"]["corpora"]["chat"]["rows"] == 2
+    assert "tracked by data/raw/chat/train.jsonl.dvc" in data(project, "show", "chat")
+    data(project, "check", "chat")
+    data(project, "remove", "chat", "--delete")
+    assert (project / "params.yaml").read_text() == before
+    assert (project / "dvc.yaml").read_text() == STAGES.lstrip()
+    assert not (project / "data/raw/chat/train.jsonl").exists()
+
+
 def test_what_lies_in_the_project_stays_where_it_is(project: Path) -> None:
     (project / "data/raw/own").mkdir()
     write_corpus(project / "data/raw/own/clips", range(20, 23), project / "data/raw/own/rows.json")

@@ -3,14 +3,12 @@
 import json
 import shutil
 import socket
-import threading
 import time
-import urllib.request
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
+from serving import Visitor, write_adapter, write_clip
 
 from pllava.app import process
 from pllava.app.deploy import deploy, stop_demo
@@ -20,20 +18,6 @@ from pllava.registry import store, versions
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 RECIPE = Path(__file__).parents[2] / "recipes/tiny.yaml"
-
-
-def write_clip(path: Path) -> None:
-    import av
-
-    path.parent.mkdir(parents=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.width = stream.height = 64
-        stream.pix_fmt = "yuv420p"
-        for index in range(12):
-            image = np.full((64, 64, 3), 20 * index, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
 
 
 @pytest.fixture
@@ -59,16 +43,11 @@ def params(tmp_path, monkeypatch, mlflow_template) -> Params:
 
 def crown(params: Params, base: Path, seed: int) -> int:
     """Make an adapter of random LoRA, register it and move the aliases; return its version."""
-    import pllava
-    from pllava.model.adapter import add_lora, save_adapter
-    from pllava.params import Lora
-
-    model, _ = pllava.load(base, dtype="float32", device="cpu")
     folder = Path(f"adapters/{seed}").absolute()
-    manifest = save_adapter(add_lora(model, Lora(r=4, alpha=4, dropout=0.0), seed), folder, {"base": str(base), "template": "vicuna"})
+    digest = write_adapter(base, folder, seed, {"base": str(base), "template": "vicuna"})
     connection, name = store.client(), params.registry.model_name
     versions.ensure_model(connection, name)
-    made = connection.create_model_version(name, folder.as_uri(), tags={"adapter_sha256": manifest["adapter_sha256"]})
+    made = connection.create_model_version(name, folder.as_uri(), tags={"adapter_sha256": digest})
     if current := versions.by_alias(connection, name, versions.CHAMPION):
         connection.set_registered_model_alias(name, versions.PREVIOUS, str(current.version))
     connection.set_registered_model_alias(name, versions.CHAMPION, str(made.version))
@@ -77,31 +56,6 @@ def crown(params: Params, base: Path, seed: int) -> int:
 
 def champion(params: Params) -> int:
     return int(versions.by_alias(store.client(), params.registry.model_name, versions.CHAMPION).version)
-
-
-class Visitor(threading.Thread):
-    """Asks all the time, as a client does, and keeps what came back and what went wrong."""
-
-    def __init__(self, url: str, clip: str):
-        super().__init__(daemon=True)
-        self.url, self.clip, self.leave = url, clip, threading.Event()
-        self.versions: list[int] = []
-        self.answers: list[str] = []
-        self.problems: list[str] = []
-
-    def run(self) -> None:
-        from gradio_client import Client, handle_file
-
-        client = Client(self.url, verbose=False, httpx_kwargs={"trust_env": False}, analytics_enabled=False)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        while not self.leave.is_set():
-            try:
-                self.answers.append(client.predict(handle_file(self.clip), "Which way?", api_name="/ask"))
-                self.versions.append(client.predict(api_name="/version")["version"])
-                with opener.open(self.url, timeout=30) as page:
-                    assert page.status == 200
-            except Exception as error:
-                self.problems.append(f"{type(error).__name__}: {error}")
 
 
 def test_deploy_serves_stays_switches_without_a_gap_goes_back_and_stops(params, tiny_base_dir):
@@ -115,26 +69,21 @@ def test_deploy_serves_stays_switches_without_a_gap_goes_back_and_stops(params, 
     assert (again.pid, again.restarted, again.answer) == (first.pid, False, first.answer)
     assert time.process_time() - used < 3
 
-    visitor = Visitor(first.url, first.clip)
-    visitor.start()
-    while not visitor.versions and not visitor.problems:
-        time.sleep(0.1)
-    assert crown(params, tiny_base_dir, 2) == 2
-    second = deploy(params)
-    assert (second.version, second.restarted, second.pid) == (2, False, first.pid)
-    seen = len(visitor.versions)
+    with Visitor(first.url, first.clip) as visitor:
+        assert crown(params, tiny_base_dir, 2) == 2
+        second = deploy(params)
+        assert (second.version, second.restarted, second.pid) == (2, False, first.pid)
+        seen = len(visitor.versions)
 
-    crown(params, tiny_base_dir, 3)
-    (Path("adapters/3") / "adapter_model.safetensors").write_bytes(b"rotten")
-    with pytest.raises(PllavaError, match="version 3 does not serve") as refused:
-        deploy(params)
-    assert "Version 2 goes on serving" in str(refused.value) and "is champion again" in str(refused.value) and champion(params) == 2
-    serving = process.recorded()
-    assert (serving["version"], serving["state"], serving["pid"]) == (2, "serving", first.pid)
-    while len(visitor.versions) < seen + 2 and not visitor.problems:
-        time.sleep(0.1)
-    visitor.leave.set()
-    visitor.join(60)
+        crown(params, tiny_base_dir, 3)
+        (Path("adapters/3") / "adapter_model.safetensors").write_bytes(b"rotten")
+        with pytest.raises(PllavaError, match="version 3 does not serve") as refused:
+            deploy(params)
+        assert "Version 2 goes on serving" in str(refused.value) and "is champion again" in str(refused.value) and champion(params) == 2
+        serving = process.recorded()
+        assert (serving["version"], serving["state"], serving["pid"]) == (2, "serving", first.pid)
+        while len(visitor.versions) < seen + 2 and not visitor.problems:
+            time.sleep(0.1)
     assert visitor.problems == [] and all(visitor.answers) and sorted(set(visitor.versions)) == [1, 2]
     assert visitor.versions == sorted(visitor.versions), "the old one came back"
 

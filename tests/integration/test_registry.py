@@ -1,6 +1,7 @@
 """From a trained adapter to the champion and back, on a real MLflow store."""
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from pllava.errors import PllavaError
 from pllava.files import sha256_file, write_json
 from pllava.params import load_params
 from pllava.registry import store, tracking
+from pllava.registry.measurements import keep, unmeasured
 from pllava.registry.resolve import locate
 
 pytestmark = pytest.mark.integration
@@ -42,9 +44,9 @@ def write_adapter(weights: bytes):
     return digest
 
 
-def measure(digest: str, value: float):
+def measure(digest: str, value: float, data: str = "d" * 64):
     score = {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 50, "chance": 0.25}
-    provenance = {"data_sha256": "d" * 64, "template_sha256": "t" * 64, "adapter_sha256": digest}
+    provenance = {"data_sha256": data, "template_sha256": "t" * 64, "adapter_sha256": digest}
     models = {name: {"average": score, "tasks": {"Moving Count": score}} for name in ("base", "single_frame", "adapted")}
     write_json("metrics/mvbench.json", {"benchmark": "mvbench", "provenance": provenance, "models": models})
     rows = [
@@ -59,14 +61,14 @@ def measure(digest: str, value: float):
     results.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def train(params, weights=b"weights", value=0.9):
+def train(params, weights=b"weights", value=0.9, data="d" * 64):
     """Leaves behind what the stages train and evaluate do."""
     shutil.rmtree("outputs/train", ignore_errors=True)
     with tracking.training_run(params) as run:
         for step in range(1, 4):
             run.log(step, loss=1.0 / step, lr=0.1)
         digest = write_adapter(weights)
-    measure(digest, value)
+    measure(digest, value, data)
     return run.run_id
 
 
@@ -224,6 +226,32 @@ def test_the_champion_keeps_the_record_of_its_promotion(params):
     registry.register(params)
     assert registry.gate(params).passed
     assert store.client().get_model_version("pllava", "1").tags["gate.against"] == "none"
+
+
+def test_a_process_that_goes_on_to_another_project_finds_that_ones_records(params, mlflow_template, tmp_path_factory, monkeypatch):
+    train(params)
+    assert registry.register(params) == 1
+    other = tmp_path_factory.mktemp("other")
+    shutil.copy(RECIPE, other / "params.yaml")
+    shutil.copytree(mlflow_template, other / store.MLFLOW_HOME)
+    monkeypatch.chdir(other)
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "children and later projects would inherit it"
+    train(params, b"others")
+    assert registry.register(params) == 1, "the first version here"
+    assert locate("models:/pllava/1")[1].is_relative_to(other)
+
+
+def test_what_the_champion_has_to_be_measured_on_is_known(params):
+    crown(params, b"first")
+    assert unmeasured(params, 1) == (None, []), "nobody to compare with"
+    train(params, b"second", data="e" * 64)
+    registry.register(params)
+    assert unmeasured(params, 2) == (1, ["mvbench"]) and not registry.gate(params).passed
+    connection = store.client()
+    champion = connection.get_model_version("pllava", "1")
+    measure(champion.tags["adapter_sha256"], 0.9, "e" * 64)
+    keep(connection, champion.run_id, "mvbench", Path("metrics/mvbench.json"), Path("outputs/evaluate/mvbench/results.jsonl"))
+    assert unmeasured(params, 2) == (1, []) and registry.gate(params).passed
 
 
 class Away:

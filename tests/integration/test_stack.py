@@ -1,5 +1,6 @@
 """The real services on ports of their own: used over REST as the Prefect page does, broken, stopped. Stages are trivial, DVC is real."""
 
+import json
 import shutil
 import signal
 import socket
@@ -8,7 +9,9 @@ import time
 
 import psutil
 import pytest
+import yaml
 from services import PROJECT, Services, copy_project, until
+from serving import Visitor, write_adapter, write_clip
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -67,7 +70,7 @@ def test_experiments_and_a_plain_run_side_by_side(services):
     ended = services.wait(plain)
     assert ended["type"] == "FAILED" and "outputs/train/adapter" in ended["message"], "no adapter was trained: nothing to register"
     stages = {"first": "Completed", "second": "Completed", "third": "Completed"}
-    later = {"register": "Failed", "gate": "NotReady", "promote": "NotReady", "deploy": "NotReady"}
+    later = {"register": "Failed"} | dict.fromkeys(("measure", "gate", "promote", "deploy"), "NotReady")
     assert services.tasks(plain) == stages | later
 
     params = (services.root / "params.yaml").read_text()
@@ -113,6 +116,105 @@ def test_a_cancelled_run_is_gone_in_five_seconds(services):
     assert services.wait(again)["type"] == "COMPLETED"
 
 
+QUESTION = "Which way?"
+
+
+def train(root, base, seed):
+    """Leaves behind what the stages do: an adapter, measured on the test set of this moment; its adapter_sha256."""
+    from pllava.evaluate.measure import measure
+    from pllava.params import load_params
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(root)
+        params = load_params()
+        config = {"base": "base", "template": "vicuna", "model": params.model.model_dump(mode="json")}
+        digest = write_adapter(base, root / "outputs/train/adapter", seed, config, num_frames=4, pooling_shape=(4, 2, 2))
+        (metrics,) = measure(params, "outputs/train/adapter", ["mvbench"], output=root / "outputs/looked")
+        for name, place in {"metrics.json": "metrics/mvbench.json", "results.jsonl": "outputs/evaluate/mvbench/results.jsonl"}.items():
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(metrics.with_name(name), root / place)
+    return digest
+
+
+def add_clip(root, number):
+    """One more question of the test set."""
+    write_clip(root / f"MVBench/video/moving_direction/{number}.mp4", 5 + 7 * number)
+    file = root / "MVBench/json/moving_direction.json"
+    file.parent.mkdir(exist_ok=True)
+    known = json.loads(file.read_text()) if file.exists() else []
+    file.write_text(
+        json.dumps([*known, {"video": f"{number}.mp4", "question": QUESTION, "candidates": ["left", "right"], "answer": "left"}])
+    )
+
+
+def test_from_the_run_form_to_a_promoted_version_and_back(services, tiny_base_dir):
+    """Run by REST, as the UI does; promoted in MLflow; rolled back by REST. A visitor asks the demo all the time, and never in vain."""
+    from gradio_client import Client, handle_file
+    from mlflow import MlflowClient
+
+    root = services.root
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["model"] |= {"base": "base", "num_frames": 4, "pooling_shape": [4, 2, 2], "template": "vicuna"}
+    values["evaluate"]["benchmarks"] = {"mvbench": values["evaluate"]["benchmarks"]["mvbench"] | {"root": "MVBench", "template": "vicuna"}}
+    (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    shutil.copytree(tiny_base_dir, root / "base")
+
+    add_clip(root, 0)
+    digests = {1: train(root, tiny_base_dir, 1)}
+    run = services.start("pipeline/pipeline")
+    assert services.wait(run)["type"] == "COMPLETED", services.state(run)
+    decided = {"register": "Completed", "measure": "Cached", "gate": "Completed", "promote": "Completed", "deploy": "Completed"}
+    assert services.tasks(run).items() >= decided.items(), "no champion yet: none to measure"
+
+    demo = Client(services.demo, verbose=False, httpx_kwargs={"trust_env": False}, analytics_enabled=False)
+    clip = str(root / "MVBench/video/moving_direction/0.mp4")
+
+    def served():
+        return demo.predict(api_name="/version")
+
+    def answer():
+        return demo.predict(handle_file(clip), QUESTION, api_name="/ask")
+
+    assert served()["version"] == 1 and served()["adapter_sha256"] == digests[1]
+    answers = {1: answer()}
+    with Visitor(services.demo, clip) as visitor:
+        add_clip(root, 1)  # another test set: the champion's numbers are not comparable any more
+        digests[2] = train(root, tiny_base_dir, 2)
+        run = services.start("pipeline/pipeline")
+        assert services.wait(run)["type"] == "COMPLETED", services.state(run)
+        assert services.tasks(run).items() >= (decided | {"measure": "Completed"}).items()
+        assert served()["version"] == 2 and served()["adapter_sha256"] == digests[2]
+        answers[2] = answer()
+        assert answers[1] != answers[2]
+
+        client = MlflowClient(services.mlflow, services.mlflow)
+        client.set_registered_model_alias("pllava", "champion", "1")  # as MLflow's page does, and no more
+        assert until(lambda: served()["version"] == 1), "webhook, bridge, event, automation, deployment"
+        (deployed,) = services.call("/flow_runs/filter", {"flows": {"name": {"any_": ["deploy"]}}})[1]
+        assert services.wait(deployed)["type"] == "COMPLETED" and deployed["created_by"]["type"] == "AUTOMATION"
+        assert answer() == answers[1]
+
+        back = services.start("rollback/rollback")
+        assert services.wait(back)["type"] == "COMPLETED", services.state(back)
+        assert "version 2 (previous: 1)" in services.state(back)["message"]
+        assert served()["version"] == 2 and served()["adapter_sha256"] == digests[2] and answer() == answers[2]
+        seen = len(visitor.versions)
+        assert until(lambda: len(visitor.versions) >= seen + 2)
+    assert visitor.problems == []
+    assert [version for version, last in zip(visitor.versions, [0, *visitor.versions], strict=False) if version != last] == [1, 2, 1, 2]
+    assert set(visitor.answers) == set(answers.values())
+
+
+def test_a_run_that_is_killed_outright_leaves_nothing_of_its_stage(services):
+    run = services.start("pipeline/experiment", overrides={"train": {"steps": 7}})
+    assert until(lambda: services.running("sleep", "613"))
+    for process in services.processes():
+        if process.environ().get("PREFECT__FLOW_RUN_ID") == run["id"] and "prefect" in " ".join(process.cmdline()):
+            process.kill()
+    assert until(lambda: not services.running("sleep", "613"), 15)
+    assert services.wait(run, 60)["type"] == "CRASHED"
+
+
 def test_a_dead_service_is_restarted(services):
     def parents():
         return services.running(*["--workers", "1"])
@@ -140,6 +242,7 @@ def test_down_leaves_no_process_and_what_was_recorded_stays(services):
     assert services.do("status").startswith("no services run")
     assert "nothing of this project is running" in services.do("down")
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger
         taken.bind(("127.0.0.1", int(services.env["PLLAVA_MLFLOW_PORT"])))
         taken.listen()
         assert "is in use" in (said := services.do("up")) and "make up PLLAVA_MLFLOW_PORT=" in said

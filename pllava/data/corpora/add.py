@@ -1,6 +1,7 @@
 """`pllava data add`: a corpus is checked, tracked by DVC and in params.yaml, or nothing has changed.
 
     add("kitchen", annotations="kitchen.json", media="/videos/kitchen")
+    add("chat", annotations="chat.jsonl", kind="text")   # rows without media
 
 What lies in the project stays where it is. What lies outside, or behind a URL, is brought to data/raw/<name>/. params.yaml is written last.
 """
@@ -37,7 +38,7 @@ class Added:
 def add(
     name: str,
     annotations: str,
-    media: str,
+    media: str | None = None,
     kind: str = "video",
     split: str = "train",
     weight: float = 1.0,
@@ -51,24 +52,26 @@ def add(
     params, dvc_text = load_params(params_file), read_dvc_yaml()
     _is_new(name, split, params)
     mixture = _mixture(name, kind, weight, max_rows)
-    for source, folder in ((annotations, False), (media, True)):
-        _is_there(source, folder)
+    _media_fit(name, kind, media)
+    sources = {"annotations": annotations} | ({} if media is None else {"media": media})
+    for key, source in sources.items():
+        _is_there(source, folder=key == "media")
     with Undo() as undo:
         undo.keep(RAW / name)
         files = {
-            "annotations": _settle(name, f"{split}{_suffix(annotations)}", annotations, undo, folder=False),
-            "media": _settle(name, "media", media, undo, folder=True),
+            key: _settle(name, "media" if key == "media" else f"{split}{_suffix(source)}", source, undo, folder=key == "media")
+            for key, source in sources.items()
         }
         corpus = mixture.model_copy(update=files)
         report = check_corpus(corpus, params, split)
         _good_enough(report, params.data.max_bad_fraction)
         tracked = {}
-        for path in (corpus.media, corpus.annotations):  # in this order: the annotations may lie in the folder of the media
-            tracked[path.as_posix()] = _tracked(path, undo)
+        for key in reversed(files):  # the annotations may lie in the folder of the media
+            tracked[files[key].as_posix()] = _tracked(files[key], undo)
         for file in (report_file := REPORTS / f"{name}-{split}.md", report_file.with_suffix(".json"), DVC_FILE, params_file):
             undo.keep(file)
         report.write(REPORTS)
-        rewrite(DVC_FILE, with_dependencies(dvc_text, [corpus.annotations.as_posix(), corpus.media.as_posix()]))
+        rewrite(DVC_FILE, with_dependencies(dvc_text, [path.as_posix() for path in files.values()]))
         rewrite(params_file, validated(with_corpus(params_file.read_text(), split, corpus), params_file))
     return Added(corpus, report, report_file, tracked)
 
@@ -86,6 +89,13 @@ def _mixture(name: str, kind: str, weight: float, max_rows: int | None) -> Corpu
         return Corpus.model_validate({"name": name, "kind": kind, "annotations": ".", "media": ".", "weight": weight, "max_rows": max_rows})
     except ValidationError as error:
         raise PllavaError(f"corpus {name!r}: {in_words(error)}") from None
+
+
+def _media_fit(name: str, kind: str, media: str | None) -> None:
+    if kind == "text" and media is not None:
+        raise PllavaError(f"corpus {name!r} of kind text takes no media, found {media}. Leave --media away, or give --kind video or image")
+    if kind != "text" and media is None:
+        raise PllavaError(f"corpus {name!r} of kind {kind} needs --media, the folder its paths begin in. Rows without media: --kind text")
 
 
 def _is_there(source: str, folder: bool) -> None:

@@ -65,7 +65,7 @@ class CorpusReport:
     def markdown(self) -> str:
         facts = {
             "annotations": f"`{self.annotations}`, sha256 `{self.annotations_sha256[:16]}`",
-            "media": f"`{self.media}` ({self.kind}), sha256 over all `{self.media_sha256[:16]}`",
+            "media": "none" if self.kind == "text" else f"`{self.media}` ({self.kind}), sha256 over all `{self.media_sha256[:16]}`",
             "rows": f"{self.rows:,}, of which usable {self.usable:,}",
             "clips": f"{self.clips:,} distinct, {self.seconds / 3600:.2f} hours over all rows",
             "turns": f"{self.turns:,}, {self.text_tokens:,} text tokens",

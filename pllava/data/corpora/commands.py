@@ -16,6 +16,7 @@ app = typer.Typer(help="Corpora: add, list, show, check, remove.", no_args_is_he
 class Kind(StrEnum):
     video = "video"
     image = "image"
+    text = "text"
 
 
 class Split(StrEnum):
@@ -38,8 +39,10 @@ def _undo() -> None:
 def data_add(
     name: str,
     annotations: Annotated[str, typer.Option(metavar="FILE|URL", help="VideoChat2-IT JSON, or JSONL with chat messages")],
-    media: Annotated[str, typer.Option(metavar="DIR|URL", help="what the annotations' paths are relative to")],
-    kind: Annotated[Kind, typer.Option(help="of the media")] = Kind.video,
+    media: Annotated[
+        str | None, typer.Option(metavar="DIR|URL", help="what the annotations' paths are relative to; none for text", show_default=False)
+    ] = None,
+    kind: Annotated[Kind, typer.Option(help="of the media; text has none")] = Kind.video,
     split: Annotated[Split, typer.Option(help="where its rows go")] = Split.train,
     weight: Annotated[float, typer.Option(min=0.0, max=100.0, help="share of its rows in the mixture; 2: each row twice")] = 1.0,
     max_rows: Annotated[int | None, typer.Option(min=1, help="the most rows taken of it")] = None,

@@ -49,6 +49,8 @@ def describe(params: Params, name: str) -> list[str]:
 def _own(corpus: Corpus, split: str) -> list[str]:
     facts: dict[str, Any] = {"split": split, "kind": corpus.kind}
     for key, path in (("annotations", corpus.annotations), ("media", corpus.media)):
+        if path == Path():  # text has no media
+            continue
         state = f"tracked by {by}" if (by := tracked_by(path)) else "not tracked by DVC"
         facts[key] = f"{path} ({state}{'' if path.exists() else ', not on disk: dvc pull'})"
     facts["weight"] = f"{corpus.weight:g}"

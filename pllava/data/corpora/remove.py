@@ -27,7 +27,7 @@ def remove(name: str, split: str | None = None, delete: bool = False, params_fil
         used = {
             path for corpora in splits_of(load_text(left)).values() for corpus in corpora for path in (corpus.annotations, corpus.media)
         }
-        gone = [path for _, corpus in found for path in (corpus.annotations, corpus.media)]
+        gone = [path for _, corpus in found for path in (corpus.annotations, corpus.media) if path != Path()]  # text has no media
         free = list(dict.fromkeys(path for path in gone if path not in used))
         rewrite(DVC_FILE, without_dependencies(read_dvc_yaml(), [path.as_posix() for path in free]))
         for where, _ in found:

@@ -202,6 +202,22 @@ def test_an_upload_is_gone_after_its_question(client, corpus):
     assert UPLOADS.is_dir() and list(UPLOADS.rglob("*.mp4")) == []
 
 
+def test_one_file_sent_by_many_programs_at_once_is_answered_for_each(client, url, corpus):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from gradio_client import Client, handle_file
+
+    from pllava.app.serve import UPLOADS
+
+    clip = str(corpus / "MVBench/video/moving_direction/40.mp4")
+    expected = client.predict(handle_file(clip), "Which way?", api_name="/ask")
+    others = [Client(url, verbose=False, httpx_kwargs={"trust_env": False}, analytics_enabled=False) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(other.predict, handle_file(clip), "Which way?", api_name="/ask") for other in others for _ in range(3)]
+    assert [question.result() for question in asked] == [expected] * 12
+    assert list(UPLOADS.rglob("*.mp4")) == []
+
+
 def test_a_host_beyond_this_machine_needs_a_password(params):
     from pllava.app.serve import open_page
 

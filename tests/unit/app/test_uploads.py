@@ -44,6 +44,18 @@ def test_two_visitors_with_one_file_share_it_until_both_have_left(uploads):
     assert not clip.exists()
 
 
+def test_a_file_that_two_programs_send_is_there_for_both(uploads):
+    clip = put(uploads, "a.mp4")
+    uploads.arrived(clip)
+    uploads.arrived(clip)
+    uploads.take("anna", clip, ours=True)  # a sample of the page with the same bytes
+    uploads.answered(clip)
+    uploads.release("anna")
+    assert clip.is_file(), "the second question is waiting"
+    uploads.answered(clip)
+    assert list(uploads.files()) == []
+
+
 def test_nothing_outside_is_taken_or_removed(uploads, tmp_path):
     secret = tmp_path / "secret.mp4"
     secret.write_text("x")

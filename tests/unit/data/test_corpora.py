@@ -143,6 +143,8 @@ def test_list_and_show_say_counts_and_sources(monkeypatch: pytest.MonkeyPatch) -
         ({"annotations": "none.json"}, "none.json is not there"),
         ({"annotations": "videos"}, "is a folder, --annotations needs a file"),
         ({"media": "https://example.org/videos"}, "HTTP has no folders"),
+        ({"media": None}, "kind video needs --media"),
+        ({"kind": "text"}, "kind text takes no media, found videos"),
     ],
 )
 def test_what_cannot_be_added_is_said_before_anything_is_touched(

@@ -180,15 +180,6 @@ def test_killed_and_resumed_equals_uninterrupted(prepared: Project, small_shards
     assert sum(encoded) == 15 - 4 - 3, "of the damaged shard one clip was made again, its three others were kept"
 
 
-def test_several_processes_write_the_same_store(prepared: Project, small_shards: None) -> None:
-    params = prepared()
-    features(params)
-    one = hashes()
-    shutil.rmtree(STORE)
-    features(prepared(features={"processes": 2}))
-    assert hashes() == one
-
-
 def test_a_clip_that_cannot_be_decoded_is_counted_and_fatal_only_above_the_share(prepared: Project) -> None:
     row = read_manifest(PREPARED / "train.parquet")[0]
     Path(row.media).write_bytes(b"no video")

@@ -1,12 +1,14 @@
 """A stage's process: its lines arrive as they come, and nothing of it survives us."""
 
 import os
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from flows.process import KEPT_LINES, end_all, stream
 
@@ -30,6 +32,43 @@ def test_a_redrawn_progress_bar_is_one_line():
 def test_only_the_last_lines_are_kept():
     code, last = run("print(*range(1000), sep='\\n')")
     assert (code, last) == (0, [str(n) for n in range(1000 - KEPT_LINES, 1000)])
+
+
+STREAMS = """
+import os, sys
+from pathlib import Path
+from flows.process import stream
+tree = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(601)'])"
+if __name__ == "__main__":
+    command = [sys.executable, "-c", tree]
+    if "pool" in sys.argv:
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            pool.submit(stream, command, Path(), dict(os.environ), print).result()
+    stream(command, Path(), dict(os.environ), lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.parametrize("where", ["here", "pool"])
+def test_killed_outright_we_still_leave_nothing_behind(tmp_path, where):
+    (tmp_path / "streams.py").write_text(STREAMS)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), str(tmp_path)]), "PREFECT_HOME": str(tmp_path)}
+    killed = subprocess.Popen([sys.executable, str(tmp_path / "streams.py"), where], env=env, stdout=subprocess.DEVNULL)
+
+    def tree():
+        found = [process for process in psutil.process_iter(["cmdline"]) if "time.sleep(601)" in " ".join(process.info["cmdline"] or [])]
+        return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+    deadline = time.monotonic() + 30
+    while len(tree()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    below = psutil.Process(killed.pid).children(recursive=True)
+    assert len(tree()) == 2
+    killed.kill()
+    killed.wait()
+    _, left = psutil.wait_procs(below, timeout=10)
+    assert left == [] and tree() == []
 
 
 def test_ending_reaches_grandchildren():
