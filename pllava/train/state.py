@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 Rng = dict[str, Any]
@@ -52,6 +53,9 @@ def put_back(state: State, model: nn.Module, optimizer: torch.optim.Optimizer, s
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # after a forward pass some hold gathered weights, rounded to what is computed in
+            module.reshard()
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 

@@ -42,8 +42,12 @@ def test_the_first_evaluation_is_the_champions(
     provenance = {"data_sha256": "d" * 64, "template_sha256": "t" * 64, "adapter_sha256": digest}
     models = {name: {"average": score, "tasks": {"Moving Direction": score}} for name in ("base", "single_frame", "adapted")}
     write_json("metrics/mvbench.json", {"benchmark": "mvbench", "provenance": provenance, "models": models})
+    answer = {"id": "0", "task": "Moving Direction", "media": "0.mp4", "candidates": ["left", "right"], "correct": True, "error": None}
+    Path("outputs/evaluate/mvbench").mkdir(parents=True)
+    Path("outputs/evaluate/mvbench/results.jsonl").write_text("".join(json.dumps({"model": name} | answer) + "\n" for name in models))
     registry.register(params)
-    registry.promote(params, force=True, reason="nothing was evaluated here")
+    assert registry.gate(params).passed
+    registry.promote(params)
 
     run(prepared(train={"init_from": "models:/pllava@champion"}))
     assert history()[0] == {"step": 0, "val_loss": source}

@@ -69,7 +69,8 @@ def elsewhere(project, tmp_path):
     """The environment of a process in another folder that knows MLflow's address and not where the project is."""
     keep = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
     uri = f"sqlite:///{project[0] / store.MLFLOW_HOME / 'mlflow.db'}"
-    return {"cwd": tmp_path, "env": keep | {"MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"}}
+    path = os.pathsep.join([str(Path(sys.executable).parent), keep["PATH"]])  # `mlflow models serve` looks for uvicorn there
+    return {"cwd": tmp_path, "env": keep | {"MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1", "PATH": path}}
 
 
 PROGRAM = """
