@@ -46,7 +46,7 @@ test: $(INSTALLED) ## ruff, unit and integration tests, and the pages where a Ch
 	@$(BIN)/ruff check .
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -m "not browser"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/integration -m "not browser"
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser -rs
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser
 
 # Each prints a table, then one JSON line, and fails when it misses its bars; all run before make does.
 BENCHMARKS := $(wildcard benchmarks/train.py benchmarks/inference.py benchmarks/decode.py benchmarks/long_video.py)
@@ -57,7 +57,7 @@ bench: $(INSTALLED) ## speed and memory beside the published code's way, about 4
 test-browser: $(INSTALLED) ## the demo and the gallery in a Chromium, about a minute; as root on Debian it installs one
 	@command -v chromium chromium-browser google-chrome > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
 		&& echo "installing Chromium (apt-get)" && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || true
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser -rs
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser
 
 lint: $(INSTALLED) ## format and check the code, and its types
 	@$(BIN)/ruff format .

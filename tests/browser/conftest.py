@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,18 @@ from window import Visitor
 PROJECT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
+MISSING = (
+    "no playwright here: pip install -e '.[dev]'"
+    if find_spec("playwright") is None
+    else "no Chromium on PATH; on Debian: apt install chromium"
+    if CHROMIUM is None
+    else ""
+)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if MISSING:
+        terminalreporter.write_line(f"The pages were not looked at: {MISSING}")
 
 
 def free_port() -> int:
@@ -27,10 +40,11 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install -e '.[dev]'")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on PATH, so the pages are not looked at; on Debian: apt install chromium")
-    with playwright.sync_playwright() as driver:
+    if MISSING:
+        pytest.skip(MISSING)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield opened
         opened.close()

@@ -54,3 +54,9 @@ def test_commands_and_their_options_are_there(page):
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@page
+def test_files_that_are_named_are_there(page):
+    named = re.findall(r"(?<![\w/.])((?:pllava|flows|tests|benchmarks|recipes|docs|data/base)/[\w./-]+\w)(?![\w*<{/])", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
