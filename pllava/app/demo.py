@@ -124,12 +124,14 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
     def ask(video: str | None, question: str) -> str:
         if not video:
             raise gr.Error("a video file is needed", print_exception=False)
-        if not question or not question.strip():
-            raise gr.Error("a question is needed", print_exception=False)
-        if len(question) > MAX_QUESTION:
-            raise gr.Error(f"the question has {len(question)} characters, {MAX_QUESTION} are allowed", print_exception=False)
         try:
+            if not question or not question.strip():
+                raise gr.Error("a question is needed", print_exception=False)
+            if len(question) > MAX_QUESTION:
+                raise gr.Error(f"the question has {len(question)} characters, {MAX_QUESTION} are allowed", print_exception=False)
             return engine.ask(video, question.strip())
+        except gr.Error:
+            raise
         except PllavaError as error:
             raise gr.Error(panels.sentence(error, video), print_exception=False) from None
         except Exception:

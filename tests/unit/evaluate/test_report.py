@@ -181,15 +181,12 @@ def test_links_lead_to_pages_of_the_gallery(project: Params, tmp_path: Path):
     from fastapi.testclient import TestClient
 
     from pllava.gallery.app import create_app
-    from pllava.gallery.index import build
-    from pllava.gallery.queries import Index
-    from pllava.gallery.sources import find
+    from pllava.gallery.current import Current
 
     report(project)
     page = Path("outputs/report/report.html").read_text()
     found = [html.unescape(address) for address in re.findall(rf'href="{ADDRESS}(/[^"]*)"', page)]
-    files = find(["outputs/evaluate"], project)
-    client = TestClient(create_app(Index(build(files, tmp_path / "index")), files))
+    client = TestClient(create_app(Current(["outputs/evaluate"], project, home=tmp_path / "index")))
     assert any(address.startswith("/sample/mvbench/moving_direction/") for address in found)
     assert any(address.startswith("/compare?") for address in found) and "/?benchmark=mvbench" in found
     for address in found:
