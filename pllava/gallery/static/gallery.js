@@ -52,7 +52,7 @@ if (video) {
   const start = Number(video.dataset.start), end = video.dataset.end === "" ? Infinity : Number(video.dataset.end);
   let part = false;
   video.addEventListener("timeupdate", () => {
-    if (part && video.currentTime >= end) { video.pause(); part = false; }
+    if (part && video.currentTime >= end) { video.pause(); video.currentTime = end; part = false; }
   });
   document.querySelector("[data-segment]")?.addEventListener("click", () => {
     video.currentTime = start;
