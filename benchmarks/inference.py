@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mid import write_base
 
 import pllava
 from pllava.chat import VideoChat
 from pllava.video.reader import read_video
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ROOT / "tests/reference/ckpt/tiny56_base"  # its tokenizer
 ADAPTER = ROOT / "outputs/train/adapter"  # of the default pipeline: accuracy in other number formats
 THREADS = 2
 TOKENS = 20
@@ -261,32 +261,6 @@ def draw(curves: dict[str, list[list[float]]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     plt.close(figure)
-
-
-def write_base(folder: Path) -> None:
-    """The mid config with random weights, in the published layout."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
-
-    from pllava.model.configuration import PllavaConfig
-    from pllava.model.modeling import PllavaForConditionalGeneration
-
-    tiny = json.loads((TINY / "config.json").read_text())
-    vision = CLIPVisionConfig(
-        hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=6, image_size=336, patch_size=14,
-        projection_dim=192,
-    )  # fmt: skip
-    text = LlamaConfig(
-        hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=8, vocab_size=32064,
-        max_position_embeddings=16384, pad_token_id=tiny["pad_token_id"],
-    )  # fmt: skip
-    llava = LlavaConfig(vision_config=vision, text_config=text, image_token_index=tiny["image_token_index"])
-    torch.manual_seed(0)
-    PllavaForConditionalGeneration(PllavaConfig.from_llava(llava.to_dict(), num_frames=16, pooling_shape=(16, 12, 12))).save_pretrained(
-        folder
-    )
-    (folder / "preprocessor_config.json").write_text((TINY / "preprocessor_config.json").read_text().replace("56", "336"))
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        (folder / name).write_bytes((TINY / name).read_bytes())
 
 
 def write_clip(path: Path, width: int = 480, height: int = 360, frames: int = 96) -> None:
