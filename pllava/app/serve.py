@@ -68,6 +68,7 @@ def open_page(
     from pllava.app.arrivals import Arrivals
     from pllava.app.demo import build_demo
     from pllava.app.guard import LOCAL, Guard
+    from pllava.serve.refused_body import RefusedBody
 
     source = choose(params, model, adapter, template)
     say(f"model: {source.name}, {source.why}")
@@ -79,6 +80,8 @@ def open_page(
     except PllavaError as error:
         say(f"no sample clips: {error}")
         clips = []
+    hosts = LOCAL | {host} if is_loopback(host) else None
+    guards = [Middleware(RefusedBody), Middleware(Guard, hosts=hosts), Middleware(Arrivals, uploads)]
     page = build_demo(engine, source, clips, uploads)
     page.engine = engine  # type: ignore[attr-defined]  # whoever serves the page may give it another version of the model
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
@@ -91,7 +94,7 @@ def open_page(
         max_file_size=MAX_FILE_SIZE,
         allowed_paths=[],  # the upload folder, and nothing else
         auth=login,
-        app_kwargs={"middleware": [Middleware(Guard, hosts=LOCAL | {host} if is_loopback(host) else None), Middleware(Arrivals, uploads)]},
+        app_kwargs={"middleware": guards},
         footer_links=["api"],
         theme=style.theme(),
         css=style.CSS,

@@ -24,6 +24,7 @@ from pllava.serve.files import Files
 from pllava.serve.jobs import Event, Job, JobQueue
 from pllava.serve.metrics import Metrics
 from pllava.serve.protocol import ChatRequest, parse
+from pllava.serve.refused_body import RefusedBody
 from pllava.serve.settings import ServeSettings, is_loopback
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
 
     app = FastAPI(title="PLLaVA", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.add_middleware(RefusedBody)  # the last added is the first that a request meets
     app.add_exception_handler(ApiError, lambda _, error: answer_error(error))  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, lambda _, error: answer_error(ApiError(error.status_code, str(error.detail))))  # type: ignore[attr-defined]
 

@@ -218,6 +218,32 @@ def test_one_file_sent_by_many_programs_at_once_is_answered_for_each(client, url
     assert list(UPLOADS.rglob("*.mp4")) == []
 
 
+def test_who_sends_too_much_is_told_so(url):
+    import httpx
+
+    from pllava.app.guard import LARGEST_BODY
+    from pllava.app.serve import MAX_FILE_SIZE
+
+    def megabytes(count: int):
+        for _ in range(count):
+            yield b" " * (1 << 20)
+
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as plain:
+        json_type = {"content-type": "application/json"}
+        sent = plain.post("/gradio_api/queue/join", content=megabytes((LARGEST_BODY >> 20) + 20), headers=json_type)
+        assert (sent.status_code, sent.json()["detail"]) == (413, "the request is too large")
+        size = int(MAX_FILE_SIZE.removesuffix("mb")) + 20
+        head = b'--end\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+
+        def form():
+            yield head
+            yield from megabytes(size)
+            yield b"\r\n--end--\r\n"
+
+        sent = plain.post("/gradio_api/upload", content=form(), headers={"content-type": "multipart/form-data; boundary=end"})
+        assert sent.status_code == 413
+
+
 def test_a_host_beyond_this_machine_needs_a_password(params):
     from pllava.app.serve import open_page
 
