@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from stills import COUNTS, NAMES, Still, some
@@ -18,6 +19,7 @@ from pllava.data.rendered.scene import COLORS, PLACES, SHAPES, Look, draw, place
 WAYS = ("left", "right", "up", "down")
 ASPECTS = ("its color", "it gets larger", "it gets smaller", "it is gone at times", "nothing")
 PARTS = ("the beginning", "the middle", "the end")
+CAPTION_REQUEST = "Describe the pictures."
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def _about_presence(album: Album, rng: random.Random) -> list[Question]:
         if thing.gaps or all(thing.shown):
             found += [Question("times gone", f"How many times is the {name} gone?", COUNTS[:4], str(thing.gaps))] * 3
         if times < size and thing.gaps == 0:
-            part = PARTS[int((times - 0.5) / (size / 3))]
+            part = _part(times, size)
             found += [Question("until", f"Up to which part of the album is the {name} there?", PARTS, part)] * 3
     return found
 
@@ -248,6 +250,41 @@ def _about_looks(album: Album, rng: random.Random) -> list[Question]:
             text = f"What color is the {thing.shape} in the last picture?"
             found.append(Question("color in album", text, some(rng, color, list(COLORS)), color))
     return found
+
+
+def change_caption(album: Album) -> str:
+    """A sentence an object, in reading order of the places in the first picture (or in the order of their coming in)."""
+    if album.kind == "entries":
+        order = sorted(album.things, key=lambda thing: thing.shown.index(True))
+        return f"First the {order[0].name} comes in, then the " + ", then the ".join(thing.name for thing in order[1:]) + "."
+    return " ".join(f"The {thing.name} {_does(thing, album.kind)}." for thing in sorted(album.things, key=lambda thing: thing.places[0]))
+
+
+def _does(thing: Thing, kind: str) -> str:
+    if kind == "look":
+        said = {"its color": f"gets another color, {thing.colors[-1]}", "nothing": "is the same in every picture"}
+        return said.get(thing.aspect) or thing.aspect.removeprefix("it ")
+    if kind == "presence":
+        times = sum(thing.shown)
+        if thing.gaps:
+            return f"is gone {('once', 'twice', 'three times')[thing.gaps - 1]}"
+        return "is in every picture" if all(thing.shown) else f"is there up to {_part(times, len(thing.shown))}"
+    return f"is placed {' and then '.join(_steps(thing.places))}" if thing.moves else "keeps its place"
+
+
+def _steps(places: list[int]) -> list[str]:
+    """The way from place to place: "left", "left and up", or the two ways of a corner."""
+    stops = list(dict.fromkeys(places))
+    steps = []
+    for start, end in pairwise(stops):
+        across = ("left", "right")[end % 3 > start % 3] if end % 3 != start % 3 else None
+        along = ("up", "down")[end // 3 > start // 3] if end // 3 != start // 3 else None
+        steps.append(" and ".join(filter(None, (across, along))))
+    return steps
+
+
+def _part(times: int, size: int) -> str:
+    return PARTS[int((times - 0.5) / (size / 3))]
 
 
 def change_conversation(album: Album, rng: random.Random, turns: int, choice_share: float = 0.5) -> list[tuple[str, str]]:

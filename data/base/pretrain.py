@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from albums import Album, change_conversation, random_changes
+from albums import CAPTION_REQUEST as ALBUM_REQUEST
+from albums import Album, change_caption, change_conversation, random_changes
 from gallery import load_tower, tower_features
 from language import Base
 from marks import CELLS, marks
@@ -85,11 +86,12 @@ class Albums:
 
 
 class Changes:
-    """Albums in which something differs: questions that need several pictures, and marks."""
+    """Albums in which something differs: questions that need several pictures, marks, and (of `described_share` of them) a caption."""
 
     weight = 2.0
 
-    def __init__(self, tower: CLIPVisionModel, count: int) -> None:
+    def __init__(self, tower: CLIPVisionModel, count: int, described_share: float) -> None:
+        self.described_share = described_share
         rng = random.Random("changes")
         self.albums: list[Album] = [random_changes(rng, rng.choice((2, 4, 8, 8, 8, 8, 8, 8))) for _ in range(count)]
         pictures = [album.pictures for album in self.albums]
@@ -98,9 +100,11 @@ class Changes:
 
     def draw(self, count: int, writer: Writer, rng: random.Random) -> tuple[Batch, Tensor, Tensor]:
         rows, picks = [], [rng.randrange(len(self.albums)) for _ in range(count)]
-        for pick in picks:
+        for number, pick in enumerate(picks):
             size = len(self.albums[pick].pictures)
             said = change_conversation(self.albums[pick], rng, 16, 0.5)
+            if number < count * self.described_share:
+                said.insert(0, (ALBUM_REQUEST, change_caption(self.albums[pick])))
             rows.append(writer.write(said, CELLS * size, 320 if size > 4 else 230))
         return writer.batch(rows), torch.cat([self.features[p] for p in picks]), torch.cat([self.marks[p] for p in picks])
 
@@ -140,6 +144,7 @@ def main() -> None:
     options.add_argument("--change", type=int, default=16)
     options.add_argument("--story", type=int, default=8)
     options.add_argument("--told", type=float, default=0.0, help="share of the stories that are told, not asked about")
+    options.add_argument("--described", type=float, default=0.0, help="share of the changing albums that are described, too")
     options.add_argument("--init", default="look.safetensors")
     options.add_argument("--out", default="language.safetensors")
     options.add_argument("--stop", type=int, default=None, help="end early, with the schedule of --steps")
@@ -154,7 +159,7 @@ def main() -> None:
     pools = {
         "still": Stills(tower, options.pool),
         "album": Albums(tower, options.pool // 2),
-        "change": Changes(tower, options.pool),
+        "change": Changes(tower, options.pool, options.described),
         "story": Stories(options.told),
     }
     print(f"pictures in {time.time() - start:.0f} s", flush=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from albums import change_questions, random_changes
+from albums import CAPTION_REQUEST as ALBUM_REQUEST
+from albums import change_caption, change_questions, random_changes
 from marks import CELLS
 from stills import CAPTION_REQUEST, Still, album_questions, random_album, random_still, still_caption, still_questions
 from tower import GRID, RENDER
@@ -63,6 +64,9 @@ def main(prompts: int = 400) -> None:
             if question.options:
                 choice, truth = question.shuffled(rng).multiple_choice()
                 right[f"{question.task} (multiple choice)"].append(answer(model, processor.tokenizer, features, choice) == truth)
+        if kind == "changes":
+            said = answer(model, processor.tokenizer, features, ALBUM_REQUEST, 64)
+            right["caption of an album, whole"].append(said == change_caption(changes))
         if kind == "still":
             right["caption, whole"].append(answer(model, processor.tokenizer, features, CAPTION_REQUEST) == still_caption(shown[0]))
     table = {kind: {"accuracy": round(float(np.mean(hits)), 4), "n": len(hits)} for kind, hits in sorted(right.items())}

@@ -263,11 +263,11 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
             image_hidden_states=outputs.image_hidden_states,
         )
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
         """transformers' own, or, for rows that share a prefix, one packed sequence a video."""
         cache = kwargs.get("past_key_values")
         if not isinstance(cache, SharedPrefixCache):
-            return super().prepare_inputs_for_generation(input_ids, **kwargs)
+            return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         new = kwargs.get("next_sequence_length") or input_ids.shape[1]
         packed = cache.pack(input_ids[:, -new:], kwargs.get("attention_mask"))
         return packed | {"past_key_values": cache, "use_cache": True}

@@ -135,3 +135,13 @@ def test_generate_encodes_once_and_beams_share_it(tiny_model: Any, video: Tensor
         **{**call, "attention_mask": torch.ones_like(two_each[1:])} | {"pixel_values_videos": videos[2:]},
     )
     assert beams[1].equal(alone[0])
+
+
+def test_embeddings_can_be_given_for_ids(tiny_model: Any, video: Tensor) -> None:
+    """As with every model of transformers: `generate(inputs_embeds=...)` gives the ids that the prompt itself gives."""
+    ids = prompt(5)
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 6, "do_sample": False}
+    whole = tiny_model.generate(ids, pixel_values_videos=video[:1], **options)
+    seen = tiny_model.model.encode_media(pixel_values_videos=video[:1])
+    given = tiny_model.generate(inputs_embeds=tiny_model.model.embed(ids, seen), **options)
+    assert torch.equal(given, whole[:, ids.shape[1] :])
