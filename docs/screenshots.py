@@ -47,14 +47,16 @@ def running(*arguments: str) -> Iterator[str]:
 
 
 def take_demo(page: Any, url: str, target: Path) -> None:
-    """Choose the first held-out clip, ask its question, wait for the answer, and save the page."""
+    """Choose the first held-out clip, ask its question and for a description, and save the page."""
     page.goto(url)
     page.wait_for_selector("#samples button.thumbnail-item")
     page.wait_for_timeout(1000)
     page.locator("#samples button.thumbnail-item").first.click()
     page.wait_for_selector(".strip img")
-    page.locator("#questions button").first.click()
-    page.wait_for_selector("#chat [data-testid=bot]")
+    for number in range(2):  # the clip's own question, then a description
+        page.locator("#questions button").nth(number).click()
+        page.locator("#chat [data-testid=bot]").nth(number).wait_for()
+        page.wait_for_timeout(3000)
     page.wait_for_timeout(1500)
     page.mouse.move(0, 0)
     page.screenshot(path=target, full_page=True)
