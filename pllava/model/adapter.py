@@ -47,12 +47,14 @@ def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
         target_modules=targets(lora.target_modules),
         modules_to_save=["multi_modal_projector"],
     )
+    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    unknown = [target for target in lora.target_modules if not any(re.fullmatch(targets([target]), layer) for layer in layers)]
+    if unknown:  # peft is content when one of several names is found
+        known = sorted({layer.rsplit(".", 1)[1] for layer in layers if "language_model" in layer})
+        raise PllavaError(f"train.lora.target_modules {unknown} are no linear layers of the language model. It has: {', '.join(known)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        try:
-            wrapped = _wrap(model, config)
-        except ValueError as error:
-            raise PllavaError(f"train.lora.target_modules {list(lora.target_modules)} are not in the language model: {error}") from None
+        wrapped = _wrap(model, config)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:  # AdamW at 2e-5 loses its updates in 16 bits
             parameter.data = parameter.data.float()

@@ -70,17 +70,33 @@ class Checkpoints:
 
         Raises PllavaError when an unfinished training of other settings or data is there.
         """
-        run: dict[str, Any] = read_json(self.folder / "run.json") if (self.folder / "run.json").is_file() else {"finished": True}
-        whole = [] if fresh or run["finished"] else self.whole()
+        run = {} if fresh else self._run()
+        whole = [] if run.get("finished", True) else self.whole()
         if whole and run.get("fingerprint") != self.wanted:
             raise PllavaError(self._refusal(run["fingerprint"], whole[-1]))
         if whole:
             for left in self.folder.glob(".step-*.partial"):  # of a process that was killed while it wrote
                 shutil.rmtree(left, ignore_errors=True)
+            for damaged in self.folder.glob("step-*"):  # else they would count among those to keep
+                if damaged not in whole:
+                    shutil.rmtree(damaged)
             return whole[-1]
         shutil.rmtree(self.folder, ignore_errors=True)
         write_json(self.folder / "run.json", {"fingerprint": self.wanted, "finished": False})
         return None
+
+    def _run(self) -> dict[str, Any]:
+        """What began here, {} where nothing did."""
+        file = self.folder / "run.json"
+        try:
+            run = read_json(file)
+        except FileNotFoundError:
+            return {}
+        except PllavaError:
+            run = None
+        if not isinstance(run, dict) or not isinstance(run.get("fingerprint"), dict) or "finished" not in run:
+            raise PllavaError(f"{file} does not say which training began here: it is damaged. Start afresh: pllava train --fresh")
+        return run
 
     def whole(self) -> list[Path]:
         """Checkpoints whose every file is what its manifest says, oldest first; a damaged one is named and passed over."""
