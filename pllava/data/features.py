@@ -37,8 +37,8 @@ def features(params: Params) -> Path:
         return _write_none("features.enabled is false")
     if params.features.enabled is True and params.train.sampling == "rand":
         raise PllavaError(f"{OTHER_FRAMES}. Set features.enabled: auto or false, or train.sampling: middle, in params.yaml")
-    rows = {split: [row for row in read_manifest(PREPARED / f"{split}.parquet") if row.media] for split in ("train", "validation")}
-    if not any(rows.values()):
+    rows = {split: read_manifest(PREPARED / f"{split}.parquet") for split in ("train", "validation")}
+    if not any(row.media for split in rows.values() for row in split):
         return _write_none("no row has a clip or a picture")
     plan = plan_features(params, rows["train"], rows["validation"])
     print(plan, file=sys.stderr)
