@@ -60,6 +60,21 @@ def resolve(name: str | Path) -> Path:
         raise PllavaError(f"{name}: no folder of this name here, and the hub can't give it: {error}") from None
 
 
+def check_target(target: Path, *sources: str | Path | None) -> None:
+    """Raises PllavaError where writing a checkpoint to the folder `target`, which takes the place of an older one, would remove more than
+    that: what it is made from, or what is no checkpoint."""
+    for source in sources:
+        if source is not None and target.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+            raise PllavaError(f"{target} holds {source}, which is read: it would be gone. Name another folder to write to")
+    if not target.exists() and not target.is_symlink():
+        return
+    names = sorted(path.name for path in target.iterdir()) if target.is_dir() else ["a file's bytes"]
+    if names and not {"config.json", "adapter_config.json"} & {*names}:
+        raise PllavaError(
+            f"{target} is no checkpoint, it holds {', '.join(names[:8])}: that would be gone. Name another folder to write to"
+        )
+
+
 def read_config(name: str | Path) -> dict[str, Any]:
     """config.json of a folder or a hub id; of a hub id nothing else is fetched. Raises PllavaError when there is none."""
     path = Path(name).expanduser()

@@ -25,6 +25,7 @@ from pllava.errors import PllavaError
 from pllava.model.adapter import set_lora_alpha
 from pllava.model.checkpoint import read_config
 from pllava.model.convert import convert
+from pllava.model.export import export
 from pllava.model.load import language_model_only
 from pllava.model.processing import PllavaProcessor
 
@@ -123,6 +124,22 @@ def test_conversion_is_lossless_both_ways(name: str, reference: Path, tiny_base_
     again = convert(back, tmp_path / "again", base=str(tiny_base_dir))
     for file in ("adapter_model.safetensors", "adapter_config.json", "config.yaml", "manifest.json"):
         assert (again / file).read_bytes() == (ours / file).read_bytes()
+
+
+def test_converting_removes_nothing_but_an_older_checkpoint(tiny_base_dir: Path, lora_dir: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "models" / "notes.txt"
+    adapter = shutil.copytree(lora_dir, tmp_path / "models" / "adapter")
+    kept.write_text("mine")
+    with pytest.raises(PllavaError, match=r"models is no checkpoint, it holds adapter, notes\.txt"):
+        convert(lora_dir, kept.parent, base=str(tiny_base_dir))
+    for target in (adapter, adapter.parent):
+        with pytest.raises(PllavaError, match=r"adapter, which is read: it would be gone"):
+            convert(adapter, target, base=str(tiny_base_dir))
+    with pytest.raises(PllavaError, match=r"which is read"):
+        export(tiny_base_dir, tiny_base_dir, adapter=adapter)
+    assert kept.read_text() == "mine" and (adapter / "model.safetensors").exists()
+    for _ in range(2):  # an older one is replaced
+        assert (convert(adapter, tmp_path / "models" / "ours", base=str(tiny_base_dir)) / "manifest.json").exists()
 
 
 def test_transformers_4_finds_the_rotation_base_in_what_is_published(
