@@ -42,7 +42,7 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """config.json, or {} (a PEFT folder has none)."""
         path = self.folder / "config.json"
-        return read_json(path) if path.exists() else {}
+        return read_mapping(path) if path.exists() else {}
 
 
 def resolve(name: str | Path) -> Path:
@@ -58,6 +58,14 @@ def resolve(name: str | Path) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:
         raise PllavaError(f"{name}: no folder of this name here, and the hub can't give it: {error}") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint. Raises PllavaError when it holds something else than a mapping."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise PllavaError(f"{path} holds a {type(value).__name__}, a mapping is needed. Fetch the folder again")
+    return value
 
 
 def check_target(target: Path, *sources: str | Path | None) -> None:
@@ -89,7 +97,7 @@ def read_config(name: str | Path) -> dict[str, Any]:
             raise PllavaError(f"{name}: no folder of this name here, and the hub can't give its config.json: {error}") from None
     if not path.exists():
         raise PllavaError(f"{path} is not there: {name} holds no model")
-    return read_json(path)
+    return read_mapping(path)
 
 
 def read(folder: Path) -> Checkpoint:
@@ -117,7 +125,10 @@ def _weight_files(folder: Path) -> list[Path]:
     """Shards win over a single file, as in the published loader."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        files = sorted({folder / name for name in read_json(index)["weight_map"].values()})
+        weight_map = read_mapping(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise PllavaError(f"{index} has no weight_map, which names the file of each tensor. Fetch the folder again")
+        files = sorted({folder / name for name in weight_map.values()})
     else:
         files = sorted(folder.glob("model-0*-of-*.safetensors"))
     single = [folder / name for name in ("adapter_model.safetensors", "model.safetensors") if (folder / name).exists()]
