@@ -31,7 +31,7 @@ SHOWN = 5  # bad clips that are named when they are too many
 
 
 class Inputs:
-    """`bad_clips`: split -> {row id: why its clip could not be read}, of this process."""
+    """`bad_clips`: split -> {row id: why its clip could not be read}; of the other processes those up to the last record of the loss."""
 
     def __init__(self, params: Params, processor: Any, process: int = 0, processes: int = 1) -> None:
         self.params, self.process, self.processes = params, process, processes

@@ -129,6 +129,7 @@ class Trainer:
             meters.replaced = self.inputs.replace_bad("train", batches)
             last, metrics = step == self.steps, {}
             if step % settings.log_every == 0 or last:
+                self._share_bad_clips()
                 metrics = self._logged(step, checkpoints) | {"lr": learning_rate, "grad_norm": float(norm)}
             if step % settings.validate_every == 0 or last:
                 metrics |= self._validate()
@@ -215,6 +216,13 @@ class Trainer:
         loss, tokens = accelerator.reduce(total.to(accelerator.device)).tolist()
         self.model.train()
         return {"val_loss": loss / tokens}
+
+    def _share_bad_clips(self) -> None:
+        """What one process found counts in all: they end together when it is too much, and the main one writes the summary."""
+        if self.accelerator.num_processes > 1:
+            for found in gather_object([self.inputs.bad_clips]):
+                for split, bad in found.items():
+                    self.inputs.bad_clips[split] |= bad
 
     def _logged(self, step: int, checkpoints: Checkpoints | None) -> dict[str, float]:
         """The mean loss of the steps since the last record. Reading a number waits for the device: only here."""
