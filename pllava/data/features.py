@@ -27,12 +27,25 @@ if TYPE_CHECKING:
     from pllava.params import Params
 
 SHARD_BYTES = 256 << 20
+LOCK = Path(".state/features/lock")
+LOCK_SECONDS = 30  # of one that was killed the processes that decode live on for some seconds
 PARTIAL = STORE.with_name(f".{STORE.name}.partial")
 
 
 def features(params: Params) -> Path:
     """Write data/features/. When features are not stored the index says why, and nothing else is there. Raises PllavaError when
-    `enabled: true` cannot be, or more than data.max_bad_fraction of the clips cannot be decoded."""
+    `enabled: true` cannot be, more than data.max_bad_fraction of the clips cannot be decoded, or another process is at it."""
+    from filelock import FileLock, Timeout
+
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(LOCK, timeout=LOCK_SECONDS):
+            return _features(params)
+    except Timeout:
+        raise PllavaError(f"another `pllava features` is running in {Path.cwd()} (it holds {LOCK}). Wait for it or end it") from None
+
+
+def _features(params: Params) -> Path:
     if params.features.enabled is False:
         return _write_none("features.enabled is false")
     if params.features.enabled is True and params.train.sampling == "rand":

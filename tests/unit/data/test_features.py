@@ -256,6 +256,23 @@ def test_a_clip_of_full_size_takes_what_the_reference_says(monkeypatch: pytest.M
     assert clip_bytes(params.model_copy(update={"features": stored})) == 18_874_368  # 18.9 MB
 
 
+def test_a_second_process_leaves_the_first_ones_shards_alone(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would remove them: at its end, or at once when its settings are others."""
+    shutil.rmtree(STORE)
+    monkeypatch.setattr(stage, "LOCK_SECONDS", 0)
+    write, refused = stage.Build._write, []
+
+    def meanwhile(*arguments: object) -> None:
+        with pytest.raises(PllavaError, match="another `pllava features` is running") as refusal:
+            features(prepared(features={"enabled": True, "dtype": "bfloat16"}))
+        refused.append(refusal)
+        write(*arguments)
+
+    monkeypatch.setattr(stage.Build, "_write", meanwhile)
+    features(prepared())
+    assert refused and open_store(prepared())
+
+
 def test_rows_that_share_a_clip_count_as_uses_not_as_clips(prepared: Project) -> None:
     rows = read_manifest(PREPARED / "train.parquet")
     shared: list[ManifestRow] = [replace(row, id=f"{row.id}-again") for row in rows]
