@@ -19,7 +19,7 @@ from pllava.data.feature_plan import OTHER_FRAMES, clip_bytes, decide, plan_feat
 from pllava.data.feature_store import STORE, ShardReader, clip_key, digest_of, settings
 from pllava.data.manifest import PREPARED, ManifestRow, read_manifest
 from pllava.errors import PllavaError
-from pllava.files import atomic_dir, read_json, write_json
+from pllava.files import atomic_dir, read_json, write_json, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,7 +169,8 @@ class Build:
                     tensors[key] = found
             if alive is not None and not alive():
                 raise PllavaError("the process that started this one has ended")
-            self._write(name, tensors, bad)
+            with writing(self.folder / name, "Make room and run `pllava features` again: finished shards are kept"):
+                self._write(name, tensors, bad)
         next(progress, None)
 
     def _encoded(self, model: Any, rows: list[ManifestRow], pixels: Any) -> Iterator[Tensor | str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.errors import PllavaError
-from pllava.files import atomic_dir, read_json, sha256_file, write_json
+from pllava.files import atomic_dir, read_json, sha256_file, write_json, writing
 from pllava.train.state import State
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ FOLDER = Path(".state/train/checkpoints")
 LOCK = Path(".state/train/lock")
 LOCK_SECONDS = 60  # a training that was told to end may still be writing its checkpoint
 FREE = {"accelerate", "checkpoint_every", "keep_checkpoints", "max_bad_fraction"}  # keys of train that may change between start and resume
+ROOM = "Make room and run the same command: the training goes on from its last checkpoint"
 LISTED_ABOVE = 1 << 30  # bytes; a larger base is told by names and sizes of its files: hashing would take longer than loading
 
 
@@ -113,7 +114,7 @@ class Checkpoints:
         from safetensors.torch import save_file
 
         target = self.folder / f"step-{step:08d}"
-        with atomic_dir(target) as partial:
+        with writing(target, ROOM), atomic_dir(target) as partial:
             save_file(state.tensors, partial / "state.safetensors")
             write_json(partial / "state.json", {**state.values, "step": step})
             if write_more:

@@ -59,7 +59,7 @@ def command(params: Params, file: str, fresh: bool = False) -> list[str]:
         where = ["--cpu"] if not gpus else ["--multi_gpu"] if gpus > 1 else []
         where += ["--num_machines", "1", "--num_processes", str(max(gpus, 1)), "--main_process_port", "0"]
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),  # no traceback of its own below the reason
         *where,
         *("--mixed_precision", params.train.mixed_precision, "--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", str(params.train.threads or os.cpu_count() or 1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -120,3 +121,17 @@ def test_a_damaged_record_of_the_run_can_be_dropped(tmp_path: Path) -> None:
         with pytest.raises(PllavaError, match="pllava train --fresh"):
             kept.prepare()
         assert kept.prepare(fresh=True) is None
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
+    kept = Checkpoints({"seed": 1}, 1, tmp_path)
+    kept.prepare()
+    last = kept.save(1, State({}, {}))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(PllavaError, match=r"step-00000002 cannot be written: .*Make room and run the same command"):
+            kept.save(2, State({"weights": torch.zeros(10_000)}, {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert kept.prepare() == last
