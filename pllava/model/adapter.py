@@ -210,6 +210,12 @@ def published_adapter_name(key: str) -> str:
     return re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", key)
 
 
+def stores_alpha(folder: Path) -> bool:
+    """Whether an adapter says its alpha; in the published layout it is for the caller to know."""
+    found = checkpoint.read(folder)
+    return found.layout == "peft" or found.config.get("lora_alpha") is not None
+
+
 def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraConfig:
     """Rank and layers as the tensors show; alpha: the caller's, else what the folder says, else 32 with a notice."""
     if found.layout == "peft":
