@@ -61,6 +61,17 @@ def read_json(path: str | Path) -> Any:
 
 
 @contextmanager
+def writing(path: str | Path, then: str) -> Iterator[None]:
+    """Around what writes to `path`. Raises PllavaError that says what to do `then` where it cannot: on a full disk, say."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise PllavaError(f"{path} cannot be written: {error}. {then}") from error
+
+
+@contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
     """Give an empty sibling folder that becomes `path` when the block succeeds and is removed when it fails.
 

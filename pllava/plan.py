@@ -77,7 +77,7 @@ def make_plan(
     clips = max(1, train.batch_size // (processes * train.gradient_accumulation))
     dtype = params.model.dtype if params.model.dtype != "auto" else "bfloat16"
     text = text_tokens or train.max_length
-    targets = len(train.lora.target_modules)
+    targets = train.lora.target_modules
     return Plan(
         name=name,
         base=params.model.base,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pllava.chat.template import Template
-from pllava.data.conversation import encode
+from pllava.data.conversation import IGNORE, encode
 
 
 class Branches(NamedTuple):
@@ -31,8 +31,8 @@ def encode_branches(
 ) -> Branches:
     """Each question encoded as a conversation of its own, with what precedes it, the placeholder included, shared.
 
-    Questions that no longer fit in `max_length` text tokens are left out (the first is cut instead), as are those whose prefix differs
-    from the first one's. The instruction of the first turn opens every branch.
+    Questions that no longer fit in `max_length` text tokens are left out (the first is cut instead, unless the cut takes its whole answer),
+    as are those whose prefix differs from the first one's. The instruction of the first turn opens every branch.
     """
     prefix: list[int] = []
     ids: list[int] = []
@@ -40,6 +40,8 @@ def encode_branches(
     turn: list[int] = []
     for question in qa:
         alone = encode([{**question, "i": qa[0].get("i") or ""}], tokenizer, template, max_length, markers="keep", media=media)
+        if all(label == IGNORE for label in alone.labels):
+            continue
         cut = alone.input_ids.index(image_token_id) + 1 if media else 1  # text alone shares its first token
         if not ids:
             prefix = alone.input_ids[:cut]

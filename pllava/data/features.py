@@ -19,7 +19,7 @@ from pllava.data.feature_plan import OTHER_FRAMES, clip_bytes, decide, plan_feat
 from pllava.data.feature_store import STORE, ShardReader, clip_key, digest_of, settings
 from pllava.data.manifest import PREPARED, ManifestRow, read_manifest
 from pllava.errors import PllavaError
-from pllava.files import atomic_dir, read_json, write_json
+from pllava.files import atomic_dir, read_json, write_json, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,18 +27,31 @@ if TYPE_CHECKING:
     from pllava.params import Params
 
 SHARD_BYTES = 256 << 20
+LOCK = Path(".state/features/lock")
+LOCK_SECONDS = 30  # of one that was killed the processes that decode live on for some seconds
 PARTIAL = STORE.with_name(f".{STORE.name}.partial")
 
 
 def features(params: Params) -> Path:
     """Write data/features/. When features are not stored the index says why, and nothing else is there. Raises PllavaError when
-    `enabled: true` cannot be, or more than data.max_bad_fraction of the clips cannot be decoded."""
+    `enabled: true` cannot be, more than data.max_bad_fraction of the clips cannot be decoded, or another process is at it."""
+    from filelock import FileLock, Timeout
+
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(LOCK, timeout=LOCK_SECONDS):
+            return _features(params)
+    except Timeout:
+        raise PllavaError(f"another `pllava features` is running in {Path.cwd()} (it holds {LOCK}). Wait for it or end it") from None
+
+
+def _features(params: Params) -> Path:
     if params.features.enabled is False:
         return _write_none("features.enabled is false")
     if params.features.enabled is True and params.train.sampling == "rand":
         raise PllavaError(f"{OTHER_FRAMES}. Set features.enabled: auto or false, or train.sampling: middle, in params.yaml")
-    rows = {split: [row for row in read_manifest(PREPARED / f"{split}.parquet") if row.media] for split in ("train", "validation")}
-    if not any(rows.values()):
+    rows = {split: read_manifest(PREPARED / f"{split}.parquet") for split in ("train", "validation")}
+    if not any(row.media for split in rows.values() for row in split):
         return _write_none("no row has a clip or a picture")
     plan = plan_features(params, rows["train"], rows["validation"])
     print(plan, file=sys.stderr)
@@ -156,7 +169,8 @@ class Build:
                     tensors[key] = found
             if alive is not None and not alive():
                 raise PllavaError("the process that started this one has ended")
-            self._write(name, tensors, bad)
+            with writing(self.folder / name, "Make room and run `pllava features` again: finished shards are kept"):
+                self._write(name, tensors, bad)
         next(progress, None)
 
     def _encoded(self, model: Any, rows: list[ManifestRow], pixels: Any) -> Iterator[Tensor | str]:

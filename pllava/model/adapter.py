@@ -47,12 +47,14 @@ def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
         target_modules=targets(lora.target_modules),
         modules_to_save=["multi_modal_projector"],
     )
+    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    unknown = [target for target in lora.target_modules if not any(re.fullmatch(targets([target]), layer) for layer in layers)]
+    if unknown:  # peft is content when one of several names is found
+        known = sorted({layer.rsplit(".", 1)[1] for layer in layers if "language_model" in layer})
+        raise PllavaError(f"train.lora.target_modules {unknown} are no linear layers of the language model. It has: {', '.join(known)}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        try:
-            wrapped = _wrap(model, config)
-        except ValueError as error:
-            raise PllavaError(f"train.lora.target_modules {list(lora.target_modules)} are not in the language model: {error}") from None
+        wrapped = _wrap(model, config)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:  # AdamW at 2e-5 loses its updates in 16 bits
             parameter.data = parameter.data.float()
@@ -135,7 +137,9 @@ def verify_adapter(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
         raise PllavaError(f"{folder}: no manifest.json, so this adapter folder is not whole. Train again: pllava train")
-    manifest = read_json(folder / "manifest.json")
+    manifest = checkpoint.read_mapping(folder / "manifest.json")
+    if not isinstance(manifest.get("files"), dict):
+        raise PllavaError(f"{folder}/manifest.json names no files: it is damaged. Fetch or train the adapter again")
     problems = []
     for name, digest in manifest["files"].items():
         if not (folder / name).exists():
@@ -158,7 +162,7 @@ def base_sha256(base: str | Path) -> str:
 def base_of(folder: Path) -> str:
     """Name or folder of the base an adapter of ours was trained on. A relative folder is looked for here, then above the adapter."""
     config = resolved_config(folder)
-    base = _base_of(config) or read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = _base_of(config) or checkpoint.read_mapping(folder / "adapter_config.json").get("base_model_name_or_path")
     if not base:
         raise PllavaError(f"{folder}: doesn't say which base it belongs to. Give it: pllava.load(base, adapter={str(folder)!r})")
     carried = folder.resolve().parent / "base"
@@ -176,9 +180,12 @@ def resolved_config(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        config = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PllavaError(f"{path} is not YAML: {error}. Fetch or train the adapter again") from None
+    if not isinstance(config, dict):
+        raise PllavaError(f"{path} holds a {type(config).__name__}, a mapping is needed. Fetch or train the adapter again")
+    return config
 
 
 def _base_of(config: dict[str, Any]) -> str | None:
@@ -203,10 +210,23 @@ def published_adapter_name(key: str) -> str:
     return re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", key)
 
 
+def stores_alpha(folder: Path) -> bool:
+    """Whether an adapter says its alpha; in the published layout it is for the caller to know."""
+    found = checkpoint.read(folder)
+    return found.layout == "peft" or found.config.get("lora_alpha") is not None
+
+
 def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraConfig:
     """Rank and layers as the tensors show; alpha: the caller's, else what the folder says, else 32 with a notice."""
     if found.layout == "peft":
-        config = LoraConfig.from_pretrained(str(found.folder))
+        file = found.folder / "adapter_config.json"
+        kind = checkpoint.read_mapping(file).get("peft_type")
+        if kind != "LORA":
+            raise PllavaError(f"{file} has peft_type {kind!r}: only LoRA is known here, peft_type 'LORA'")
+        try:
+            config = LoraConfig.from_pretrained(str(found.folder))
+        except (TypeError, ValueError) as error:
+            raise PllavaError(f"{file} describes no LoRA: {error}. Fetch the folder again") from None
         config.base_model_name_or_path = None  # get_peft_model fills it in
         if lora_alpha is not None:
             config.lora_alpha = lora_alpha

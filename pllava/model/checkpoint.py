@@ -42,7 +42,7 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """config.json, or {} (a PEFT folder has none)."""
         path = self.folder / "config.json"
-        return read_json(path) if path.exists() else {}
+        return read_mapping(path) if path.exists() else {}
 
 
 def resolve(name: str | Path) -> Path:
@@ -60,6 +60,29 @@ def resolve(name: str | Path) -> Path:
         raise PllavaError(f"{name}: no folder of this name here, and the hub can't give it: {error}") from None
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint. Raises PllavaError when it holds something else than a mapping."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise PllavaError(f"{path} holds a {type(value).__name__}, a mapping is needed. Fetch the folder again")
+    return value
+
+
+def check_target(target: Path, *sources: str | Path | None) -> None:
+    """Raises PllavaError where writing a checkpoint to the folder `target`, which takes the place of an older one, would remove more than
+    that: what it is made from, or what is no checkpoint."""
+    for source in sources:
+        if source is not None and target.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+            raise PllavaError(f"{target} holds {source}, which is read: it would be gone. Name another folder to write to")
+    if not target.exists() and not target.is_symlink():
+        return
+    names = sorted(path.name for path in target.iterdir()) if target.is_dir() else ["a file's bytes"]
+    if names and not {"config.json", "adapter_config.json"} & {*names}:
+        raise PllavaError(
+            f"{target} is no checkpoint, it holds {', '.join(names[:8])}: that would be gone. Name another folder to write to"
+        )
+
+
 def read_config(name: str | Path) -> dict[str, Any]:
     """config.json of a folder or a hub id; of a hub id nothing else is fetched. Raises PllavaError when there is none."""
     path = Path(name).expanduser()
@@ -74,7 +97,7 @@ def read_config(name: str | Path) -> dict[str, Any]:
             raise PllavaError(f"{name}: no folder of this name here, and the hub can't give its config.json: {error}") from None
     if not path.exists():
         raise PllavaError(f"{path} is not there: {name} holds no model")
-    return read_json(path)
+    return read_mapping(path)
 
 
 def read(folder: Path) -> Checkpoint:
@@ -102,7 +125,10 @@ def _weight_files(folder: Path) -> list[Path]:
     """Shards win over a single file, as in the published loader."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        files = sorted({folder / name for name in read_json(index)["weight_map"].values()})
+        weight_map = read_mapping(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise PllavaError(f"{index} has no weight_map, which names the file of each tensor. Fetch the folder again")
+        files = sorted({folder / name for name in weight_map.values()})
     else:
         files = sorted(folder.glob("model-0*-of-*.safetensors"))
     single = [folder / name for name in ("adapter_model.safetensors", "model.safetensors") if (folder / name).exists()]

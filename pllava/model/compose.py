@@ -14,7 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from pllava.errors import PllavaError
 from pllava.files import atomic_dir
-from pllava.model.checkpoint import resolve
+from pllava.model.checkpoint import check_target, resolve
 from pllava.model.configuration import NUM_FRAMES, POOLING_SHAPE, PllavaConfig
 from pllava.model.load import choose_dtype
 from pllava.model.modeling import PllavaForConditionalGeneration
@@ -35,6 +35,7 @@ def compose(
     tower, language: folders or hub ids (a CLIP checkpoint may hold its text half too). `<image>` and, where it lacks one, a pad token
     are added to the tokenizer and the embeddings. Raises PllavaError when the parts don't fit this model.
     """
+    check_target(Path(out), tower, language)
     dtype = choose_dtype(dtype, torch.device("cpu"))
     vision = _tower(tower, dtype)
     language_folder = resolve(language)

@@ -51,6 +51,8 @@ class PllavaConfig(LlavaConfig):
         super().__post_init__(**kwargs)
         self.frame_shape = self.patch_grid
         self.pooling_shape = tuple(self.pooling_shape)
+        if type(self.num_frames) is not int or self.num_frames < 1:
+            raise PllavaError(f"num_frames is {self.num_frames!r}; a whole number of 1 or more is needed, e.g. {NUM_FRAMES}")
         if len(self.pooling_shape) != 3 or min(self.pooling_shape) < 1:
             raise PllavaError(f"pooling_shape is {self.pooling_shape}; three positive numbers (T, H, W) are needed, e.g. {POOLING_SHAPE}")
         if not isinstance(self.vision_feature_layer, int):

@@ -23,8 +23,9 @@ def convert(source: str | Path, target: str | Path, base: str | None = None, lor
     """Write the adapter of `source` to the folder `target` in the other layout. Every tensor keeps its bits and its dtype.
 
     base: needed for published adapters, which don't name theirs. lora_alpha: what loading uses when nobody says otherwise;
-    default: what the source says, else 32. Raises PllavaError when `source` is not an adapter.
+    default: what the source says, else 32. Raises PllavaError when `source` is not an adapter, or `target` holds something else.
     """
+    checkpoint.check_target(Path(target), source, base)
     found = checkpoint.read(checkpoint.resolve(source))
     if found.layout == "adapter":
         _to_ours(found, Path(target), base, lora_alpha)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pllava
 from pllava.errors import PllavaError
 from pllava.files import atomic_dir, atomic_write_text, read_json, write_json
+from pllava.model.checkpoint import check_target
 from pllava.model.load import load
 
 ENTRY_POINTS = {
@@ -26,6 +27,7 @@ def export(
     base: str | Path, out: str | Path, adapter: str | Path | None = None, lora_alpha: float | None = None, dtype: str = "bfloat16"
 ) -> Path:
     """Write weights (LoRA merged), processor, and the few modules of ours they need; returns the folder."""
+    check_target(Path(out), base, adapter)
     model, processor = load(base, adapter, lora_alpha, dtype=dtype, device="cpu")
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()

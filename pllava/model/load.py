@@ -103,6 +103,8 @@ def _find(base: str | Path, adapter: str | Path | None) -> tuple[Checkpoint, Che
             f"{first.folder}: only LoRA and projector in here. Give the base too: pllava.load(base, adapter={str(first.folder)!r})"
         )
     if second is not None and second.layout == "base":
+        if not any(key.startswith("language_model.") for key in second.base):
+            raise PllavaError(f"{second.folder}: no LoRA in here, only {', '.join(sorted(second.base)[:4])} ...: it is no adapter")
         raise PllavaError(f"{second.folder}: a whole model without LoRA. Load it alone: pllava.load({str(second.folder)!r})")
     if second is not None and second.layout == "peft" and (second.folder / "manifest.json").exists():
         _check_base(first.folder, lora.verify_adapter(second.folder), second.folder)
@@ -159,7 +161,10 @@ def _plain_model(found: Checkpoint, config: PllavaConfig, dtype: torch.dtype, at
             raise
         raise PllavaError(f"{found.folder}: no {attention} attention for this language model. Use attn_implementation='eager'") from error
     if (found.folder / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(found.folder)
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(found.folder)
+        except (OSError, ValueError, TypeError) as error:
+            raise PllavaError(f"{found.folder}/generation_config.json does not load: {error}. Fetch the folder again") from None
     return model
 
 
@@ -184,7 +189,16 @@ def _processor(folder: Path, config: PllavaConfig) -> PllavaProcessor:
 
 def choose_device(device: str | torch.device) -> torch.device:
     if str(device) != "auto":
-        return torch.device(device)
+        try:
+            chosen = torch.device(device)
+        except RuntimeError as error:
+            raise PllavaError(f"device {str(device)!r} is not known: {error}. One of auto, cpu, cuda, cuda:1, mps") from None
+        there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(chosen.type, 1 << 30)
+        if (chosen.index or 0) >= there:
+            raise PllavaError(
+                f"device {str(device)!r}: torch sees {there} of this kind here. Take cpu or auto; pllava doctor says what is there"
+            )
+        return chosen
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 

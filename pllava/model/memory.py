@@ -6,12 +6,15 @@ The terms are those of the code in `modeling` with sdpa attention; tests/unit/mo
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pllava.model.configuration import PllavaConfig
 
 GiB = 1 << 30
 FP32 = 4
+TARGETS = ("q_proj", "v_proj")  # of the published training
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -106,13 +109,13 @@ def training(
     text_tokens: int,
     batch: int,
     rank: int,
-    targets: int = 2,
+    targets: Sequence[str] = TARGETS,
     dtype: str = "bfloat16",
     bits: int | None = None,
     supervised_tokens: int | None = None,
     recompute: str = "none",
 ) -> Memory:
-    """One process's step on `batch` clips: LoRA of `rank` on `targets` linear layers a block and the projector; tower features given.
+    """One process's step on `batch` clips: LoRA of `rank` on these linear layers of a block and the projector; tower features given.
 
     A block keeps for its backward about ten tensors of the hidden size (residuals, norms, queries, keys, values, attention's output;
     norms in fp32), three of the MLP's, and LoRA's own; the projector two for every patch. The last block's gradients come on top, and
@@ -121,7 +124,7 @@ def training(
     text, each = config.text_config, DTYPE_BYTES[dtype]
     tokens = batch * (config.num_visual_tokens + text_tokens)
     norms = 4 if each < FP32 else 0  # extra copies in fp32, in units of 2 bytes: two norms a block
-    block = (10 + norms) * text.hidden_size + 3 * text.intermediate_size + targets * rank
+    block = (10 + norms) * text.hidden_size + 3 * text.intermediate_size + len(targets) * rank
     transient = 4 * (text.intermediate_size + text.hidden_size)
     vision = config.vision_config
     patches = batch * config.num_frames * (vision.image_size // vision.patch_size) ** 2
@@ -132,10 +135,10 @@ def training(
     return Memory(weight_bytes(config, dtype, bits), activations, 0, 4 * FP32 * trainable_parameters(config, rank, targets))
 
 
-def trainable_parameters(config: PllavaConfig, rank: int, targets: int = 2) -> int:
-    """LoRA on `targets` square-ish linear layers of each block, and the projector."""
-    text = config.text_config
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    out = [text.num_attention_heads * head] + [(text.num_key_value_heads or text.num_attention_heads) * head] * (targets - 1)
-    lora = text.num_hidden_layers * sum(rank * (text.hidden_size + width) for width in out)
-    return lora + parameters(config).projector
+def trainable_parameters(config: PllavaConfig, rank: int, targets: Sequence[str] = TARGETS) -> int:
+    """LoRA on the linear layers of these names in each block, and the projector."""
+    from pllava.model.load import expected_tensors
+
+    layers = re.compile(rf"language_model\..*\.({'|'.join(map(re.escape, targets))})\.weight")
+    shapes = [shape for name, shape in expected_tensors(config).items() if layers.fullmatch(name)]
+    return sum(rank * sum(shape) for shape in shapes) + parameters(config).projector

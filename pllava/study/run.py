@@ -73,9 +73,10 @@ def _is_done(folder: Path, point: Point, params: Params, found: Study) -> bool:
 
 def _key(params: Params, found: Study) -> str:
     """Of everything a point's answers depend on."""
-    from pllava.data.feature_store import tower_sha256
+    from pllava.chat.template import load_template
     from pllava.data.manifest import PREPARED
     from pllava.model import checkpoint
+    from pllava.model.adapter import base_sha256
 
     files = sorted(PREPARED.glob("*.parquet"))
     if not files:
@@ -84,7 +85,8 @@ def _key(params: Params, found: Study) -> str:
         params.model_dump(mode="json", include={"seed", "model", "train", "evaluate"}),
         found.questions_per_task,
         {file.name: sha256_file(file) for file in files},
-        tower_sha256(checkpoint.resolve(params.model.base)),
+        base_sha256(checkpoint.resolve(params.model.base)),
+        [load_template(name).sha256 for name in (params.model.template, params.evaluate.benchmarks[BENCHMARK].template)],
     ]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -101,7 +103,6 @@ def _run(group: dict[Point, Params], found: Study) -> Iterator[tuple[Point, list
     """Train once and answer for each point: scored rows, as in a results.jsonl. The first point's seconds hold the training."""
     from pllava.model.adapter import set_lora_alpha
     from pllava.registry.tracking import Run
-    from pllava.train.checkpoints import Checkpoints
     from pllava.train.distributed import make_accelerator
     from pllava.train.journal import Journal
     from pllava.train.loop import Trainer, be_deterministic
@@ -112,7 +113,7 @@ def _run(group: dict[Point, Params], found: Study) -> Iterator[tuple[Point, list
     be_deterministic(params)
     trainer = Trainer(params, make_accelerator(params.train))
     with Journal(Run(None, None), trainer.steps, True) as journal:
-        trainer.train(journal, Checkpoints({}, 1), None, StopRequest())
+        trainer.train(journal, None, None, StopRequest())
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     for point, its in group.items():
         alpha = its.evaluate.benchmarks[BENCHMARK].lora_alpha

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.errors import PllavaError
-from pllava.files import atomic_dir, read_json, sha256_file, write_json
+from pllava.files import atomic_dir, read_json, sha256_file, write_json, writing
 from pllava.train.state import State
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ FOLDER = Path(".state/train/checkpoints")
 LOCK = Path(".state/train/lock")
 LOCK_SECONDS = 60  # a training that was told to end may still be writing its checkpoint
 FREE = {"accelerate", "checkpoint_every", "keep_checkpoints", "max_bad_fraction"}  # keys of train that may change between start and resume
+ROOM = "Make room and run the same command: the training goes on from its last checkpoint"
 LISTED_ABOVE = 1 << 30  # bytes; a larger base is told by names and sizes of its files: hashing would take longer than loading
 
 
@@ -70,17 +71,33 @@ class Checkpoints:
 
         Raises PllavaError when an unfinished training of other settings or data is there.
         """
-        run: dict[str, Any] = read_json(self.folder / "run.json") if (self.folder / "run.json").is_file() else {"finished": True}
-        whole = [] if fresh or run["finished"] else self.whole()
+        run = {} if fresh else self._run()
+        whole = [] if run.get("finished", True) else self.whole()
         if whole and run.get("fingerprint") != self.wanted:
             raise PllavaError(self._refusal(run["fingerprint"], whole[-1]))
         if whole:
             for left in self.folder.glob(".step-*.partial"):  # of a process that was killed while it wrote
                 shutil.rmtree(left, ignore_errors=True)
+            for damaged in self.folder.glob("step-*"):  # else they would count among those to keep
+                if damaged not in whole:
+                    shutil.rmtree(damaged)
             return whole[-1]
         shutil.rmtree(self.folder, ignore_errors=True)
         write_json(self.folder / "run.json", {"fingerprint": self.wanted, "finished": False})
         return None
+
+    def _run(self) -> dict[str, Any]:
+        """What began here, {} where nothing did."""
+        file = self.folder / "run.json"
+        try:
+            run = read_json(file)
+        except FileNotFoundError:
+            return {}
+        except PllavaError:
+            run = None
+        if not isinstance(run, dict) or not isinstance(run.get("fingerprint"), dict) or "finished" not in run:
+            raise PllavaError(f"{file} does not say which training began here: it is damaged. Start afresh: pllava train --fresh")
+        return run
 
     def whole(self) -> list[Path]:
         """Checkpoints whose every file is what its manifest says, oldest first; a damaged one is named and passed over."""
@@ -97,7 +114,7 @@ class Checkpoints:
         from safetensors.torch import save_file
 
         target = self.folder / f"step-{step:08d}"
-        with atomic_dir(target) as partial:
+        with writing(target, ROOM), atomic_dir(target) as partial:
             save_file(state.tensors, partial / "state.safetensors")
             write_json(partial / "state.json", {**state.values, "step": step})
             if write_more:

@@ -22,6 +22,7 @@ from pllava.data.manifest import PREPARED, read_manifest
 from pllava.data.pixels import Pixels
 from pllava.errors import PllavaError
 from pllava.train.steps import StepSampler, validation_batches
+from pllava.train.stopping import leave_to_parent
 
 if TYPE_CHECKING:
     from pllava.params import Params
@@ -30,7 +31,7 @@ SHOWN = 5  # bad clips that are named when they are too many
 
 
 class Inputs:
-    """`bad_clips`: split -> {row id: why its clip could not be read}, of this process."""
+    """`bad_clips`: split -> {row id: why its clip could not be read}; of the other processes those up to the last record of the loss."""
 
     def __init__(self, params: Params, processor: Any, process: int = 0, processes: int = 1) -> None:
         self.params, self.process, self.processes = params, process, processes
@@ -87,6 +88,7 @@ class Inputs:
             collate_fn=self.collator,
             num_workers=self.workers,
             prefetch_factor=self.params.data.prefetch if self.workers else None,
+            worker_init_fn=leave_to_parent,
             generator=torch.Generator().manual_seed(self.params.seed),  # of its own: torch's belongs to dropout, and a resume restores it
         )
 

@@ -10,17 +10,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from pllava.errors import PllavaError
-from pllava.files import write_json
 from pllava.train.stopping import end_with_parent
 
 if TYPE_CHECKING:
     from pllava.params import Params
 
 OUTPUT = Path("outputs/train")
-PARAMS_FILE = Path(".state/train/params.json")  # JSON is YAML, so load_params reads it
+STATE = Path(".state/train")
 PATIENCE = 10  # seconds between asking a process to end and ending it
 STEP_PATIENCE = 300  # of a training: it ends its step and writes a checkpoint first
 
@@ -30,20 +30,25 @@ def train(params: Params, fresh: bool = False) -> Path:
 
     fresh: drop an unfinished training. Raises PllavaError when the loop fails.
     """
-    write_json(PARAMS_FILE, params.model_dump(mode="json"))
-    with terminate_as_interrupt(), subprocess.Popen(command(params, fresh), env=_environment(params), preexec_fn=end_with_parent) as child:
-        try:
-            code = child.wait()
-        except BaseException:
-            end_tree(child.pid, STEP_PATIENCE)
-            raise
+    STATE.mkdir(parents=True, exist_ok=True)
+    # A file of its own, JSON, which is YAML: a second command must not change what the processes of this one are about to read.
+    with terminate_as_interrupt(), NamedTemporaryFile("w", prefix="params-", suffix=".json", dir=STATE) as file:
+        file.write(params.model_dump_json())
+        file.flush()
+        words = command(params, file.name, fresh)
+        with subprocess.Popen(words, env=_environment(params), preexec_fn=end_with_parent) as child:
+            try:
+                code = child.wait()
+            except BaseException:
+                end_tree(child.pid, STEP_PATIENCE)
+                raise
     if code != 0:
         raise PllavaError(f"training ended with exit code {code}; the reason is printed above. {OUTPUT} is as it was")
     return OUTPUT
 
 
-def command(params: Params, fresh: bool = False) -> list[str]:
-    """The argument list: as the file of train.accelerate says, else one process on CPU, one a GPU otherwise."""
+def command(params: Params, file: str, fresh: bool = False) -> list[str]:
+    """The argument list (the params are in `file`): as the file of train.accelerate says, else one process on CPU, one a GPU otherwise."""
     if params.train.accelerate is not None:
         accelerate_config(params.train.accelerate)
         where = ["--config_file", str(params.train.accelerate)]
@@ -54,11 +59,11 @@ def command(params: Params, fresh: bool = False) -> list[str]:
         where = ["--cpu"] if not gpus else ["--multi_gpu"] if gpus > 1 else []
         where += ["--num_machines", "1", "--num_processes", str(max(gpus, 1)), "--main_process_port", "0"]
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),  # no traceback of its own below the reason
         *where,
         *("--mixed_precision", params.train.mixed_precision, "--dynamo_backend", "no"),
         *("--num_cpu_threads_per_process", str(params.train.threads or os.cpu_count() or 1)),
-        *("-m", "pllava.train", "--params", str(PARAMS_FILE)),
+        *("-m", "pllava.train", "--params", file),
         *(["--fresh"] if fresh else []),
     ]
 

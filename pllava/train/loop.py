@@ -108,7 +108,8 @@ class Trainer:
         self.losses: list[Tensor] = []  # of the steps since they were last recorded
         self.best: dict[str, Tensor] | None = None  # weights of the lowest validation loss so far
 
-    def train(self, journal: Journal, checkpoints: Checkpoints, resume: Path | None, stop: StopRequest) -> None:
+    def train(self, journal: Journal, checkpoints: Checkpoints | None, resume: Path | None, stop: StopRequest) -> None:
+        """checkpoints: None for a training that need not be resumed, as a study's."""
         settings = self.params.train
         done = self._restore(resume, journal) if resume else 0
         if not resume and (before := self._validate()):
@@ -128,7 +129,8 @@ class Trainer:
             meters.replaced = self.inputs.replace_bad("train", batches)
             last, metrics = step == self.steps, {}
             if step % settings.log_every == 0 or last:
-                metrics = self._logged(step) | {"lr": learning_rate, "grad_norm": float(norm)}
+                self._share_bad_clips()
+                metrics = self._logged(step, checkpoints) | {"lr": learning_rate, "grad_norm": float(norm)}
             if step % settings.validate_every == 0 or last:
                 metrics |= self._validate()
             if metrics:
@@ -136,6 +138,8 @@ class Trainer:
             if last or ("val_loss" in metrics and self._stops_early(journal)):
                 return
             told = self._told_to_end(stop)
+            if checkpoints is None:
+                continue
             if told or step % settings.checkpoint_every == 0:
                 self._checkpoint(step, journal, checkpoints)
             if told:
@@ -213,12 +217,20 @@ class Trainer:
         self.model.train()
         return {"val_loss": loss / tokens}
 
-    def _logged(self, step: int) -> dict[str, float]:
+    def _share_bad_clips(self) -> None:
+        """What one process found counts in all: they end together when it is too much, and the main one writes the summary."""
+        if self.accelerator.num_processes > 1:
+            for found in gather_object([self.inputs.bad_clips]):
+                for split, bad in found.items():
+                    self.inputs.bad_clips[split] |= bad
+
+    def _logged(self, step: int, checkpoints: Checkpoints | None) -> dict[str, float]:
         """The mean loss of the steps since the last record. Reading a number waits for the device: only here."""
         mean = float(torch.stack(self.losses).mean())
         self.losses.clear()
         if not math.isfinite(mean):
-            Checkpoints({}, 1).discard()  # going on from before would lead to the same
+            if checkpoints is not None:
+                checkpoints.discard()  # going on from before would lead to the same
             raise PllavaError(f"the loss is {mean} at step {step}. Lower train.learning_rate in params.yaml, or use mixed_precision: bf16")
         return {"loss": mean}
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.chat.template import load_template
-from pllava.files import atomic_dir, atomic_write_bytes, atomic_write_text
+from pllava.files import atomic_dir, atomic_write_bytes, atomic_write_text, writing
 from pllava.model.adapter import save_adapter
+from pllava.train.checkpoints import ROOM
 from pllava.train.summary import summary
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def write_output(
     if best is not None and journal.best_step != last_step:
         versions["best"] = best
     chosen = train.adapter if train.adapter in versions else "last"
-    with atomic_dir(OUTPUT) as folder:
+    with writing(OUTPUT, ROOM), atomic_dir(OUTPUT) as folder:
         for name, values in versions.items():
             save_adapter(model, folder / ("adapter" if name == chosen else name), config, values)
         atomic_write_text(folder / "history.jsonl", journal.history_text())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pllava
 from pllava.errors import PllavaError
 from pllava.files import sha256_file
-from pllava.model.adapter import add_lora, go_on_with
+from pllava.model.adapter import add_lora, go_on_with, stores_alpha
 from pllava.model.attention import use_packed_attention
 from pllava.model.checkpointing import recompute
 from pllava.model.quantization import quantization_config
@@ -59,6 +59,7 @@ def make_model(params: Params, device: str) -> tuple[Any, Any]:
     model, processor = pllava.load(
         params.model.base,
         adapter=source.folder if source else None,
+        lora_alpha=params.train.lora.alpha if source and not stores_alpha(source.folder) else None,
         num_frames=params.model.num_frames,
         pooling_shape=params.model.pooling_shape,
         dtype=params.model.dtype,

@@ -45,6 +45,21 @@ class StopRequest:
         self.made = True
 
 
+def leave_to_parent(worker: int) -> None:
+    """In a process that decodes: a signal to the whole process group is for the training to answer. If a worker died of it, as torch lets
+    it, the training would die too, before it has saved. Only the training itself ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on a Mac
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_parent_says, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_parent_says(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
 def end_with_parent() -> None:
     """Ask the kernel (Linux) to end this process when the one that started it dies: a training must not go on unseen after a kill -9."""
     if not sys.platform.startswith("linux"):

@@ -102,3 +102,16 @@ def test_a_command_that_dies_takes_its_training_along(prepared: Callable[..., Pa
     newest = json.loads((sorted(CHECKPOINTS.glob("step-*"))[-1] / "state.json").read_text())
     assert newest["step"] >= 3
     assert json.loads((CHECKPOINTS / "run.json").read_text())["finished"] is False
+
+
+def test_told_to_end_while_workers_decode_it_saves(prepared: Callable[..., Params]) -> None:  # noqa: F811
+    """SIGTERM to `pllava train` goes to all it started, the processes that decode included: the step ends and is saved all the same."""
+    params = prepared(train={**SETTINGS, "steps": 5000, "log_every": 1000}, features={"enabled": False}, data={"workers": 2})
+    write_json("params.yaml", params.model_dump(mode="json"))
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = subprocess.Popen([sys.executable, "-m", "pllava.cli", "train"], env=env, stderr=subprocess.PIPE, text=True)
+    wait_for(command, "step-*")
+    command.send_signal(signal.SIGTERM)
+    said = command.communicate()[1]
+    assert "the same command goes on from there" in said and "Traceback" not in said, said
+    assert command.returncode == 130

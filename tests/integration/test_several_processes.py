@@ -115,6 +115,16 @@ def test_two_processes_give_what_one_gives_also_when_killed(prepared: Project, c
     assert outputs() == whole
 
 
+def test_bad_clips_of_all_processes_count(prepared: Project) -> None:  # noqa: F811
+    """One epoch: each process meets but some of them."""
+    bad = ("0", "3", "6", "9")
+    for name in bad:
+        Path(f"data/raw/small/videos/train/{name}.mp4").unlink()
+    train = {**SETTINGS, "steps": 3, "max_bad_fraction": 0.4, "accelerate": CONFIGS[0]}
+    finish(start(prepared(features={"enabled": False}, train=train)))
+    assert "4, replaced by others: small:0, small:3, small:6, small:9" in (OUTPUT / "summary.md").read_text()
+
+
 def test_shared_out_weights_take_text_stills_and_clips(prepared: Project) -> None:  # noqa: F811
     """One process may have text alone in its micro-batch, the other clips and stills: neither waits for the other."""
     small = Path("data/raw/small")

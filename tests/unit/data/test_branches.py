@@ -58,3 +58,12 @@ def test_questions_that_do_not_fit_are_left_out(tiny_processor: Any) -> None:
     assert max(whole.turn) == 3 and max(short.turn) == 2
     assert short.input_ids == whole.input_ids[: len(short.input_ids)]
     assert any(label != IGNORE for label in short.labels)
+
+
+def test_a_question_that_leaves_no_answer_is_left_out_wherever_it_comes(tiny_processor: Any) -> None:
+    """Every epoch has another order: the long question first must not leave a clip, or a whole step, without anything to learn."""
+    tokenizer, image = tiny_processor.tokenizer, tiny_processor.image_token_id
+    long = {"i": "", "q": "Why is it so? " * 100, "a": "It is."}
+    first = encode_branches([long, *QA], tokenizer, load_template("vicuna"), 200, image)
+    last = encode_branches([*QA, long], tokenizer, load_template("vicuna"), 200, image)
+    assert first == last and max(first.turn) == 3

@@ -24,6 +24,7 @@ from pllava.data.feature_plan import FeaturePlan, clip_bytes, plan_features
 from pllava.data.feature_store import STORE, FeatureStore, open_store
 from pllava.data.features import PARTIAL, features
 from pllava.data.manifest import PREPARED, ManifestRow, read_manifest
+from pllava.data.prepare import prepare
 from pllava.errors import PllavaError
 from pllava.files import sha256_file
 from pllava.params import Params
@@ -255,6 +256,23 @@ def test_a_clip_of_full_size_takes_what_the_reference_says(monkeypatch: pytest.M
     assert clip_bytes(params.model_copy(update={"features": stored})) == 18_874_368  # 18.9 MB
 
 
+def test_a_second_process_leaves_the_first_ones_shards_alone(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would remove them: at its end, or at once when its settings are others."""
+    shutil.rmtree(STORE)
+    monkeypatch.setattr(stage, "LOCK_SECONDS", 0)
+    write, refused = stage.Build._write, []
+
+    def meanwhile(*arguments: object) -> None:
+        with pytest.raises(PllavaError, match="another `pllava features` is running") as refusal:
+            features(prepared(features={"enabled": True, "dtype": "bfloat16"}))
+        refused.append(refusal)
+        write(*arguments)
+
+    monkeypatch.setattr(stage.Build, "_write", meanwhile)
+    features(prepared())
+    assert refused and open_store(prepared())
+
+
 def test_rows_that_share_a_clip_count_as_uses_not_as_clips(prepared: Project) -> None:
     rows = read_manifest(PREPARED / "train.parquet")
     shared: list[ManifestRow] = [replace(row, id=f"{row.id}-again") for row in rows]
@@ -263,6 +281,21 @@ def test_rows_that_share_a_clip_count_as_uses_not_as_clips(prepared: Project) ->
     assert plan.clips == 13
     assert plan.bytes_needed == 12 * plan.bytes_a_clip + plan.bytes_a_clip // 4
     assert plan.uses == 6 * 4 + 3 * 1
+
+
+def test_rows_of_text_are_steps_that_need_no_features(prepared: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of the rows are text: so are half of the samples of a step."""
+    small = Path("data/raw/small")
+    (small / "text.json").write_text(json.dumps([{"QA": [{"q": f"What is {n}?", "a": "A number."}]} for n in range(12)]))
+    corpora = [
+        {"name": "small", "annotations": small / "train.json", "media": small / "videos"},
+        {"name": "text", "kind": "text", "annotations": small / "text.json"},
+    ]
+    for length in ({"steps": 12}, {"steps": None, "epochs": 2}):  # 2 epochs of 24 rows, 4 a step
+        params = prepared(data={"train": corpora}, features={"enabled": "auto"}, train={**length, "validate_every": 12})
+        prepare(params)
+        features(params)
+        assert "training looks at a clip 2.0 times" in capsys.readouterr().err  # 2 x 12 clips, 2 validations of 3: 30 of 15
 
 
 def test_random_frames_cannot_be_stored(project: Project) -> None:

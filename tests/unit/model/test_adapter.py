@@ -86,5 +86,7 @@ def test_a_changed_or_half_written_folder_is_refused(load_tiny: Any, config: dic
 
 
 def test_layers_that_are_not_there_are_refused(load_tiny: Any) -> None:
-    with pytest.raises(PllavaError, match="target_modules"):
-        add_lora(load_tiny("tiny56_base", fresh=True), Lora(target_modules=["qq_proj"]), seed=3)
+    """One of them, too: adapting the others alone would be another training."""
+    for wrong in ("qq_proj", "mlp", "embed_tokens", "linear_1"):
+        with pytest.raises(PllavaError, match=rf"target_modules \['{wrong}'\] are no linear layers.*q_proj"):
+            add_lora(load_tiny("tiny56_base", fresh=True), Lora(target_modules=["v_proj", wrong]), seed=3)

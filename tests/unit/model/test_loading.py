@@ -25,6 +25,7 @@ from pllava.errors import PllavaError
 from pllava.model.adapter import set_lora_alpha
 from pllava.model.checkpoint import read_config
 from pllava.model.convert import convert
+from pllava.model.export import export
 from pllava.model.load import language_model_only
 from pllava.model.processing import PllavaProcessor
 
@@ -123,6 +124,53 @@ def test_conversion_is_lossless_both_ways(name: str, reference: Path, tiny_base_
     again = convert(back, tmp_path / "again", base=str(tiny_base_dir))
     for file in ("adapter_model.safetensors", "adapter_config.json", "config.yaml", "manifest.json"):
         assert (again / file).read_bytes() == (ours / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("base/model.safetensors.index.json", "{}", "has no weight_map"),
+        ("base/config.json", "[]", "holds a list, a mapping is needed"),
+        ("base/generation_config.json", "{", "does not load"),
+        ("ours/adapter_config.json", "{", "is not JSON"),
+        ("ours/adapter_config.json", '{"peft_type": "IA3"}', "only LoRA is known"),
+        ("ours/config.yaml", "- 1", "holds a list, a mapping is needed"),
+        ("ours/manifest.json", "{}", "it is damaged"),
+    ],
+)
+def test_a_damaged_file_is_named(file: str, text: str, said: str, tiny_base_dir: Path, lora_dir: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_base_dir, tmp_path / "base")
+    ours = convert(lora_dir, tmp_path / "ours", base=str(base), lora_alpha=4)
+    (ours / "manifest.json").unlink()  # which would say what has changed
+    (tmp_path / file).write_text(text)
+    with pytest.raises(PllavaError, match=f"{Path(file).name}.*{said}"):
+        cpu(base, adapter=ours)
+
+
+def test_settings_that_cannot_be_are_refused(tiny_base_dir: Path) -> None:
+    for frames in (0, -1, 2.5):
+        with pytest.raises(PllavaError, match=f"num_frames is {frames}"):
+            cpu(tiny_base_dir, num_frames=frames)
+    with pytest.raises(PllavaError, match="device 'gpu' is not known"):
+        pllava.load(tiny_base_dir, device="gpu")
+    with pytest.raises(PllavaError, match="device 'cuda:99': torch sees"):
+        pllava.load(tiny_base_dir, device="cuda:99")
+
+
+def test_converting_removes_nothing_but_an_older_checkpoint(tiny_base_dir: Path, lora_dir: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "models" / "notes.txt"
+    adapter = shutil.copytree(lora_dir, tmp_path / "models" / "adapter")
+    kept.write_text("mine")
+    with pytest.raises(PllavaError, match=r"models is no checkpoint, it holds adapter, notes\.txt"):
+        convert(lora_dir, kept.parent, base=str(tiny_base_dir))
+    for target in (adapter, adapter.parent):
+        with pytest.raises(PllavaError, match=r"adapter, which is read: it would be gone"):
+            convert(adapter, target, base=str(tiny_base_dir))
+    with pytest.raises(PllavaError, match=r"which is read"):
+        export(tiny_base_dir, tiny_base_dir, adapter=adapter)
+    assert kept.read_text() == "mine" and (adapter / "model.safetensors").exists()
+    for _ in range(2):  # an older one is replaced
+        assert (convert(adapter, tmp_path / "models" / "ours", base=str(tiny_base_dir)) / "manifest.json").exists()
 
 
 def test_transformers_4_finds_the_rotation_base_in_what_is_published(

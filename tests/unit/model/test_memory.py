@@ -121,6 +121,13 @@ def test_training_peak(case: Any) -> None:
     assert planned.activations + planned.trained == pytest.approx(measured, rel=TOLERANCE)
 
 
+@pytest.mark.parametrize("targets", [["o_proj"], ["k_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]])
+def test_lora_is_counted_by_the_layers_it_is_on(targets: list[str]) -> None:
+    chosen = config(192, 448, 5, 6, 2, 128, 48, 8, [8, 3, 3])
+    peft = add_lora(PllavaForConditionalGeneration(chosen), Lora(r=RANK, target_modules=targets), 0)
+    assert memory.trainable_parameters(chosen, RANK, targets) == sum(p.numel() for p in peft.parameters() if p.requires_grad)
+
+
 def test_grouped_queries_shrink_the_cache_and_packing_the_matrices() -> None:
     whole, grouped = (config(192, 448, 5, 6, kv, 128, 48, 8, [8, 3, 3]) for kv in (6, 2))
     assert memory.kv_cache_bytes(whole, 100, 1, "bfloat16") == 3 * memory.kv_cache_bytes(grouped, 100, 1, "bfloat16")

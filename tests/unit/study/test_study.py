@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pllava.errors import PllavaError
 from pllava.gallery import links
@@ -20,6 +23,7 @@ from pllava.study import run as runs
 from pllava.study.report import interval, mean_of_tasks
 from pllava.study.run import study
 from pllava.study.specification import overridden, read_study
+from pllava.train.checkpoints import FOLDER
 
 Project = Callable[..., Params]
 ROOT = Path(__file__).parents[3]
@@ -69,6 +73,31 @@ def test_points_that_are_there_are_not_run_again(prepared: Project, monkeypatch:
     trained.clear()
     study(prepared(train={"learning_rate": 1e-3}), write_study(points), seeds=1)
     assert trained == [[("1", 5)], [("4", 5)]], "other settings are other points"
+
+
+def test_points_of_another_language_model_are_other_points(prepared: Project) -> None:
+    """The tower may be the same: the base is all of its weights."""
+    base = Path("base")
+    shutil.copytree(prepared().model.base, base)
+    _, found = read_study(write_study({"4": {"model.pooling_shape": [4, 2, 2]}}))
+    params = prepared(model={"base": str(base)})
+    before = runs._key(params, found)
+    file = base / "model.safetensors"
+    with safe_open(file, "pt") as handle:
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    tensors["language_model.lm_head.weight"] += 1
+    save_file(tensors, file)
+    assert runs._key(params, found) != before
+
+
+def test_a_study_leaves_an_unfinished_training_alone(prepared: Project) -> None:
+    unfinished = FOLDER / "step-00000001"
+    unfinished.mkdir(parents=True)
+    study(prepared(train={"checkpoint_every": 1}), write_study({"4": {"model.pooling_shape": [4, 2, 2]}}, seeds=[5]))
+    assert list(FOLDER.iterdir()) == [unfinished]
+    with pytest.raises(PllavaError, match="the loss is nan"):
+        study(prepared(train={"learning_rate": 1e30}), write_study({"1": {"model.pooling_shape": [4, 1, 1]}}, seeds=[5]), steps=4)
+    assert list(FOLDER.iterdir()) == [unfinished]
 
 
 def test_alpha_at_inference_takes_one_training_a_seed(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:

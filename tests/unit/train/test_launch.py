@@ -16,7 +16,8 @@ import yaml
 from pllava.errors import PllavaError
 from pllava.model.quantization import quantization_config
 from pllava.params import Params, load_params
-from pllava.train.launch import PARAMS_FILE, accelerate_config, command, end_tree, train
+from pllava.train import launch
+from pllava.train.launch import accelerate_config, command, end_tree, train
 
 RECIPES = Path(__file__).parents[3] / "recipes/accelerate"
 Project = Callable[..., Params]
@@ -24,14 +25,28 @@ Project = Callable[..., Params]
 
 def test_command_is_a_list_and_the_params_arrive_whole(project: Project) -> None:
     params = project()
-    words = command(params)
+    words = command(params, "a file.json")
     assert words[1:3] == ["-m", "accelerate.commands.launch"]
-    assert words[-4:] == ["-m", "pllava.train", "--params", str(PARAMS_FILE)]
+    assert words[-4:] == ["-m", "pllava.train", "--params", "a file.json"]
     assert words[words.index("--num_processes") + 1] == "1"
     with pytest.raises(PllavaError, match="exit code 1"):  # nothing is prepared: the loop says so and ends
         train(params)
-    assert load_params(PARAMS_FILE) == params
     assert not Path("outputs/train").exists()
+
+
+def test_two_commands_at_once_train_what_each_was_told(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second comes while the first one's processes are starting, before they have read anything."""
+    first, second = project(seed=1), project(seed=2)
+
+    def copying(params: Params, file: str, fresh: bool = False) -> list[str]:
+        if params == first:
+            train(second)
+        return [sys.executable, "-c", f"import shutil; shutil.copy({file!r}, 'read by {params.seed}.json')"]
+
+    monkeypatch.setattr(launch, "command", copying)
+    train(first)
+    assert [load_params(f"read by {seed}.json") for seed in (1, 2)] == [first, second]
+    assert not list(launch.STATE.iterdir())
 
 
 def test_every_shipped_config_is_one_of_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +80,7 @@ def test_every_option_of_a_shipped_config_is_known_to_the_launcher() -> None:
 
 
 def test_the_file_of_params_decides(project: Project) -> None:
-    words = command(project(train={"accelerate": RECIPES / "7b-eight-gpus.yaml"}))
+    words = command(project(train={"accelerate": RECIPES / "7b-eight-gpus.yaml"}), "params.json")
     assert words[words.index("--config_file") + 1] == str(RECIPES / "7b-eight-gpus.yaml")
     assert "--num_processes" not in words and "--cpu" not in words
 
@@ -85,7 +100,7 @@ def test_a_config_that_cannot_be_is_refused(project: Project, text: str | None, 
     if text is not None:
         Path("mine.yaml").write_text(text)
     with pytest.raises(PllavaError, match=why):
-        command(project(train={"accelerate": "mine.yaml"}))
+        command(project(train={"accelerate": "mine.yaml"}), "params.json")
 
 
 def test_qlora_without_its_package_or_a_gpu_says_what_to_do(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:

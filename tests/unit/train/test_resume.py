@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import torch
 from pllava.errors import PllavaError
 from pllava.files import sha256_file
 from pllava.params import Params
-from pllava.train.checkpoints import FOLDER
+from pllava.train.checkpoints import FOLDER, Checkpoints
 from pllava.train.loop import OUTPUT, Trainer, run
+from pllava.train.state import State
 from pllava.train.stopping import Stopped, StopRequest
 
 Project = Callable[..., Params]
@@ -97,3 +99,39 @@ def test_a_damaged_checkpoint_is_passed_over(
     said = capfd.readouterr().err
     assert "step-00000007 is damaged" in said and "goes on after step 6 of 8" in said
     assert outputs() == expected
+
+
+def test_a_damaged_checkpoint_takes_no_place_of_a_whole_one(tmp_path: Path) -> None:
+    """Stopped again before the step of the damaged one: what is saved then stays."""
+    kept = Checkpoints({"seed": 1}, 2, tmp_path)
+    kept.prepare()
+    for step in (50, 100):
+        kept.save(step, State({}, {}))
+    (tmp_path / "step-00000100" / "state.json").unlink()
+    again = Checkpoints({"seed": 1}, 1, tmp_path)
+    assert again.prepare() == tmp_path / "step-00000050"
+    again.save(60, State({}, {}))
+    assert again.prepare() == tmp_path / "step-00000060"
+
+
+def test_a_damaged_record_of_the_run_can_be_dropped(tmp_path: Path) -> None:
+    kept = Checkpoints({"seed": 1}, 2, tmp_path)
+    for text in ("{", "{}", "[]"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(PllavaError, match="pllava train --fresh"):
+            kept.prepare()
+        assert kept.prepare(fresh=True) is None
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
+    kept = Checkpoints({"seed": 1}, 1, tmp_path)
+    kept.prepare()
+    last = kept.save(1, State({}, {}))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(PllavaError, match=r"step-00000002 cannot be written: .*Make room and run the same command"):
+            kept.save(2, State({"weights": torch.zeros(10_000)}, {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert kept.prepare() == last

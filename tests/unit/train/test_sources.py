@@ -52,6 +52,17 @@ def test_going_on_from_an_adapter_starts_where_it_ended(prepared: Project) -> No
         run(prepared(train={"init_from": "nowhere"}))
 
 
+def test_the_alpha_of_a_published_adapter_is_the_callers(prepared: Project, reference: Path) -> None:
+    """Its folder says none: whatever it was trained with, training can go on with that."""
+    published = str(reference / "ckpt" / "tiny56_lora_r8")
+    before = []
+    for alpha in (8, 16):
+        run(prepared(train={"steps": 1, "init_from": published, "lora": {"r": 8, "alpha": alpha, "dropout": 0.0}}))
+        assert read_json(OUTPUT / "adapter/adapter_config.json")["lora_alpha"] == alpha
+        before.append(history()[0]["val_loss"])
+    assert before[0] != before[1]
+
+
 def test_a_clip_that_is_gone_is_replaced_and_counted(prepared: Project, capfd: pytest.CaptureFixture[str]) -> None:
     """The same with any number of workers; fatal above the set share."""
     clips = Path("data/raw/small/videos/train")
