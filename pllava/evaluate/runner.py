@@ -187,9 +187,13 @@ def check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: T
     for sample in samples:
         try:
             for question in questions_of(sample):
-                template.prompt_for(benchmark.prompt(question))
+                template.prompt_for(asked := benchmark.prompt(question))
+                f"{asked}{sample.answer}{sample.media}".encode()
         except PllavaError as error:
             raise PllavaError(f"{sample.id}: {error}") from None
+        except UnicodeEncodeError as error:  # JSON allows it
+            found = error.object[error.start : error.end]
+            raise PllavaError(f"{sample.id}: {found!r} is half a character, which is no text. Mend the annotation") from None
 
 
 def _panel(params: Params, job: Job, device: Any, console: Console) -> Panel:

@@ -108,6 +108,15 @@ def test_an_empty_file_and_a_long_clip_have_codes_of_their_own(project: Project)
         prepare(project(data={"max_seconds": 1.0}))
 
 
+def test_a_name_no_file_can_have_and_a_link_to_nothing_are_problems_of_their_own_rows(tmp_path: Path) -> None:
+    (frames := tmp_path / "frames").mkdir()
+    (frames / "00001.jpg").symlink_to("nowhere.jpg")
+    paths = [str(tmp_path / ("x" * 300)), f"{tmp_path}/a\0b.mp4", str(frames)]
+    with MediaChecks(tmp_path / "state", 1) as media:
+        reports = media.reports({path: [(None, None)] for path in paths})
+    assert [reports[path].problem[0] for path in paths] == ["media missing", "media missing", "media unreadable"]  # type: ignore[index]
+
+
 def test_a_file_that_kills_the_decoder_costs_its_own_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Dies:
         """A pool whose process ends with the job of 'bad'."""
