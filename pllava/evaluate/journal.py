@@ -7,14 +7,17 @@ everything the answers depend on. Answers are never all in memory: `Answers` fin
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pllava.errors import PllavaError
 
 Row = dict[str, Any]
 
@@ -76,6 +79,30 @@ class Answers:
             for number, offset in self._at:
                 files[number].seek(offset)
                 yield json.loads(files[number].readline())
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Two evaluations must not work at one journal: the first to end would take it from the other. A killed one lets go of it.
+
+    Raises PllavaError when another is at work.
+    """
+    lock = path.parent.with_name(f"{path.parent.name}-{path.stem}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PllavaError(
+                f"{path.parent.name} is being evaluated with these settings by another process ({lock}). Wait for it, or end it, "
+                "then repeat the command; answers so far are kept"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def shard(path: Path, rank: int) -> Path:
