@@ -157,10 +157,11 @@ class EndpointJudge:
             raise _FailedError(type(error).__name__) from None
         try:
             content = completion.choices[0].message.content
-            usage = completion.usage
-            counted = {"tokens_read": int(usage.prompt_tokens), "tokens_written": int(usage.completion_tokens)} if usage else {}
-        except (AttributeError, IndexError, TypeError, ValueError):
+        except (AttributeError, IndexError, TypeError):
             raise _FailedError("a body that is no chat completion") from None
+        said = {"tokens_read": "prompt_tokens", "tokens_written": "completion_tokens"}  # a server may count one of them, or none
+        counts = {name: getattr(completion.usage, field, None) for name, field in said.items()}
+        counted = {name: count for name, count in counts.items() if isinstance(count, int)}
         self._count(**counted)
         if not isinstance(content, str):
             raise _FailedError("a reply without text")

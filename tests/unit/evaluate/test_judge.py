@@ -112,6 +112,31 @@ def test_too_many_missing_judgements_fail_the_run(server: Server):
     assert len(server.requests) == 3 and all(row["correct"] for row in scored)  # only those that failed are asked again
 
 
+def test_a_judge_that_never_answers_is_not_asked_ten_thousand_times(server: Server):
+    server.default = fails(503)
+    with pytest.raises(PllavaError, match=r"64 of 64 judgements failed; the rest was not asked"):
+        score(rows(1000), load_benchmark("msvd_qa"), make_judge(settings(attempts=1)), 0.02)
+    assert len(server.requests) < 1000
+    server.acts, server.default = [fails(503)] * 70, says("{'pred': 'yes', 'score': 4}")
+    scored = score(
+        rows(10) + [row | {"error": "damaged"} for row in rows(70)], load_benchmark("msvd_qa"), make_judge(settings(attempts=1)), 1.0
+    )
+    assert len(scored) == 80  # all may be missing: it was asked for
+
+
+def test_a_server_that_counts_no_tokens_is_heard(server: Server):
+    def counts_half(handler: Any, body: Any) -> None:
+        message = {"choices": [{"message": {"content": "{'pred': 'yes', 'score': 5}"}}], "usage": {"prompt_tokens": 7}}
+        handler.send(200, json.dumps(message))
+
+    server.default = counts_half
+    judge = make_judge(settings(attempts=1))
+    assert judge.score(rubric.ANSWER, **FIELDS).value == 1 and judge.usage()["tokens_read"] == 7
+    (file,) = Path(".state/judge").rglob("*.json")
+    file.write_text("null")  # damaged: asked again
+    assert judge.score(rubric.ANSWER, **FIELDS).value == 1 and len(server.requests) == 2
+
+
 def test_replies_are_kept_by_request_and_model(server: Server, monkeypatch: pytest.MonkeyPatch):
     first = make_judge(settings(price_per_million_tokens=(2.0, 10.0)))
     score(rows(6), load_benchmark("msvd_qa"), first, 0)
