@@ -137,12 +137,13 @@ class EndpointJudge:
 
         self._count(requests=1)
         try:
-            completion: Any = self._client.chat.completions.create(
+            with self._client.chat.completions.with_streaming_response.create(
                 model=self.endpoint.model,
                 messages=messages,  # type: ignore[arg-type]
                 temperature=0,
                 max_tokens=self.settings.max_tokens,
-            )
+            ) as response:
+                body = self._body(response)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise PllavaError(
                 f"the judge at {self.endpoint.base_url} refuses model {self.endpoint.model!r} with status {error.status_code}. "
@@ -153,19 +154,33 @@ class EndpointJudge:
             raise _FailedError(f"status {error.status_code}", _retry_after(error), may_pass) from None
         except openai.APITimeoutError:
             raise _FailedError(f"no reply within {self.settings.timeout_seconds:g} s") from None
-        except (openai.OpenAIError, json.JSONDecodeError, ValueError) as error:  # the connection broke, or half a reply came
+        except openai.OpenAIError as error:
             raise _FailedError(type(error).__name__) from None
         try:
-            content = completion.choices[0].message.content
-        except (AttributeError, IndexError, TypeError):
+            completion = json.loads(body)
+            content, usage = completion["choices"][0]["message"]["content"], completion.get("usage") or {}
+            said = {"tokens_read": "prompt_tokens", "tokens_written": "completion_tokens"}  # a server may count one of them, or none
+            counted = {name: usage[field] for name, field in said.items() if isinstance(usage.get(field), int)}
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             raise _FailedError("a body that is no chat completion") from None
-        said = {"tokens_read": "prompt_tokens", "tokens_written": "completion_tokens"}  # a server may count one of them, or none
-        counts = {name: getattr(completion.usage, field, None) for name, field in said.items()}
-        counted = {name: count for name, count in counts.items() if isinstance(count, int)}
         self._count(**counted)
         if not isinstance(content, str):
             raise _FailedError("a reply without text")
         return content, counted
+
+    def _body(self, response: Any) -> bytes:
+        """All of it. The client's time-out is of one read: a body that comes byte by byte would take for ever."""
+        parts, until = [], time.monotonic() + self.settings.timeout_seconds
+        try:
+            for part in response.iter_bytes():
+                parts.append(part)
+                if time.monotonic() > until:
+                    raise _FailedError(f"no whole reply within {self.settings.timeout_seconds:g} s")
+        except _FailedError:
+            raise
+        except Exception as error:  # the connection broke: the transport's own errors, whichever it is
+            raise _FailedError(type(error).__name__) from None
+        return b"".join(parts)
 
     def _count(self, **added: int) -> None:
         with self._lock:

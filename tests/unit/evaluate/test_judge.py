@@ -15,6 +15,7 @@ from judge_server import (
     Server,
     a_web_page,
     another_object,
+    drips,
     fails,
     half_a_reply,
     hangs_up,
@@ -84,11 +85,14 @@ def test_trouble_that_passes_leaves_no_trace(server: Server, trouble: Act):
     assert (score.value, score.score) == (1.0, 4) and len(server.requests) == 3
 
 
-@pytest.mark.parametrize("trouble", [fails(500), fails(429), half_a_reply, wrong_json, another_object, sleeps, says("five"), fails(400)])
+@pytest.mark.parametrize(
+    "trouble", [fails(500), fails(429), fails(400), half_a_reply, wrong_json, another_object, sleeps, drips, says("5")]
+)
 def test_trouble_that_stays_is_missing_and_never_0(server: Server, trouble: Act):
-    server.default = trouble
+    server.default, began = trouble, time.monotonic()
     score = make_judge(settings(attempts=2)).score(rubric.ANSWER, **FIELDS)
     assert score.value is None and score.score is None and score.correct is None and score.missing
+    assert time.monotonic() - began < 4  # two tries of half a second
     assert KEY not in score.missing and not list(Path(".state").rglob("*.json"))  # what can't be read is not kept
 
 
