@@ -30,7 +30,7 @@ from pllava.data.mixing import copies_of
 from pllava.data.progress import Progress
 from pllava.data.text import TextChecker
 from pllava.errors import PllavaError
-from pllava.files import atomic_dir, sha256_file, write_json
+from pllava.files import alone, atomic_dir, sha256_file, write_json
 
 if TYPE_CHECKING:
     from pllava.params import Corpus, Params
@@ -40,7 +40,15 @@ SPLITS: dict[str, type] = {"train": ManifestRow, "validation": ManifestRow, "tes
 
 
 def prepare(params: Params) -> Path:
-    """Write data/prepared/{train,validation,test,quarantined}.parquet and report.json. Raises PllavaError on too much bad data."""
+    """Write data/prepared/{train,validation,test,quarantined}.parquet and report.json.
+
+    Raises PllavaError on too much bad data, or when another process is at it.
+    """
+    with alone(STATE / "lock", "another pllava prepare is at work in this folder"):
+        return _prepare(params)
+
+
+def _prepare(params: Params) -> Path:
     for split in ("train", "validation"):
         _names_differ(split, [corpus.name for corpus in getattr(params.data, split)])
     text = TextChecker(params.model.base, params.model.template, params.train.max_length)

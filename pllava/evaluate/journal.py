@@ -7,17 +7,16 @@ everything the answers depend on. Answers are never all in memory: `Answers` fin
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pllava.errors import PllavaError
+from pllava import files
 
 Row = dict[str, Any]
 
@@ -81,28 +80,11 @@ class Answers:
                 yield json.loads(files[number].readline())
 
 
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Two evaluations must not work at one journal: the first to end would take it from the other. A killed one lets go of it.
-
-    Raises PllavaError when another is at work.
-    """
-    lock = path.parent.with_name(f"{path.parent.name}-{path.stem}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PllavaError(
-                f"{path.parent.name} is being evaluated with these settings by another process ({lock}). Wait for it, or end it, "
-                "then repeat the command; answers so far are kept"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+def alone(path: Path) -> AbstractContextManager[None]:
+    """Two evaluations must not work at one journal: the first to end would take it from the other."""
+    name = path.parent.name
+    busy = f"{name} is being evaluated with these settings by another process"
+    return files.alone(path.parent.with_name(f"{name}-{path.stem}.lock"), busy)
 
 
 def shard(path: Path, rank: int) -> Path:

@@ -20,7 +20,7 @@ from pllava.data.media import MediaJob, MediaReport, check_media
 from pllava.data.media_checks import MediaChecks
 from pllava.data.prepare import prepare
 from pllava.errors import PllavaError
-from pllava.files import sha256_file
+from pllava.files import alone, sha256_file
 from pllava.params import Params
 
 Project = Callable[..., Params]
@@ -87,6 +87,13 @@ def test_after_a_kill_the_checks_of_media_are_there(project: Project) -> None:
     assert sorted(file.name for file in Path("data").iterdir()) == ["prepared", "raw"], "what the killed run left is gone"
     prepare(project())
     assert hashes() == first
+
+
+def test_two_at_once_do_not_take_each_others_chunks(project: Project) -> None:
+    with alone(prepare_module.STATE / "lock", "me"), pytest.raises(PllavaError, match="another pllava prepare is at work"):
+        prepare(project())
+    prepare(project())
+    assert not (prepare_module.STATE / "lock").exists()
 
 
 def test_a_changed_file_is_checked_again(project: Project, decoded: list[str]) -> None:
