@@ -154,15 +154,16 @@ def _benchmarks(
             counts.checked += 1
             medium = reports[sample.media.as_posix()]
             stem, _, number = sample.id.rpartition("/")
+            index = int(number) if number.isdecimal() else counts.checked - 1  # one's own benchmark may have other ids
             reasons = [reason] if (reason := medium.problem_of(WHOLE)) else []
             if sample.candidates and sample.answer not in sample.candidates:
                 reasons.append(("answer is no option", f"the answer {sample.answer!r} is none of the options, so no reply can be right"))
             if reasons:
                 file = _annotation_file(params, name, stem)
-                problems.append(quarantined("test", Problem(name, file, int(number), medium.path, reasons)))
+                problems.append(quarantined("test", Problem(name, file, index, medium.path, reasons)))
             else:
                 counts.rows += 1
-                rows.append(TestRow(name, sample.task, int(number), medium.path, medium.sha256))
+                rows.append(TestRow(name, sample.task, index, medium.path, medium.sha256))
         for name in found:
             mine = [row for row in rows if row.benchmark == name]
             assembly.add_clips("test", name, [row.media_sha256 for row in mine], [row.media for row in mine])

@@ -185,7 +185,11 @@ def check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: T
     """Refuse a question that the template can't hold now, not an hour into the run."""
     if not samples:
         raise PllavaError(f"{benchmark.title}: no question there. Check evaluate.benchmarks in params.yaml")
+    seen: set[str] = set()
     for sample in samples:
+        if sample.id in seen:
+            raise PllavaError(f"{benchmark.title}: two questions have the id {sample.id!r}. Answers are kept by id; give each its own")
+        seen.add(sample.id)
         try:
             for question in questions_of(sample):
                 template.prompt_for(asked := benchmark.prompt(question))
