@@ -53,8 +53,11 @@ def _judge(rows: Iterable[dict[str, Any]], benchmark: Benchmark, judge: Judge) -
     try:
         while queue := list(islice(coming, QUEUE * judge.concurrency)):
             yield from zip(queue, pool.map(lambda row: _scores(row, benchmark, judge), queue), strict=True)
+    except BaseException:
+        judge.stop()  # after an error nothing more is asked, and nobody waits to ask again
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error nothing more is asked
+        pool.shutdown(cancel_futures=True)
 
 
 def values(row: Mapping[str, Any]) -> dict[str, float | None]:

@@ -71,6 +71,7 @@ class EndpointJudge:
         self.cache = ReplyCache(endpoint.model)
         self._client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.key, timeout=settings.timeout_seconds, max_retries=0)
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self._asking: dict[str, threading.Lock] = {}  # equal requests wait for the first one's reply
         self._usage = {"requests": 0, "cached": 0, "tokens_read": 0, "tokens_written": 0}
 
@@ -102,6 +103,9 @@ class EndpointJudge:
             "rubrics_sha256": prompt_sha256([{rubric.name: rubric.sha256()} for rubric in every]),
         }
 
+    def stop(self) -> None:
+        self._stopped.set()
+
     def usage(self) -> dict[str, Any]:
         read, written = self.settings.price_per_million_tokens
         cost = (self._usage["tokens_read"] * read + self._usage["tokens_written"] * written) / 1e6
@@ -114,8 +118,8 @@ class EndpointJudge:
             return parse(known["reply"], decides)
         problem, wait = "", 0.0
         for attempt in range(self.settings.attempts):
-            if attempt:
-                time.sleep(wait)
+            if self._stopped.wait(wait):
+                break
             wait = min(LONGEST_WAIT, self.settings.backoff_seconds * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 reply, usage = self._ask(messages)
@@ -145,6 +149,7 @@ class EndpointJudge:
             ) as response:
                 body = self._body(response)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            self.stop()
             raise PllavaError(
                 f"the judge at {self.endpoint.base_url} refuses model {self.endpoint.model!r} with status {error.status_code}. "
                 f"Check {URL}, {MODEL} and {KEY}; answers are kept, so only judging is repeated"

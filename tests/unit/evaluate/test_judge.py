@@ -107,6 +107,13 @@ def test_a_wrong_set_up_stops_at_once_without_the_key(server: Server, status: in
         assert KEY not in text
 
 
+def test_a_stopped_run_does_not_wait_for_those_that_wait_to_ask_again(server: Server):
+    server.acts, began = [fails(429, Retry_After="20")] * 3 + [fails(401)], time.monotonic()
+    with pytest.raises(PllavaError, match="status 401"):
+        score(rows(4), load_benchmark("msvd_qa"), make_judge(settings()), 0.5)
+    assert time.monotonic() - began < 5
+
+
 def test_too_many_missing_judgements_fail_the_run(server: Server):
     server.acts = [fails(400)] * 3
     with pytest.raises(PllavaError, match=r"3 of 10 judgements failed, judge.max_missing allows 20.0%"):
