@@ -5,8 +5,10 @@ Nothing heavy is imported before the command that needs it, so `pllava --help` a
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,6 +30,8 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+
+NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 app = typer.Typer(
     name="pllava",
@@ -51,7 +55,8 @@ def _main(debug: Annotated[bool, typer.Option("--debug", help="show a traceback 
 
 
 def main() -> None:
-    """Entry point. A PllavaError is one message and exit code 1; anything else is a bug and keeps its traceback."""
+    """Entry point. A PllavaError, a full or a read-only disk is one message and exit code 1; anything else is a bug and keeps its
+    traceback."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -63,6 +68,20 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("PLLAVA_DEBUG") or not (problem := _of_the_disk(error)):
+            raise
+        say(f"error: {problem}. Make room or give the right to write there, then repeat the command; what was finished is kept")
+        sys.exit(1)
+
+
+def _of_the_disk(error: Exception) -> str | None:
+    """What is said of an error that is no bug: no room, or no right to write. None for any other."""
+    if isinstance(error, OSError) and error.errno in NO_WRITING:
+        return f"{error.filename or Path.cwd()}: {error.strerror}"
+    if type(error).__module__ == "sqlite3" and any(word in str(error) for word in ("disk is full", "readonly database")):
+        return f"{Path.cwd()}: {error}"
+    return None
 
 
 if __name__ == "__main__":

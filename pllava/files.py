@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -108,6 +109,23 @@ def _remove_abandoned(path: Path) -> None:
             left.replace(path)  # killed between the two renames: the old folder is the whole one
         else:
             shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def alone(lock: Path, busy: str) -> Iterator[None]:
+    """One process at a time. A killed one lets go of the lock. Raises PllavaError with `busy` and the lock's name when another has it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PllavaError(f"{busy} ({lock}). Wait for it, or end it, then repeat the command") from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def process_is_alive(pid: int) -> bool:

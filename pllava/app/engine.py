@@ -51,11 +51,13 @@ class ChatEngine:
     """Answers questions one at a time."""
 
     def __init__(self, chat: VideoChat, limits: Limits = LIMITS) -> None:
+        from pllava.model.adapter import get_lora_alpha
+
         self.chat = chat
         self.limits = limits
         self.source: ModelSource | None = None  # what `chat` was loaded from, where somebody wants to know
         self._lock = threading.Lock()  # not an RLock: a stream may be advanced and closed by different threads
-        self.lora_alpha = _lora_alpha(chat.model)
+        self.lora_alpha = get_lora_alpha(chat.model)
 
     def watch(self, path: str | Path, settings: Settings | None = None) -> WatchedVideo:
         """Decode and encode a clip, or find it in the cache. Raises PllavaError when it cannot be read, or is too large."""
@@ -126,15 +128,6 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 def _config(model: Any) -> Any:
     return (model.get_base_model() if hasattr(model, "peft_config") else model).config
-
-
-def _lora_alpha(model: Any) -> float | None:
-    """The strength LoRA was loaded with; None where there is no LoRA."""
-    for module in model.modules():
-        if isinstance(getattr(module, "scaling", None), dict) and hasattr(module, "lora_A"):
-            for name, scale in module.scaling.items():
-                return float(scale * module.r[name])
-    return None
 
 
 def _set_lora_alpha(model: Any, alpha: float | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,16 +49,21 @@ def evaluate(
 
         if len(names) != 3:
             raise PllavaError(f"compare takes two results, found {len(names) - 1}. Run: pllava evaluate compare A B")
+        unused = {"--limit": limit, "--processes": processes, "--adapter": adapter, "--lora-alpha": lora_alpha, "--output": output}
+        _refuse(unused, "evaluate compare, which only reads results")
         typer.echo(compare(names[1], names[2], model or "adapted", other or model).text())
         return
     settings = settings_of(params)
     chosen = _benchmarks(settings, names, params)
+    _refuse({"--other": other}, "evaluate; it is for: pllava evaluate compare A B")
     if model is not None or adapter is not None:
+        _refuse({"--processes": processes}, "evaluate --model, which answers in one process")
         from pllava.evaluate.measure import measure
 
         for path in measure(settings, model or settings.model.base, chosen, limit, lora_alpha, adapter, output):
             say(path)
         return
+    _refuse({"--lora-alpha": lora_alpha, "--output": output}, "evaluate without --model; the stage's settings are in params.yaml")
     from pllava.evaluate import evaluate
 
     for name in chosen:
@@ -86,6 +92,12 @@ def report(params: ParamsFile = PARAMS) -> None:
     from pllava.evaluate import report
 
     say(report(settings_of(params)))
+
+
+def _refuse(options: Mapping[str, object], of: str) -> None:
+    """An option that would change nothing is not passed over in silence."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise PllavaError(f"{', '.join(given)} is no option of {of}")
 
 
 def _benchmarks(settings: Params, names: list[str] | None, params: Path) -> list[str]:

@@ -49,4 +49,4 @@ def gallery(
 def _media(text: str) -> tuple[str, Path]:
     """(benchmark, folder); the benchmark is "" for all of them."""
     name, equals, folder = text.partition("=")
-    return (name, Path(folder)) if equals and "/" not in name else ("", Path(text))
+    return (name, Path(folder)) if equals and "/" not in name and not Path(text).is_dir() else ("", Path(text))

@@ -6,6 +6,7 @@ A file is a JSON list, or JSON lines (first character `{` in a file named .jsonl
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,7 @@ from typing import IO, Any
 from pllava.errors import PllavaError
 
 LINES = (".jsonl", ".ndjson")
+HALVES = re.compile(r"[\ud800-\udfff]")  # of a surrogate pair
 
 
 class NotJson(str):
@@ -68,6 +70,9 @@ def _lines(file: IO[bytes]) -> Iterator[Any]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
-        except ValueError as error:  # not JSON, or not UTF-8
-            yield NotJson(f"the line is not JSON: {error}")
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+            row = NotJson(f"the line is not JSON: {error}")
+        if b"\\ud" in line.lower() and HALVES.search(json.dumps(row, ensure_ascii=False)):
+            row = NotJson("the line holds half a character (\\ud800 to \\udfff alone), which is no text")
+        yield row

@@ -5,6 +5,7 @@ Each distinct file is hashed, and frames from all over it decoded, once, however
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ def check_media(job: MediaJob) -> MediaReport:
     from pllava.video.reader import probe, read_video
 
     report = MediaReport(job.path)
-    if not Path(job.path).exists():
+    if not os.path.exists(job.path):  # noqa: PTH110  Path.exists raises for a name that is too long or holds a null byte
         report.problem = ("media missing", f"{job.path} is not there")
         return report
     if Path(job.path).is_file() and not Path(job.path).stat().st_size:

@@ -109,15 +109,15 @@ def _one_by_one(jobs: list[MediaJob]) -> Iterator[tuple[MediaJob, MediaReport]]:
 
 
 def fingerprint(path: str) -> str:
-    """Size and time of change of a file, or of all files of a frame folder."""
+    """Size and time of change of a file, or of all files of a frame folder; "missing" also for a link that leads nowhere."""
     try:
         status = os.stat(path)  # noqa: PTH116  a million Path objects cost seconds
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a null byte in the name
         return "missing"
     if not os.path.isdir(path):  # noqa: PTH112
         return f"{status.st_size}:{status.st_mtime_ns}"
     with os.scandir(path) as entries:
-        lines = sorted(f"{entry.name}:{entry.stat().st_size}:{entry.stat().st_mtime_ns}" for entry in entries)
+        lines = sorted(f"{entry.name}:{fingerprint(entry.path)}" for entry in entries)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

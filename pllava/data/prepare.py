@@ -30,7 +30,7 @@ from pllava.data.mixing import copies_of
 from pllava.data.progress import Progress
 from pllava.data.text import TextChecker
 from pllava.errors import PllavaError
-from pllava.files import atomic_dir, sha256_file, write_json
+from pllava.files import alone, atomic_dir, sha256_file, write_json
 
 if TYPE_CHECKING:
     from pllava.params import Corpus, Params
@@ -40,7 +40,15 @@ SPLITS: dict[str, type] = {"train": ManifestRow, "validation": ManifestRow, "tes
 
 
 def prepare(params: Params) -> Path:
-    """Write data/prepared/{train,validation,test,quarantined}.parquet and report.json. Raises PllavaError on too much bad data."""
+    """Write data/prepared/{train,validation,test,quarantined}.parquet and report.json.
+
+    Raises PllavaError on too much bad data, or when another process is at it.
+    """
+    with alone(STATE / "lock", "another pllava prepare is at work in this folder"):
+        return _prepare(params)
+
+
+def _prepare(params: Params) -> Path:
     for split in ("train", "validation"):
         _names_differ(split, [corpus.name for corpus in getattr(params.data, split)])
     text = TextChecker(params.model.base, params.model.template, params.train.max_length)
@@ -146,15 +154,16 @@ def _benchmarks(
             counts.checked += 1
             medium = reports[sample.media.as_posix()]
             stem, _, number = sample.id.rpartition("/")
+            index = int(number) if number.isdecimal() else counts.checked - 1  # one's own benchmark may have other ids
             reasons = [reason] if (reason := medium.problem_of(WHOLE)) else []
             if sample.candidates and sample.answer not in sample.candidates:
                 reasons.append(("answer is no option", f"the answer {sample.answer!r} is none of the options, so no reply can be right"))
             if reasons:
                 file = _annotation_file(params, name, stem)
-                problems.append(quarantined("test", Problem(name, file, int(number), medium.path, reasons)))
+                problems.append(quarantined("test", Problem(name, file, index, medium.path, reasons)))
             else:
                 counts.rows += 1
-                rows.append(TestRow(name, sample.task, int(number), medium.path, medium.sha256))
+                rows.append(TestRow(name, sample.task, index, medium.path, medium.sha256))
         for name in found:
             mine = [row for row in rows if row.benchmark == name]
             assembly.add_clips("test", name, [row.media_sha256 for row in mine], [row.media for row in mine])

@@ -6,19 +6,20 @@ also given after Holm's correction, since one of twenty is below 0.05 by luck.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pllava.errors import PllavaError
+from pllava.evaluate.results import Results
 from pllava.evaluate.scoring import values
 from pllava.evaluate.statistics import Interval, bootstrap
 
 RESAMPLES, SEED = 10_000, 0
 SHOWN = 20  # flipped questions of each direction
 SAME = ("media", "start", "end", "question", "candidates", "answer")
+NEEDED = ("model", "id", "task", "media", "question", "candidates", "answer", "prediction", "correct")
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,10 @@ def _read(path: Path, model: str) -> dict[str, dict[str, Any]]:
     file = path / "results.jsonl" if path.is_dir() else path
     if not file.is_file():
         raise PllavaError(f"{file} is not there. Evaluate first: pllava evaluate; its results are in outputs/evaluate/<benchmark>/")
-    with file.open() as lines:
-        rows = [json.loads(line) for line in lines]
+    rows = list(Results(file))
+    for number, row in enumerate(rows, 1):
+        if missing := [key for key in NEEDED if key not in row]:
+            raise PllavaError(f"{file}, line {number} has no {', '.join(missing)}: it is no result. docs/evaluation.md names the keys")
     found = {row["id"]: row for row in rows if row["model"] == model}
     if not found:
         raise PllavaError(

@@ -6,6 +6,7 @@ import base64
 import html
 import re
 from collections.abc import Sequence
+from urllib.parse import quote
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 900px; margin: 2.5rem auto; padding: 0 1rem; }
@@ -59,7 +60,7 @@ class Document:
 
     def image(self, name: str, png: bytes, description: str) -> None:
         self.images[name] = png
-        self._markdown.append(f"![{_escape(description)}]({name})")
+        self._markdown.append(f"![{_escape(description)}]({quote(name)})")
         source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         self._html.append(f'<img src="{source}" alt="{html.escape(description)}">')
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pllava import files
 
 Row = dict[str, Any]
 
@@ -76,6 +78,13 @@ class Answers:
             for number, offset in self._at:
                 files[number].seek(offset)
                 yield json.loads(files[number].readline())
+
+
+def alone(path: Path) -> AbstractContextManager[None]:
+    """Two evaluations must not work at one journal: the first to end would take it from the other."""
+    name = path.parent.name
+    busy = f"{name} is being evaluated with these settings by another process"
+    return files.alone(path.parent.with_name(f"{name}-{path.stem}.lock"), busy)
 
 
 def shard(path: Path, rank: int) -> Path:

@@ -1,6 +1,6 @@
 """`pllava judge`: score answers that are there, without a model. Another judge, other scores, the same answers.
 
-The evaluation's own outputs are left alone; scores go to FOLDER/<benchmark>/{results.jsonl,metrics.json}.
+The evaluation's own outputs are left alone; scores go to FOLDER/<benchmark>/results.jsonl and FOLDER/<benchmark>.json.
 """
 
 from __future__ import annotations

@@ -23,13 +23,12 @@ from pllava.errors import PllavaError
 from pllava.evaluate import metrics, runner
 from pllava.evaluate.answering import Contestant, Panel
 from pllava.evaluate.benchmark import load_benchmark
-from pllava.evaluate.journal import Answers, Journal
+from pllava.evaluate.journal import Answers, Journal, alone
 from pllava.evaluate.judge import make_judge
 from pllava.evaluate.progress import progress
 from pllava.evaluate.record import write_record
 from pllava.evaluate.table import show
 from pllava.evaluate.units import questions_of, units
-from pllava.files import read_json
 
 if TYPE_CHECKING:
     from pllava.app.source import ModelSource
@@ -49,7 +48,7 @@ class Loaded:
     processor: Any
     source: ModelSource
     identity: dict[str, str | None]  # model, base_sha256, adapter_sha256, revision
-    stored_alpha: float | None
+    lora_alpha: float | None  # as loaded; None: there is no LoRA
 
 
 def measure(
@@ -62,16 +61,20 @@ def measure(
     output: Path | None = None,
 ) -> list[Path]:
     """The metrics files written, one a benchmark. `lora_alpha`: instead of the benchmark's, evaluate.lora_alpha, or as trained.
+    `limit`: only the first so many questions of each task, into outputs/limited/.
 
-    Raises PllavaError when there is no such model or no benchmark data, or when too many judgements fail.
+    Raises PllavaError when there is no such model or no benchmark data, when there is no LoRA to give a strength to, or when too many
+    judgements fail.
     """
     from pllava.app.source import choose
 
     console = Console(stderr=True, width=None if sys.stderr.isatty() else runner.WIDTH)
     source = choose(params, model, adapter)
-    loaded = _load(params, source, model)
+    loaded = _load(source)
     named = f"{params.registry.model_name}-{source.version}" if source.version else model
-    folder = output or MEASURED / re.sub(r"[^\w.-]+", "-", named).strip("-.")
+    if lora_alpha is not None and loaded.lora_alpha is None:
+        raise PllavaError(f"{named} has no LoRA, so --lora-alpha {lora_alpha:g} would change nothing. Leave it away, or give --adapter")
+    folder = output or (MEASURED if limit is None else runner.LIMITED) / re.sub(r"[^\w.-]+", "-", named).strip("-.")
     written = []
     for name in benchmarks:
         path, results = _measure(params, loaded, name, limit, lora_alpha, folder, console)
@@ -94,42 +97,47 @@ def _measure(
     limit = limit or settings.limit
     samples, template = benchmark.samples(settings.root, limit), load_template(settings.template)
     runner.check_questions(samples, benchmark, template)
-    chosen = [alpha, settings.lora_alpha, params.evaluate.lora_alpha, loaded.source.lora_alpha, loaded.stored_alpha]
-    alpha = next((value for value in chosen if value is not None), None)
-    if alpha is not None and loaded.source.adapter:
+    if loaded.lora_alpha is None:
+        alpha = None
+    else:
+        chosen = (alpha, settings.lora_alpha, params.evaluate.lora_alpha, loaded.lora_alpha)
+        alpha = next(value for value in chosen if value is not None)
         set_lora_alpha(loaded.model, alpha)
     shown = params.model_copy(update={"model": _as_loaded(params, loaded)})
     provenance = metrics.provenance(shown, name, benchmark, samples, template, None, alpha, limit) | loaded.identity
     key = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:16]
-    journal = Journal(JOURNALS / name / f"{key}.jsonl")
-    plan = units(samples, params.evaluate.batch_size)
-    left = {number: sum(len(questions_of(s)) for clip in unit for s in clip.samples) for number, unit in enumerate(plan)}
-    left = {number: size for number, size in left.items() if number not in journal.done}
-    panel = Panel(
-        benchmark,
-        [Contestant(NAME, loaded.model)],
-        loaded.processor,
-        template,
-        loaded.processor.num_frames,
-        settings.max_new_tokens,
-        params.evaluate.batch_size,
-        settings.root,
-    )
-    for number in progress(left, name, console) if left else ():
-        journal.add(number, panel.answer(plan[number]))
-    journal.close()
-    path, target = folder / name / "metrics.json", folder / name
-    rows = Answers(journal.path, {sample.id: index for index, sample in enumerate(samples)}, (NAME,))
-    found = runner.write_scored(rows, benchmark, judge, params.judge.max_missing, provenance, target, path)
-    results = target / "results.jsonl"
-    write_record(name, results, path, judge, 1, time.monotonic() - began, sum(left.values()), folder / "records")
-    journal.remove()
+    place = JOURNALS / name / f"{key}.jsonl"
+    with alone(place):
+        journal = Journal(place)
+        plan = units(samples, params.evaluate.batch_size)
+        left = {number: sum(len(questions_of(s)) for clip in unit for s in clip.samples) for number, unit in enumerate(plan)}
+        left = {number: size for number, size in left.items() if number not in journal.done}
+        panel = Panel(
+            benchmark,
+            [Contestant(NAME, loaded.model)],
+            loaded.processor,
+            template,
+            loaded.processor.num_frames,
+            settings.max_new_tokens,
+            params.evaluate.batch_size,
+            settings.root,
+        )
+        for number in progress(left, name, console) if left else ():
+            journal.add(number, panel.answer(plan[number]))
+        journal.close()
+        path, target = folder / name / "metrics.json", folder / name
+        rows = Answers(journal.path, {sample.id: index for index, sample in enumerate(samples)}, (NAME,))
+        found = runner.write_scored(rows, benchmark, judge, params.judge.max_missing, provenance, target, path)
+        results = target / "results.jsonl"
+        write_record(name, results, path, judge, 1, time.monotonic() - began, sum(left.values()), folder / "records")
+        journal.remove()
     show(found, console)
     return path, results
 
 
-def _load(params: Params, source: ModelSource, asked: str) -> Loaded:
+def _load(source: ModelSource) -> Loaded:
     from pllava.app.source import load_chat
+    from pllava.model.adapter import get_lora_alpha
 
     chat = load_chat(source)
     identity: dict[str, str | None] = {"model": source.name, "revision": None, "base": source.base, "adapter_sha256": source.adapter_sha256}
@@ -138,10 +146,7 @@ def _load(params: Params, source: ModelSource, asked: str) -> Loaded:
         identity["revision"] = _revision(source.base)
     if source.adapter and source.adapter_sha256 is None:
         identity["adapter_sha256"] = _weights(Path(source.adapter))
-    stored = None
-    if source.adapter and (file := Path(source.adapter) / "adapter_config.json").is_file():
-        stored = read_json(file).get("lora_alpha")
-    return Loaded(chat.model, chat.processor, source, identity, stored)
+    return Loaded(chat.model, chat.processor, source, identity, get_lora_alpha(chat.model))
 
 
 def _as_loaded(params: Params, loaded: Loaded) -> Any:

@@ -9,7 +9,7 @@ are evaluated.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pllava.errors import PllavaError
@@ -107,14 +107,20 @@ def _sample(file: Path, index: int, entry: Any, media_root: Path, bounded: bool,
         raise PllavaError(f"{where}: no {', '.join(missing)}. Each entry needs video, question, candidates and answer")
     if not isinstance(entry["candidates"], list) or not 2 <= len(entry["candidates"]) <= len(LETTERS):
         raise PllavaError(f"{where}: candidates must be a list of 2 to {len(LETTERS)} options, found {entry['candidates']!r}")
-    if not isinstance(entry["video"], str) or not entry["video"]:
-        raise PllavaError(f"{where}: video is {entry['video']!r}, the name of a file in {media_root} is needed")
+    video = entry["video"]
+    if not isinstance(video, str) or not video or PurePosixPath(video).is_absolute() or ".." in PurePosixPath(video).parts:
+        raise PllavaError(f"{where}: video is {video!r}, the name of a file in {media_root} is needed")
+    if not isinstance(entry["question"], str):
+        raise PllavaError(f"{where}: question is {entry['question']!r}, text is needed")
+    for key in ("start", "end") if bounded else ():
+        if not isinstance(entry.get(key), int | float | None) or isinstance(entry.get(key), bool):
+            raise PllavaError(f"{where}: {key} is {entry[key]!r}, seconds or null are needed")
     if not str(entry["answer"]).strip():
         raise PllavaError(f"{where}: the answer is empty. It must be the text of one of the candidates")
     return Sample(
         id=f"{file.stem}/{index:04d}",
         task=task_name(file.stem),
-        media=paths.setdefault(entry["video"], media_root / entry["video"]),
+        media=paths.setdefault(video, media_root / video),
         start=entry.get("start") if bounded else None,
         end=entry.get("end") if bounded else None,
         question=entry["question"],

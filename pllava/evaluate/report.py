@@ -42,7 +42,8 @@ def report(params: Params) -> Path:
         statistics = bootstrap(rows, found["provenance"]["bootstrap_resamples"], found["provenance"]["seed"], kind.share_clips)
         document.heading(benchmark)
         if statistics.tasks:
-            gains[benchmark] = _numbers(document, benchmark, found, statistics, kind)
+            gain = _numbers(document, benchmark, found, statistics, kind)
+            gains |= {benchmark: gain} if gain else {}
             _beside_the_paper(document, benchmark, found, rendered=settings.root.is_relative_to(params.rendered.root))
         else:
             document.text(f"{sum(1 for _ in rows)} answers, none of them with a truth to be scored by.")
@@ -72,8 +73,8 @@ def temporal_tasks(statistics: Bootstrap) -> list[str]:
     return [task for task in statistics.tasks if task not in STILL_TASKS]
 
 
-def _numbers(document: Document, benchmark: str, found: dict[str, Any], statistics: Bootstrap, kind: Benchmark) -> Interval:
-    """Headline, temporal gain, table and chart of one benchmark; gives the gain of time over one frame."""
+def _numbers(document: Document, benchmark: str, found: dict[str, Any], statistics: Bootstrap, kind: Benchmark) -> Interval | None:
+    """Headline, temporal gain, table and chart of one benchmark; gives the gain of time over one frame, None where no task needs time."""
     from pllava.evaluate.plots import accuracy_by_task
 
     models = {name: title for name, title in MODELS.items() if name in found["models"]}
@@ -100,14 +101,15 @@ def _numbers(document: Document, benchmark: str, found: dict[str, Any], statisti
         f"Mean over {f'{len(tasks)} tasks' if over == 'tasks' else 'questions'}, {questions} questions; "
         "in brackets the 95 % bootstrap interval over videos."
     )
-    temporal = temporal_tasks(statistics)
-    gain = statistics.difference("adapted", "single_frame", temporal, over)
-    with_all, with_one = (statistics.average(model, temporal, over).as_dict() for model in ("adapted", "single_frame"))
-    which = "All frames or one" if judge else f"Does it use time? On the {len(temporal)} tasks that one frame can't settle"
-    document.text(
-        f"{which}: {_percent(with_all)} with all frames, {_percent(with_one)} with one. "
-        f"Difference {100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}, paired; {_p(gain)})."
-    )
+    gain = None
+    if temporal := temporal_tasks(statistics):
+        gain = statistics.difference("adapted", "single_frame", temporal, over)
+        with_all, with_one = (statistics.average(model, temporal, over).as_dict() for model in ("adapted", "single_frame"))
+        which = "All frames or one" if judge else f"Does it use time? On the {len(temporal)} tasks that one frame can't settle"
+        document.text(
+            f"{which}: {_percent(with_all)} with all frames, {_percent(with_one)} with one. "
+            f"Difference {100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}, paired; {_p(gain)})."
+        )
     rows = [
         [task, *(_percent(found["models"][name]["tasks"][task]) for name in models), f"{100 * cell['chance']:.0f}", str(cell["n"])]
         for task, cell in tasks.items()

@@ -22,7 +22,7 @@ from rich.console import Console
 from pllava.errors import PllavaError
 from pllava.evaluate import metrics
 from pllava.evaluate.benchmark import Benchmark, Sample, load_benchmark
-from pllava.evaluate.journal import Answers, Journal, finished, shard
+from pllava.evaluate.journal import Answers, Journal, alone, finished, shard
 from pllava.evaluate.judge import Judge, make_judge
 from pllava.evaluate.progress import progress
 from pllava.evaluate.record import RECORDS, write_record
@@ -81,30 +81,31 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
     job = make_job(params, benchmark, limit)
     judge = make_judge(params.judge) if job.benchmark.judged else None  # a set-up by halves is found before the work
     processes = processes or params.evaluate.processes
-    left = job.left()
-    if left and len(left) < len(job.plan):
-        console.print(
-            f"{benchmark}: {len(job.plan) - len(left)} of {len(job.plan)} units were answered before the last run ended; going on"
-        )
-    if left and processes > 1:
-        answer_in_processes(params, benchmark, limit, job.journal, list(left), processes)
-    elif left:
-        answer_share(params, job, list(left), console=console)
-    if unanswered := job.left():
-        raise PllavaError(
-            f"{benchmark}: {len(unanswered)} of {len(job.plan)} units have no answer. Go on with: pllava evaluate {benchmark}"
-        )
+    with alone(job.journal):
+        left = job.left()
+        if left and len(left) < len(job.plan):
+            console.print(
+                f"{benchmark}: {len(job.plan) - len(left)} of {len(job.plan)} units were answered before the last run ended; going on"
+            )
+        if left and processes > 1:
+            answer_in_processes(params, benchmark, limit, job.journal, list(left), processes)
+        elif left:
+            answer_share(params, job, list(left), console=console)
+        if unanswered := job.left():
+            raise PllavaError(
+                f"{benchmark}: {len(unanswered)} of {len(job.plan)} units have no answer. Go on with: pllava evaluate {benchmark}"
+            )
 
-    rows = Answers(job.journal, {sample.id: index for index, sample in enumerate(job.samples)}, MODELS)
-    if judge:
-        console.print(f"{benchmark}: scored by the {judge.name}")
-    folder, path = (RESULTS / benchmark, METRICS / f"{benchmark}.json")
-    if limit is not None:
-        folder, path = LIMITED / benchmark, LIMITED / benchmark / "metrics.json"
-    found = write_scored(rows, job.benchmark, judge, params.judge.max_missing, job.provenance, folder, path)
-    records, seconds = RECORDS if limit is None else LIMITED / "records", time.monotonic() - began
-    record = write_record(benchmark, folder / "results.jsonl", path, judge, processes, seconds, sum(left.values()), records)
-    Journal(job.journal).remove()
+        rows = Answers(job.journal, {sample.id: index for index, sample in enumerate(job.samples)}, MODELS)
+        if judge:
+            console.print(f"{benchmark}: scored by the {judge.name}")
+        folder, path = (RESULTS / benchmark, METRICS / f"{benchmark}.json")
+        if limit is not None:
+            folder, path = LIMITED / benchmark, LIMITED / benchmark / "metrics.json"
+        found = write_scored(rows, job.benchmark, judge, params.judge.max_missing, job.provenance, folder, path)
+        records, seconds = RECORDS if limit is None else LIMITED / "records", time.monotonic() - began
+        record = write_record(benchmark, folder / "results.jsonl", path, judge, processes, seconds, sum(left.values()), records)
+        Journal(job.journal).remove()
     show(found, console)
     if limit is None:
         _track(params, benchmark, found, path, record)
@@ -184,12 +185,20 @@ def check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: T
     """Refuse a question that the template can't hold now, not an hour into the run."""
     if not samples:
         raise PllavaError(f"{benchmark.title}: no question there. Check evaluate.benchmarks in params.yaml")
+    seen: set[str] = set()
     for sample in samples:
+        if sample.id in seen:
+            raise PllavaError(f"{benchmark.title}: two questions have the id {sample.id!r}. Answers are kept by id; give each its own")
+        seen.add(sample.id)
         try:
             for question in questions_of(sample):
-                template.prompt_for(benchmark.prompt(question))
+                template.prompt_for(asked := benchmark.prompt(question))
+                f"{asked}{sample.answer}{sample.media}".encode()
         except PllavaError as error:
             raise PllavaError(f"{sample.id}: {error}") from None
+        except UnicodeEncodeError as error:  # JSON allows it
+            found = error.object[error.start : error.end]
+            raise PllavaError(f"{sample.id}: {found!r} is half a character, which is no text. Mend the annotation") from None
 
 
 def _panel(params: Params, job: Job, device: Any, console: Console) -> Panel:

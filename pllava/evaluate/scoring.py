@@ -16,25 +16,32 @@ from pllava.evaluate.benchmark import Benchmark, Score
 from pllava.evaluate.judge import Judge
 
 QUEUE = 64  # rows that wait, for each request at once
+HOPELESS = 64  # judgements: when so many failed and none has come, the rest is not asked for hours
 
 
 def score_rows(rows: Iterable[dict[str, Any]], benchmark: Benchmark, judge: Judge, max_missing: float = 0.0) -> Iterator[dict[str, Any]]:
     """The same rows, scored, one after another: a few hundred are in memory, not all of them.
 
-    Raises PllavaError at the end when more than `max_missing` of the judgements failed: what was written of them is to be thrown away.
+    Raises PllavaError at the end when more than `max_missing` of the judgements failed, or early when the judge has not said a thing: what
+    was written of them is to be thrown away.
     """
     if not benchmark.judged:  # nothing can be missing
         for row in rows:
             yield _write(row, _scores(row, benchmark, judge), judged=False)
         return
-    total, missing, first = 0, 0, None
+    total, missing, first, heard, hopeless = 0, 0, None, False, False
     for row, found in _judge(rows, benchmark, judge):
         reasons = [score.missing for score in found.values() if score.value is None]
         total, missing, first = total + len(found), missing + len(reasons), first or next(iter(reasons), None)
+        heard = heard or (row["error"] is None and len(reasons) < len(found))
+        hopeless = not heard and missing >= HOPELESS and max_missing < 1
+        if hopeless:
+            break
         yield _write(row, found, judged=True)
     if missing > max_missing * total:
+        rest = "; the rest was not asked" if hopeless else ""
         raise PllavaError(
-            f"{missing} of {total} judgements failed, judge.max_missing allows {max_missing:.1%}. The first: {first}. "
+            f"{missing} of {total} judgements failed{rest}, judge.max_missing allows {max_missing:.1%}. The first: {first}. "
             "Answers and replies are kept; when the judge is well, run the same command again"
         )
 
@@ -46,8 +53,11 @@ def _judge(rows: Iterable[dict[str, Any]], benchmark: Benchmark, judge: Judge) -
     try:
         while queue := list(islice(coming, QUEUE * judge.concurrency)):
             yield from zip(queue, pool.map(lambda row: _scores(row, benchmark, judge), queue), strict=True)
+    except BaseException:
+        judge.stop()  # after an error nothing more is asked, and nobody waits to ask again
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error nothing more is asked
+        pool.shutdown(cancel_futures=True)
 
 
 def values(row: Mapping[str, Any]) -> dict[str, float | None]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pllava.errors import PllavaError
 from pllava.files import write_json
@@ -20,20 +20,32 @@ from pllava.train.launch import end_tree, terminate_as_interrupt
 if TYPE_CHECKING:
     from pllava.params import Params
 
-PARAMS_FILE = Path(".state/evaluate/params.json")  # JSON is YAML, so load_params reads it
-UNITS_FILE = Path(".state/evaluate/units.json")
+
+class Orders(NamedTuple):
+    """What the processes read, beside the journal: another evaluation has orders of its own."""
+
+    params: Path  # JSON is YAML, so load_params reads it
+    units: Path
+
+
+def orders(journal: Path) -> Orders:
+    return Orders(journal.with_suffix(".params.json"), journal.with_suffix(".units.json"))
 
 
 def answer_in_processes(params: Params, benchmark: str, limit: int | None, journal: Path, units: Sequence[int], processes: int) -> None:
     """Answer these units, into journals beside `journal`. Raises PllavaError when a process fails; its answers stay there."""
-    write_json(PARAMS_FILE, params.model_dump(mode="json"))
-    write_json(UNITS_FILE, list(units))
+    files = orders(journal)
+    write_json(files.params, params.model_dump(mode="json"))
+    write_json(files.units, list(units))
     with terminate_as_interrupt(), subprocess.Popen(command(benchmark, limit, journal, processes), env=_environment()) as child:
         try:
             code = child.wait()
         except BaseException:
             end_tree(child.pid)
             raise
+        finally:
+            for file in files:
+                file.unlink(missing_ok=True)
     if code != 0:
         raise PllavaError(
             f"evaluation in {processes} processes ended with exit code {code}; the reason is printed above. "
@@ -42,12 +54,12 @@ def answer_in_processes(params: Params, benchmark: str, limit: int | None, journ
 
 
 def command(benchmark: str, limit: int | None, journal: Path, processes: int) -> list[str]:
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads, files = max(1, (os.cpu_count() or 1) // processes), orders(journal)
     return [
         *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),  # --cpu would start one process whatever is asked
         *("--num_machines", "1", "--num_processes", str(processes), "--main_process_port", "0"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads)),
-        *("-m", "pllava.evaluate", benchmark, "--params", str(PARAMS_FILE), "--journal", str(journal), "--units", str(UNITS_FILE)),
+        *("-m", "pllava.evaluate", benchmark, "--params", str(files.params), "--journal", str(journal), "--units", str(files.units)),
         *(("--limit", str(limit)) if limit else ()),
     ]
 

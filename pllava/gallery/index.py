@@ -45,10 +45,13 @@ CREATE INDEX by_model ON answers (model, verdict);
 def build(files: Sequence[ResultFile], home: Path = HOME) -> Path:
     """The index of these files; an existing one is taken when the files have not changed.
 
-    Raises PllavaError for a line that is not a result, with its place.
+    Raises PllavaError for a line that is not a result, with its place, and when the index can't be kept in `home`.
     """
     path = home / f"{state(files)}.sqlite"
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PllavaError(_cannot_keep(home, error)) from None
     _remove_old(home)
     if path.is_file():
         os.utime(path)
@@ -62,9 +65,15 @@ def build(files: Sequence[ResultFile], home: Path = HOME) -> Path:
             database.executescript(INDEXES + "ANALYZE;")
             database.commit()
         partial.replace(path)
+    except sqlite3.OperationalError as error:  # read-only, or the disk is full
+        raise PllavaError(_cannot_keep(home, error)) from None
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _cannot_keep(home: Path, error: Exception) -> str:
+    return f"the index of the results can't be written to {home.absolute()}: {error}. Make room, or run in a folder that you may write to"
 
 
 def state(files: Sequence[ResultFile]) -> str:
@@ -81,17 +90,19 @@ def _fill(database: sqlite3.Connection, files: Sequence[ResultFile]) -> None:
         for place, row in _rows(file.path):
             same = json.dumps([file.benchmark, row["id"], *(row.get(key) for key in SAME)], sort_keys=True)
             digest = hashlib.sha256(same.encode()).digest()
-            if (question := questions.get(digest)) is None:
-                question = questions[digest] = len(questions) + 1
-                _add_question(database, question, number, file, row, digest.hex()[:8])
-            key = (file.source, str(row["model"]))
-            if key not in models:
-                models[key] = len(models) + 1
-                database.execute("INSERT INTO models VALUES (?, ?, ?, ?)", (models[key], *key, label(*key, several)))
             try:
+                if (question := questions.get(digest)) is None:
+                    question = questions[digest] = len(questions) + 1
+                    _add_question(database, question, number, file, row, digest.hex()[:8])
+                key = (file.source, str(row["model"]))
+                if key not in models:
+                    models[key] = len(models) + 1
+                    database.execute("INSERT INTO models VALUES (?, ?, ?, ?)", (models[key], *key, label(*key, several)))
                 _add_answer(database, question, models[key], row)
             except sqlite3.IntegrityError:
                 raise PllavaError(f"{place}: {row['id']} has a second answer of model {row['model']!r}. Evaluate again") from None
+            except (AttributeError, TypeError, ValueError, sqlite3.ProgrammingError) as error:  # a value of another kind
+                raise PllavaError(f"{place} is no result: {error}. docs/evaluation.md names the keys and what they hold") from None
     if not questions:
         raise PllavaError(f"{files[0].path} is empty. Evaluate first: pllava evaluate")
 

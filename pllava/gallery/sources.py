@@ -73,7 +73,8 @@ def _parts_of(place: Path, name: str, alone: bool) -> dict[str, Path]:
 
 def _named(places: Sequence[str]) -> dict[str, str]:
     """{name: place}. A name is what was given as NAME=, else the last part of the path that tells it from the others."""
-    given = [(match["name"], match["place"]) if (match := NAMED.fullmatch(place)) else (None, place) for place in places]
+    matches = [None if Path(place).exists() else NAMED.fullmatch(place) for place in places]  # a folder may be called lr=0.1
+    given = [(match["name"], match["place"]) if match else (None, place) for place, match in zip(places, matches, strict=True)]
     named: dict[str, str] = {}
     for name, place in given:
         name = name or _short(place, [other for _, other in given if other != place])

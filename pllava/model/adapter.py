@@ -100,6 +100,15 @@ def set_lora_alpha(model: Any, alpha: float) -> None:
                 module.scaling[name] = alpha / module.r[name]
 
 
+def get_lora_alpha(model: Any) -> float | None:
+    """The strength of loaded LoRA; None where there is none."""
+    for module in model.modules():
+        if isinstance(getattr(module, "scaling", None), dict) and hasattr(module, "lora_A"):
+            for name, scale in module.scaling.items():
+                return round(float(scale * module.r[name]), 6)
+    return None
+
+
 def save_adapter(model: PeftModel, folder: str | Path, config: dict[str, Any], weights: dict[str, Tensor] | None = None) -> dict[str, Any]:
     """Write the one folder inference needs, and return its manifest.
 

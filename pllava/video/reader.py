@@ -95,7 +95,7 @@ def read_video(
 
 def kind_of_path(path: Path) -> str:
     """ "folder", "gif", "image" or "video". Raises PllavaError when there is nothing that could be read."""
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  Path.exists raises for a name that is too long
         raise PllavaError(f"{path}: no such file or folder")
     try:
         str(path).encode()

@@ -50,7 +50,7 @@ class FolderSource:
     fps = FOLDER_FPS
 
     def __init__(self, path: Path, limits: Limits) -> None:
-        files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in FRAME_SUFFIXES and f.stem.isdecimal()]
+        files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in FRAME_SUFFIXES and f.stem.isdecimal() and f.is_file()]
         self.files = {int(f.stem): f for f in files}
         if not files:
             raise PllavaError(f"{path}: no numbered frames in this folder (00001.jpg, 00002.jpg, ...)")

@@ -202,6 +202,17 @@ def test_what_lies_in_the_project_stays_where_it_is(project: Path) -> None:
     assert not (project / "data/raw/own/clips").exists()
 
 
+def test_a_folder_that_holds_another_corpus_is_not_deleted_with_its_own(project: Path) -> None:
+    write_corpus(project / "all", range(40, 42), project / "all/train.json")
+    write_corpus(project / "all/part", range(42, 44), project / "all/part/train.json")
+    for name, folder in {"all": "all", "part": "all/part"}.items():
+        data(project, "add", name, "--annotations", f"{folder}/train.json", "--media", folder)
+    assert "all: stays as it is, all/part" in data(project, "remove", "all", "--delete")
+    assert (project / "all.dvc").exists() and (project / "all/part/42.gif").exists()
+    assert "- all\n" in (project / "dvc.yaml").read_text()  # a change of the part is still seen
+    data(project, "remove", "part")
+
+
 def test_a_corpus_that_fails_leaves_everything_as_it_was(project: Path, outside: Path) -> None:
     (outside / "clips/10.gif").write_bytes(b"")
     before = everything(project)

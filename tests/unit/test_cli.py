@@ -1,6 +1,8 @@
 """The command line answers at once, says mistakes in one message, and keeps stdout for results."""
 
+import errno
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +90,18 @@ def test_debug_keeps_the_traceback(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["pllava", "--debug", "train"])
     with pytest.raises(PllavaError):
         cli.main()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device", "out.json"), sqlite3.OperationalError("database or disk is full")]
+)
+def test_a_full_disk_is_one_message(monkeypatch, capsys, error):
+    def full():
+        raise error
+
+    monkeypatch.setattr(cli, "app", full)
+    assert run_main(monkeypatch) == 1
+    assert "Make room" in (said := capsys.readouterr().err) and str(error.args[-1]) in said and "Traceback" not in said
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -14,6 +14,8 @@ ALTERS = {
         "data/base/tiny-llava/tokenizer.json",  # counts the tokens
         "pllava/video/reader.py",
         "pllava/evaluate/mvbench.py",
+        "pllava/evaluate/media_index.py",  # which clips a benchmark has
+        "pllava/evaluate/vcgbench.py",
     ],
     "features": ["pllava/model/processing.py", "pllava/model/modeling.py", "pllava/data/pixels.py", "pllava/video/sampling.py"],
     "train": ["pllava/model/pooling.py", "pllava/data/feature_store.py", "pllava/video/reader.py", "pllava/train/schedule.py"],

@@ -9,7 +9,7 @@ from pllava.data.corpora.entries import without_corpus, without_dependencies
 from pllava.data.corpora.project import DVC_FILE, find, load_text, read_dvc_yaml, rewrite, splits_of, validated
 from pllava.data.corpora.tracking import untrack
 from pllava.data.corpora.undo import Undo
-from pllava.params import PARAMS_FILE, load_params
+from pllava.params import PARAMS_FILE, Params, load_params
 
 
 def remove(name: str, split: str | None = None, delete: bool = False, params_file: str | Path = PARAMS_FILE) -> list[str]:
@@ -24,11 +24,11 @@ def remove(name: str, split: str | None = None, delete: bool = False, params_fil
             text = without_corpus(text, where, name)
             done.append(f"{params_file}: {name} is no longer in data.{where}")
         left = validated(text, params_file)
-        used = {
-            path for corpora in splits_of(load_text(left)).values() for corpus in corpora for path in (corpus.annotations, corpus.media)
-        }
-        gone = [path for _, corpus in found for path in (corpus.annotations, corpus.media) if path != Path()]  # text has no media
-        free = list(dict.fromkeys(path for path in gone if path not in used))
+        used = _used(load_text(left))
+        gone = dict.fromkeys(path for _, corpus in found for path in (corpus.annotations, corpus.media) if path != Path())  # text: none
+        within = {path: next((other for other in used if other.is_relative_to(path)), None) for path in gone}
+        free = [path for path, other in within.items() if other is None]
+        done += [f"{path}: stays as it is, {other} in it is used" for path, other in within.items() if other not in (None, path)]
         rewrite(DVC_FILE, without_dependencies(read_dvc_yaml(), [path.as_posix() for path in free]))
         for where, _ in found:
             for file in (REPORTS / f"{name}-{where}.md", REPORTS / f"{name}-{where}.json"):
@@ -42,3 +42,9 @@ def remove(name: str, split: str | None = None, delete: bool = False, params_fil
                 untrack(path, delete)
                 done.append(f"{path}: no longer tracked by DVC, {'deleted' if delete else 'the files stay'}")
     return done
+
+
+def _used(params: Params) -> list[Path]:
+    """Files and folders that corpora and benchmarks are read from."""
+    corpora = [path for split in splits_of(params).values() for corpus in split for path in (corpus.annotations, corpus.media)]
+    return [*corpora, *(benchmark.root for benchmark in params.evaluate.benchmarks.values())]

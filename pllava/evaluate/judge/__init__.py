@@ -33,6 +33,9 @@ class Judge(Protocol):
     def provenance(self) -> dict[str, Any]:
         """What the scores are a function of: no time, no secret."""
 
+    def stop(self) -> None:
+        """Ask nothing more: scores that are waited for are missing."""
+
     def usage(self) -> dict[str, Any]:
         """What it took: requests, tokens, cost."""
 

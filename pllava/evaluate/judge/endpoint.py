@@ -71,6 +71,7 @@ class EndpointJudge:
         self.cache = ReplyCache(endpoint.model)
         self._client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.key, timeout=settings.timeout_seconds, max_retries=0)
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self._asking: dict[str, threading.Lock] = {}  # equal requests wait for the first one's reply
         self._usage = {"requests": 0, "cached": 0, "tokens_read": 0, "tokens_written": 0}
 
@@ -102,6 +103,9 @@ class EndpointJudge:
             "rubrics_sha256": prompt_sha256([{rubric.name: rubric.sha256()} for rubric in every]),
         }
 
+    def stop(self) -> None:
+        self._stopped.set()
+
     def usage(self) -> dict[str, Any]:
         read, written = self.settings.price_per_million_tokens
         cost = (self._usage["tokens_read"] * read + self._usage["tokens_written"] * written) / 1e6
@@ -114,8 +118,8 @@ class EndpointJudge:
             return parse(known["reply"], decides)
         problem, wait = "", 0.0
         for attempt in range(self.settings.attempts):
-            if attempt:
-                time.sleep(wait)
+            if self._stopped.wait(wait):
+                break
             wait = min(LONGEST_WAIT, self.settings.backoff_seconds * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 reply, usage = self._ask(messages)
@@ -137,13 +141,15 @@ class EndpointJudge:
 
         self._count(requests=1)
         try:
-            completion: Any = self._client.chat.completions.create(
+            with self._client.chat.completions.with_streaming_response.create(
                 model=self.endpoint.model,
                 messages=messages,  # type: ignore[arg-type]
                 temperature=0,
                 max_tokens=self.settings.max_tokens,
-            )
+            ) as response:
+                body = self._body(response)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            self.stop()
             raise PllavaError(
                 f"the judge at {self.endpoint.base_url} refuses model {self.endpoint.model!r} with status {error.status_code}. "
                 f"Check {URL}, {MODEL} and {KEY}; answers are kept, so only judging is repeated"
@@ -153,18 +159,33 @@ class EndpointJudge:
             raise _FailedError(f"status {error.status_code}", _retry_after(error), may_pass) from None
         except openai.APITimeoutError:
             raise _FailedError(f"no reply within {self.settings.timeout_seconds:g} s") from None
-        except (openai.OpenAIError, json.JSONDecodeError, ValueError) as error:  # the connection broke, or half a reply came
+        except openai.OpenAIError as error:
             raise _FailedError(type(error).__name__) from None
         try:
-            content = completion.choices[0].message.content
-            usage = completion.usage
-            counted = {"tokens_read": int(usage.prompt_tokens), "tokens_written": int(usage.completion_tokens)} if usage else {}
-        except (AttributeError, IndexError, TypeError, ValueError):
+            completion = json.loads(body)
+            content, usage = completion["choices"][0]["message"]["content"], completion.get("usage") or {}
+            said = {"tokens_read": "prompt_tokens", "tokens_written": "completion_tokens"}  # a server may count one of them, or none
+            counted = {name: usage[field] for name, field in said.items() if isinstance(usage.get(field), int)}
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             raise _FailedError("a body that is no chat completion") from None
         self._count(**counted)
         if not isinstance(content, str):
             raise _FailedError("a reply without text")
         return content, counted
+
+    def _body(self, response: Any) -> bytes:
+        """All of it. The client's time-out is of one read: a body that comes byte by byte would take for ever."""
+        parts, until = [], time.monotonic() + self.settings.timeout_seconds
+        try:
+            for part in response.iter_bytes():
+                parts.append(part)
+                if time.monotonic() > until:
+                    raise _FailedError(f"no whole reply within {self.settings.timeout_seconds:g} s")
+        except _FailedError:
+            raise
+        except Exception as error:  # the connection broke: the transport's own errors, whichever it is
+            raise _FailedError(type(error).__name__) from None
+        return b"".join(parts)
 
     def _count(self, **added: int) -> None:
         with self._lock:

@@ -36,6 +36,9 @@ class OfflineJudge:
     def provenance(self) -> dict[str, Any]:
         return {"kind": "offline", "name": self.name, "measure": self.measure}
 
+    def stop(self) -> None:
+        pass
+
     def usage(self) -> dict[str, Any]:
         return {"requests": 0, "cached": 0, "tokens_read": 0, "tokens_written": 0, "cost": 0.0}
 

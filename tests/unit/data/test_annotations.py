@@ -50,10 +50,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 
 def test_a_bad_line_costs_that_line_only(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"video": 1}\n{"video": \n\xff\xfe\n{"video": 2}\n')
+    path.write_bytes(b'{"video": 1}\n{"video": \n\xff\xfe\n{"video": 2}\n{"video": "\\uD83D"}\n{"video": "\\ud83d\\ude00"}\n')
     rows = [row for _, row in rows_of(path)]
     assert rows[0] == {"video": 1} and rows[3] == {"video": 2}
     assert all(isinstance(row, NotJson) for row in rows[1:3])
+    assert isinstance(rows[4], NotJson) and rows[5] == {"video": "\U0001f600"}  # half an emoji is no text
 
 
 @pytest.mark.parametrize(

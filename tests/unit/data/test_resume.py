@@ -20,7 +20,7 @@ from pllava.data.media import MediaJob, MediaReport, check_media
 from pllava.data.media_checks import MediaChecks
 from pllava.data.prepare import prepare
 from pllava.errors import PllavaError
-from pllava.files import sha256_file
+from pllava.files import alone, sha256_file
 from pllava.params import Params
 
 Project = Callable[..., Params]
@@ -89,6 +89,13 @@ def test_after_a_kill_the_checks_of_media_are_there(project: Project) -> None:
     assert hashes() == first
 
 
+def test_two_at_once_do_not_take_each_others_chunks(project: Project) -> None:
+    with alone(prepare_module.STATE / "lock", "me"), pytest.raises(PllavaError, match="another pllava prepare is at work"):
+        prepare(project())
+    prepare(project())
+    assert not (prepare_module.STATE / "lock").exists()
+
+
 def test_a_changed_file_is_checked_again(project: Project, decoded: list[str]) -> None:
     prepare(project())
     decoded.clear()
@@ -106,6 +113,15 @@ def test_an_empty_file_and_a_long_clip_have_codes_of_their_own(project: Project)
         prepare(project())
     with pytest.raises(PllavaError, match=r"media over-long: 11"):
         prepare(project(data={"max_seconds": 1.0}))
+
+
+def test_a_name_no_file_can_have_and_a_link_to_nothing_are_problems_of_their_own_rows(tmp_path: Path) -> None:
+    (frames := tmp_path / "frames").mkdir()
+    (frames / "00001.jpg").symlink_to("nowhere.jpg")
+    paths = [str(tmp_path / ("x" * 300)), f"{tmp_path}/a\0b.mp4", str(frames)]
+    with MediaChecks(tmp_path / "state", 1) as media:
+        reports = media.reports({path: [(None, None)] for path in paths})
+    assert [reports[path].problem[0] for path in paths] == ["media missing", "media missing", "media unreadable"]  # type: ignore[index]
 
 
 def test_a_file_that_kills_the_decoder_costs_its_own_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

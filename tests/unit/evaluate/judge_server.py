@@ -91,5 +91,17 @@ def hangs_up(handler: Handler, body: dict[str, Any]) -> None:
     handler.connection.close()
 
 
+def drips(handler: Handler, body: dict[str, Any]) -> None:
+    """A byte now and then, for five seconds."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", "100")
+    handler.end_headers()
+    for _ in range(50):
+        time.sleep(0.1)
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+
+
 def sleeps(handler: Handler, body: dict[str, Any]) -> None:
     time.sleep(1.5)

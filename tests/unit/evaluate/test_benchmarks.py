@@ -103,6 +103,20 @@ def test_a_clip_in_two_formats_is_the_benchmarks_own(tmp_path: Path):
     assert not MediaIndex(tmp_path)["c"].exists()
 
 
+def test_folders_in_a_name_tell_clips_of_one_name_apart(tmp_path: Path):
+    for name in ("videos/day1/clip.mp4", "videos/day2/clip.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    media = MediaIndex(tmp_path)
+    assert [media[name] for name in ("day1/clip.mp4", "day2/clip.mp4", "day2/clip")] == [
+        tmp_path / "videos" / day / "clip.mp4" for day in ("day1", "day2", "day2")
+    ]
+    assert not media["day3/clip.mp4"].exists()  # another day's clip is no answer
+    for name in ("/etc/passwd", "../clip.mp4"):
+        with pytest.raises(PllavaError, match="leads out of"):
+            media[name]
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_from_files_to_metrics(name: str, roots: dict[str, Path], project: Params):
     template = TEMPLATES.get(name, "eval_videoqabench")

@@ -63,6 +63,15 @@ def test_results_that_cannot_be_paired_are_refused(tmp_path: Path):
         compare(a, a, model="champion")
     with pytest.raises(PllavaError, match=r"none\.jsonl is not there"):
         compare(a, tmp_path / "none.jsonl")
+    for content, says in {
+        b'{"model": "ad': "not JSON",
+        b"\xff\xfe\n": "not JSON",
+        b"[1]\n": "is list",
+        b'{"model": "adapted"}\n': "has no id",
+    }.items():
+        (tmp_path / "bad.jsonl").write_bytes(content)
+        with pytest.raises(PllavaError, match=rf"bad\.jsonl, line 1 {says}|bad\.jsonl, line 1 is {says}"):
+            compare(a, tmp_path / "bad.jsonl")
 
 
 def test_command_line(tmp_path: Path):
@@ -71,3 +80,19 @@ def test_command_line(tmp_path: Path):
     assert result.exit_code == 0 and "| Moving Count | 2 | 50.0 | 100.0 |" in result.output
     with pytest.raises(PllavaError, match="two results, found 1"):
         CliRunner().invoke(cli.app, ["evaluate", "compare", str(a)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["compare", "a", "b", "--limit", "3"],
+        ["--lora-alpha", "4"],
+        ["--output", "x"],
+        ["--other", "b"],
+        ["--model", "m", "--processes", "2"],
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_would_change_nothing_is_refused(options: list[str]):
+    with pytest.raises(PllavaError, match=f"{options[-2]} is no option of evaluate"):
+        CliRunner().invoke(cli.app, ["evaluate", *options], catch_exceptions=False)

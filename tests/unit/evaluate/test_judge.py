@@ -15,6 +15,7 @@ from judge_server import (
     Server,
     a_web_page,
     another_object,
+    drips,
     fails,
     half_a_reply,
     hangs_up,
@@ -84,11 +85,14 @@ def test_trouble_that_passes_leaves_no_trace(server: Server, trouble: Act):
     assert (score.value, score.score) == (1.0, 4) and len(server.requests) == 3
 
 
-@pytest.mark.parametrize("trouble", [fails(500), fails(429), half_a_reply, wrong_json, another_object, sleeps, says("five"), fails(400)])
+@pytest.mark.parametrize(
+    "trouble", [fails(500), fails(429), fails(400), half_a_reply, wrong_json, another_object, sleeps, drips, says("5")]
+)
 def test_trouble_that_stays_is_missing_and_never_0(server: Server, trouble: Act):
-    server.default = trouble
+    server.default, began = trouble, time.monotonic()
     score = make_judge(settings(attempts=2)).score(rubric.ANSWER, **FIELDS)
     assert score.value is None and score.score is None and score.correct is None and score.missing
+    assert time.monotonic() - began < 4  # two tries of half a second
     assert KEY not in score.missing and not list(Path(".state").rglob("*.json"))  # what can't be read is not kept
 
 
@@ -103,6 +107,13 @@ def test_a_wrong_set_up_stops_at_once_without_the_key(server: Server, status: in
         assert KEY not in text
 
 
+def test_a_stopped_run_does_not_wait_for_those_that_wait_to_ask_again(server: Server):
+    server.acts, began = [fails(429, Retry_After="20")] * 3 + [fails(401)], time.monotonic()
+    with pytest.raises(PllavaError, match="status 401"):
+        score(rows(4), load_benchmark("msvd_qa"), make_judge(settings()), 0.5)
+    assert time.monotonic() - began < 5
+
+
 def test_too_many_missing_judgements_fail_the_run(server: Server):
     server.acts = [fails(400)] * 3
     with pytest.raises(PllavaError, match=r"3 of 10 judgements failed, judge.max_missing allows 20.0%"):
@@ -110,6 +121,31 @@ def test_too_many_missing_judgements_fail_the_run(server: Server):
     server.requests.clear()
     scored = score(rows(10), load_benchmark("msvd_qa"), make_judge(settings(concurrency=1)), 0.2)
     assert len(server.requests) == 3 and all(row["correct"] for row in scored)  # only those that failed are asked again
+
+
+def test_a_judge_that_never_answers_is_not_asked_ten_thousand_times(server: Server):
+    server.default = fails(503)
+    with pytest.raises(PllavaError, match=r"64 of 64 judgements failed; the rest was not asked"):
+        score(rows(1000), load_benchmark("msvd_qa"), make_judge(settings(attempts=1)), 0.02)
+    assert len(server.requests) < 1000
+    server.acts, server.default = [fails(503)] * 70, says("{'pred': 'yes', 'score': 4}")
+    scored = score(
+        rows(10) + [row | {"error": "damaged"} for row in rows(70)], load_benchmark("msvd_qa"), make_judge(settings(attempts=1)), 1.0
+    )
+    assert len(scored) == 80  # all may be missing: it was asked for
+
+
+def test_a_server_that_counts_no_tokens_is_heard(server: Server):
+    def counts_half(handler: Any, body: Any) -> None:
+        message = {"choices": [{"message": {"content": "{'pred': 'yes', 'score': 5}"}}], "usage": {"prompt_tokens": 7}}
+        handler.send(200, json.dumps(message))
+
+    server.default = counts_half
+    judge = make_judge(settings(attempts=1))
+    assert judge.score(rubric.ANSWER, **FIELDS).value == 1 and judge.usage()["tokens_read"] == 7
+    (file,) = Path(".state/judge").rglob("*.json")
+    file.write_text("null")  # damaged: asked again
+    assert judge.score(rubric.ANSWER, **FIELDS).value == 1 and len(server.requests) == 2
 
 
 def test_replies_are_kept_by_request_and_model(server: Server, monkeypatch: pytest.MonkeyPatch):

@@ -180,6 +180,25 @@ runner.evaluate(load_params("params.yaml"), "vcgbench")
     assert json.loads(Path("outputs/evaluation_runs/vcgbench.json").read_text())["processes"] == 2
 
 
+def test_one_evaluation_of_the_same_at_a_time_and_each_with_orders_of_its_own(params: Params, monkeypatch: pytest.MonkeyPatch):
+    from pllava.evaluate import runner, shards
+
+    for name in ("BASE_URL", "MODEL"):
+        monkeypatch.delenv(f"PLLAVA_JUDGE_{name}", raising=False)
+    journal = runner.make_job(params, "vcgbench").journal
+    script = "from pathlib import Path; from pllava.evaluate.journal import alone; import sys, time\n"
+    script += "with alone(Path(sys.argv[1])): print('at work', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script, str(journal)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout and other.stdout.readline() == "at work\n"
+        with pytest.raises(PllavaError, match="evaluated with these settings by another process"):
+            evaluate(params, "vcgbench")
+        other.kill()
+    evaluate(params, "vcgbench")
+    assert not list(Path(".state/evaluate").rglob("*.lock"))
+    files = [set(shards.orders(Path(".state/evaluate/vcgbench") / f"{key}.jsonl")) for key in ("a", "b")]
+    assert not files[0] & files[1]
+
+
 def test_shares_do_not_depend_on_who_begins_first(params: Params, monkeypatch: pytest.MonkeyPatch):
     """A process that begins late must not share out anew what the others have not answered yet: units would be lost."""
     from pllava.evaluate import runner

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from pllava.errors import PllavaError
+from pllava.evaluate import mvbench
 from pllava.evaluate.compare import compare
 from pllava.evaluate.measure import measure
 from pllava.params import load_params
+
+MVBENCH = Path(mvbench.__file__)
 
 
 @pytest.fixture
@@ -42,6 +45,38 @@ def test_strength_without_training_and_none_is_the_trained_one(project):
         measure(params, "theirs", ["mvbench"], lora_alpha=alpha, output=Path(f"at-{alpha}"))
         answers[alpha] = Path(f"at-{alpha}/mvbench/results.jsonl").read_text()
     assert answers[None] == answers[8.0] != answers[0.0]
+
+
+def test_an_adapter_that_stores_no_alpha_has_32_on_every_benchmark_that_names_none(project):
+    """As published adapters are; the benchmark before it has a strength of its own."""
+    file = project / "theirs/adapter_config.json"
+    (adapter := project / "published").mkdir()
+    from safetensors.torch import load_file, save_file
+
+    from pllava.model.adapter import published_adapter_name
+
+    weights = load_file(project / "theirs/adapter_model.safetensors")
+    save_file({published_adapter_name(key): value for key, value in weights.items()}, adapter / "model.safetensors")
+    assert json.loads(file.read_text())["lora_alpha"] == 8
+    params = load_params()
+    benchmark = params.evaluate.benchmarks["mvbench"]
+    both = {"first": benchmark.model_copy(update={"lora_alpha": 4.0, "source": MVBENCH}), "mvbench": benchmark}
+    params.evaluate.benchmarks.update(both)
+    first, second = (json.loads(p.read_text()) for p in measure(params, "base", ["first", "mvbench"], adapter="published"))
+    assert (first["provenance"]["lora_alpha"], second["provenance"]["lora_alpha"]) == (4, 32)
+    measure(params, "base", ["mvbench"], adapter="published", output=Path("alone"))
+    assert Path("alone/mvbench/results.jsonl").read_bytes() == Path("outputs/measured/base/mvbench/results.jsonl").read_bytes()
+
+
+def test_no_lora_has_no_strength_and_a_limited_run_leaves_the_whole_one_alone(project):
+    params = load_params()
+    (whole,) = measure(params, "base", ["mvbench"])
+    before = whole.read_bytes()
+    assert json.loads(before)["provenance"]["lora_alpha"] is None
+    (limited,) = measure(params, "base", ["mvbench"], limit=1)
+    assert limited == Path("outputs/limited/base/mvbench/metrics.json") and whole.read_bytes() == before
+    with pytest.raises(PllavaError, match="base has no LoRA"):
+        measure(params, "base", ["mvbench"], lora_alpha=4)
 
 
 def test_a_model_that_is_not_there_is_said_at_once(project):

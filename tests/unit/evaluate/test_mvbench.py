@@ -65,6 +65,10 @@ def test_what_is_wrong_is_named(tmp_path: Path):
     write(tmp_path, "moving_count", "moving_count", [ENTRY | {"video": 3}])
     with pytest.raises(PllavaError, match=r"moving_count.json\[0\]: video is 3"):
         load_samples(tmp_path)
+    for key, value in {"video": "/etc/passwd", "question": None, "start": "1.5"}.items():
+        write(tmp_path, "moving_count", "moving_count", [ENTRY | {key: value}])
+        with pytest.raises(PllavaError, match=rf"moving_count.json\[0\]: {key} is "):
+            load_samples(tmp_path)
     (tmp_path / "json/moving_count.json").write_text("[{")
     with pytest.raises(PllavaError, match=r"moving_count\.json is not JSON"):
         load_samples(tmp_path)
@@ -88,3 +92,8 @@ def test_the_data_hash_sees_questions_and_pixels_but_no_place(tmp_path: Path):
         (tmp_path / place / "video/t/a.mp4").write_bytes(pixels)
         hashes.append(data_sha256(tmp_path / place, load_samples(tmp_path / place)))
     assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+
+
+def test_a_name_too_long_for_a_file_is_hashed_as_one_that_cannot_be_read(tmp_path: Path):
+    write(tmp_path, "moving_count", "moving_count", [ENTRY, ENTRY | {"video": "x" * 300}])
+    assert len(data_sha256(tmp_path, load_samples(tmp_path))) == 64

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pllava.chat import load_template
 from pllava.data.manifest import read_test_rows
 from pllava.data.prepare import prepare
 from pllava.errors import PllavaError
 from pllava.evaluate.benchmark import load_benchmark
+from pllava.evaluate.runner import check_questions
 from pllava.params import BENCHMARKS, Params
 from tests.unit.evaluate.layouts import write_layout
 
@@ -39,3 +41,21 @@ def test_a_bad_clip_is_named_with_the_file_that_asks_for_it(project: Project, tm
     assert not PREPARED.exists()
     asked = json.loads(next(root.rglob("test_q.json")).read_text())
     assert clip.stem in {question["video_name"] for question in asked}
+
+
+def test_questions_of_ones_own_benchmark_may_have_names(project: Project, tmp_path: Path) -> None:
+    source, root = tmp_path / "own.py", write_layout("recaption", tmp_path / "root")
+    source.write_text(
+        "from pathlib import Path\nfrom pllava.evaluate.benchmark import Sample\nfrom pllava.evaluate.recaption import Recaption\n"
+        "class Own(Recaption):\n"
+        "    def samples(self, root, limit=None):\n"
+        "        clips = sorted(Path(root).rglob('*.mp4'))\n"
+        "        return [Sample(name, 'own', clips[0], None, None, 'What?') for name in ('first', 'second', 'third')][:limit]\n"
+        "BENCHMARK = Own()\n"
+    )
+    prepare(params := project(evaluate={"benchmarks": {"own": {"root": str(root), "template": "vicuna", "source": str(source)}}}))
+    assert [row.index for row in read_test_rows(PREPARED / "test.parquet")] == [0, 1, 2]
+    source.write_text(source.read_text().replace("'third'", "'first'"))
+    benchmark = load_benchmark("own", source)
+    with pytest.raises(PllavaError, match="two questions have the id 'first'"):
+        check_questions(benchmark.samples(params.evaluate.benchmarks["own"].root), benchmark, load_template("vicuna"))

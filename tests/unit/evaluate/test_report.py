@@ -88,6 +88,20 @@ def test_report(project, tmp_path: Path):
     assert [row["loss"] for row in json.loads((path.parent / "loss.json").read_text())] == [5, 2.5, 100 / 60]
 
 
+def test_a_benchmark_that_one_frame_can_settle_has_a_report_too(project):
+    """Only Object Existence, in a file with a space in its name."""
+    results = Path("outputs/evaluate/mvbench/results.jsonl")
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    rows = [row | {"id": row["id"].replace("_", " ")} for row in rows if row["task"] == "Object Existence"]
+    results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    provenance = {"benchmark": "mvbench", "bootstrap_resamples": 300, "seed": 1}
+    write_json(Path("metrics/mvbench.json"), metrics.build(rows, provenance, BENCHMARK, OfflineJudge()))
+    path = report(project)
+    text = path.read_text()
+    assert "Does it use time?" not in text and "The adapted model answers 25.0 %" in text
+    assert "(mvbench_object%20existence_0000.png)" in text and (path.parent / "mvbench_object existence_0000.png").is_file()
+
+
 def test_html_is_one_file_that_nothing_can_break_out_of(project):
     page = report(project).with_suffix(".html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page and "<b>square" not in page

@@ -204,3 +204,7 @@ def test_a_question_with_a_marker_is_named_before_anything_runs(params: Params, 
     benchmark = params.evaluate.benchmarks["mvbench"].model_copy(update={"root": tmp_path / "MVBench"})
     with pytest.raises(PllavaError, match=r"action_count/0001: .*<image>"):
         evaluate(change(params, benchmarks={"mvbench": benchmark}))
+    entries[1]["question"] = "What \ud83d?"
+    file.write_text(json.dumps(entries))
+    with pytest.raises(PllavaError, match=r"action_count/0001: .*half a character"):
+        evaluate(change(params, benchmarks={"mvbench": benchmark}))

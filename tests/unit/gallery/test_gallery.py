@@ -198,6 +198,8 @@ def test_an_index_is_taken_again_until_the_results_change(tmp_path):
         ("not json", "line 2 is not JSON"),
         ("[1]", "it is no result"),
         (json.dumps({"id": 1}), "no model"),
+        (json.dumps(result(1, "adapted", True) | {"scores": None}), "line 2 is no result"),
+        (json.dumps(result(1, "adapted", True) | {"error": {"a": 1}}), "line 2 is no result"),
         (json.dumps(result(0, "adapted", True)), "second answer"),
     ],
 )
@@ -217,6 +219,20 @@ def test_a_place_without_results_is_named(tmp_path):
         find([str(tmp_path / "nowhere")])
     with pytest.raises(PllavaError, match="not the id of an MLflow run"):
         find(["mlflow-run:../../etc"])
+
+
+def test_an_index_that_cannot_be_kept_is_said(tmp_path):
+    folder = write(tmp_path / "r", [result(0, "adapted", True)])
+    (tmp_path / "file").touch()
+    with pytest.raises(PllavaError, match=r"can't be written to .*file/index"):
+        build(find([str(folder)]), tmp_path / "file/index")
+
+
+def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path, monkeypatch):
+    write(tmp_path / "lr=0.1", [result(0, "adapted", True)])
+    monkeypatch.chdir(tmp_path)
+    assert [file.source for file in find(["lr=0.1"])] == ["lr=0.1"]
+    assert [file.source for file in find(["low=lr=0.1"])] == ["low"]
 
 
 def test_names_of_sources_are_the_shortest_that_differ(tmp_path):
