@@ -60,6 +60,22 @@ def test_variable_frame_rate_goes_by_timestamps(make_clip: MakeClip, reader: str
     assert part.times.min() >= 2.0 and part.times.max() <= 9.0
 
 
+def test_a_frame_far_from_its_key_frame_is_the_one_asked_for(tmp_path: Path):
+    """decord reads 10,000 packets ahead of a frame it seeks, then gives whatever has been decoded."""
+    path = tmp_path / "long.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.options = {"preset": "ultrafast", "x264-params": "keyint=infinite:scenecut=0"}
+        for i in range(24_000):
+            if i % 1000 == 0:
+                picture = np.full((48, 64, 3), i // 100, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    video = read_video(path, 1)
+    assert video.indices == [11_999] and abs(video.frames.mean() - 110) < 6
+
+
 def test_still_image_is_a_clip_of_one_frame(tmp_path: Path):
     Image.new("RGBA", (20, 10), (200, 0, 0, 255)).save(tmp_path / "a.png")
     video = read_video(tmp_path / "a.png")
