@@ -43,6 +43,8 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if chat.readers is not None:
+            chat.readers.close()  # a clip that is being read would keep us waiting
         await run_in_threadpool(jobs.close)
         files.close()
 

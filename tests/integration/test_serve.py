@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 
 import pllava
@@ -180,6 +181,18 @@ def test_what_is_refused(server: Server, clip: Path, tmp_path: Path):
     status, _, found = server.raw("/v1/nothing")
     assert status == 404 and json.loads(found)["error"]["type"] == "not_found_error"
     assert ask().choices[0].message.content is not None
+
+
+@pytest.mark.integration
+def test_a_clip_that_kills_its_reader_costs_only_its_request(server: Server, reference: Path):
+    clip = reference / "video" / "clip_short.mp4"
+    readers = [child for child in psutil.Process(server.process.pid).children() if "pllava.video.worker" in child.cmdline()]
+    assert readers  # of the tests before
+    for reader in readers:
+        reader.kill()
+    with pytest.raises(openai.BadRequestError, match="the video: the decoder died"):
+        server.client().chat.completions.create(model=server.model, messages=[user(clip)], max_tokens=4)  # type: ignore[list-item]
+    assert server.client().chat.completions.create(model=server.model, messages=[user(clip)], max_tokens=4)  # type: ignore[list-item]
 
 
 @pytest.mark.integration
