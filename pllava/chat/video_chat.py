@@ -35,7 +35,7 @@ from pllava.chat.watched import Conversation, History, WatchedVideo
 from pllava.errors import PllavaError
 from pllava.model.shared_prefix import BufferedLayer, stop_if
 from pllava.video.limits import Limits
-from pllava.video.reader import VideoFrames, read_video
+from pllava.video.reader import VideoFrames, kind_of_path, read_video
 from pllava.video.readers import Readers
 
 __all__ = ["Answer", "Conversation", "History", "VideoChat", "WatchedVideo"]
@@ -132,6 +132,7 @@ class VideoChat:
                 return self.readers.read(video, number, self.sampling, start=start, end=end)
             return read_video(video, number, self.sampling, start, end, limits=self.limits)
 
+        kind_of_path(Path(video))  # a pipe has no content to go by, and a device no end
         if self.sampling == "rand" or not os.access(video, os.R_OK):
             return None, read  # the reader says what is wrong
         return (path_key(Path(video)), number, self.sampling, start, end), read
