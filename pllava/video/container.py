@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 NARROW = 256  # pixels; only narrower rows can be padded to a multiple of their width
 # decord reads 10,000 packets ahead of the frame it seeks; when that has not been decoded by then, it gives another frame without an error.
 MOST_FRAMES = 10_000
+NO_TIME = 1e9  # seconds; FFmpeg's mark for a time that is not known, -2^63 units, is far below minus that
 
 
 def read_header(path: Path, limits: Limits, whole: bool = True) -> Header:
@@ -93,6 +94,8 @@ class DecordSource:
         if count < 1 or not self.fps > 0:
             raise CannotDecode(f"{count} frames at {self.fps} a second")
         _check_count(count)
+        if np.abs(spans).max() > NO_TIME:
+            raise CannotDecode("some packets have no time")
         check_whole(path, header, count)
         self.times = spans[:, 0] - spans[0, 0]
         self.duration = float(spans[-1, 1] - spans[0, 0])
