@@ -106,6 +106,7 @@ def test_answers_are_those_of_the_library(server: Server, clip: Path, chat: Any)
         model=server.model, messages=[user(clip)], max_completion_tokens=20, stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
+    assert server.metric("pllava_completion_seconds_count") == 2  # the whole answer, and the stream
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == expected.text
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[-2].choices[0].finish_reason == "length"
     assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens == expected.prompt_tokens + 20
