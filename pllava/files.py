@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import json
@@ -112,20 +111,17 @@ def _remove_abandoned(path: Path) -> None:
 
 
 @contextmanager
-def alone(lock: Path, busy: str) -> Iterator[None]:
-    """One process at a time. A killed one lets go of the lock. Raises PllavaError with `busy` and the lock's name when another has it."""
+def alone(lock: Path, busy: str, seconds: float = 0.0) -> Iterator[None]:
+    """One process at a time; a killed one lets go of the lock. Raises PllavaError with `busy` and the lock's name when another keeps it
+    for so many seconds."""
+    from filelock import FileLock, Timeout
+
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PllavaError(f"{busy} ({lock}). Wait for it, or end it, then repeat the command") from None
-        except OSError:  # a file system without locks
-            pass
-        try:
+    try:
+        with FileLock(lock, timeout=seconds):
             yield
-        finally:
-            lock.unlink(missing_ok=True)
+    except Timeout:
+        raise PllavaError(f"{busy} (it holds {lock}). Wait for it or end it, then repeat the command") from None
 
 
 def process_is_alive(pid: int) -> bool:

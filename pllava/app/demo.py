@@ -96,12 +96,15 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
         except PllavaError as error:
             return panels.problem(str(error))
 
-    def reply(clip: Clip | None, history: list[Message], *values: Any) -> Iterator[list[Message]]:
+    def note(history: list[Message], request: gr.Request) -> None:
+        visits.asks(str(request.session_hash), history)
+
+    def reply(clip: Clip | None, history: list[Message], request: gr.Request, *values: Any) -> Iterator[list[Message]]:
         try:
             settings = settings_of(*values)
         except (PllavaError, TypeError, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
-        yield from visits.reply(clip, history, settings)
+        yield from visits.reply(clip, history, settings, str(request.session_hash))
 
     def caption(clip: Clip | None, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         if clip is None:
@@ -218,7 +221,8 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
         answers: list[Any] = []
 
         def answer(before: Any) -> None:
-            answers.append(before.then(reply, [clip, chat, *settings], chat, **MODEL))
+            noted = before.then(note, chat, None, **HIDDEN)
+            answers.append(noted.then(reply, [clip, chat, *settings], chat, trigger_mode="multiple", **MODEL))
 
         answer(question.submit(lambda q, history: ("", asked(q, history)), [question, chat], [question, chat], **HIDDEN))
         answer(examples.click(lambda row, history: asked(row[0], history), [examples, chat], chat, **HIDDEN))

@@ -19,6 +19,7 @@ from pllava.video.limits import Limits
 if TYPE_CHECKING:
     from pllava.app.source import ModelSource
     from pllava.chat import VideoChat, WatchedVideo
+    from pllava.video.readers import Readers
 
 MOST_FRAMES = 64
 LIMITS = Limits(max_bytes=200 << 20, max_seconds=30 * 60, max_decoded_bytes=1 << 30)  # what a stranger may ask of the machine
@@ -55,6 +56,7 @@ class ChatEngine:
 
         self.chat = chat
         self.limits = limits
+        self.readers: Readers | None = None  # read clips for us; a clip that hangs or kills its reader is a sentence for one visitor
         self.source: ModelSource | None = None  # what `chat` was loaded from, where somebody wants to know
         self._lock = threading.Lock()  # not an RLock: a stream may be advanced and closed by different threads
         self.lora_alpha = get_lora_alpha(chat.model)
@@ -92,7 +94,7 @@ class ChatEngine:
     def _set(self, settings: Settings) -> Iterator[VideoChat]:
         """The chat with these settings, and its cache. What they change in the shared model is put back."""
         chat = copy.copy(self.chat)
-        chat.limits = self.limits
+        chat.limits, chat.readers = self.limits, self.readers
         if settings.system is not None and settings.system != chat.template.system:
             chat.template.check(settings.system, "the system prompt")
             chat.template = chat.template.model_copy(update={"system": settings.system})

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pllava.video.reader import VideoFrames
 
 HEIGHT = 96  # pixels, of one picture of the strip
+MOST_WIDTH = 12 * HEIGHT  # of a picture; one that is wider is shown less high
 
 
 def strip(video: VideoFrames, pooling_shape: tuple[int, int, int]) -> str:
@@ -32,9 +33,10 @@ def strip(video: VideoFrames, pooling_shape: tuple[int, int, int]) -> str:
 
 
 def thumbnail(frame: np.ndarray, height: int = HEIGHT) -> Image.Image:
-    """A picture of a frame (uint8 [H, W, 3]) at a given height."""
+    """A picture of a frame (uint8 [H, W, 3]) at a given height, or of MOST_WIDTH."""
     image = Image.fromarray(frame)
-    return image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)
+    scale = min(height / image.height, MOST_WIDTH / image.width)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
 
 
 def _data_uri(frame: np.ndarray) -> str:

@@ -21,6 +21,7 @@ from pllava.app.source import choose, describe_runtime, load_chat
 from pllava.app.uploads import Uploads
 from pllava.errors import PllavaError
 from pllava.params import Params
+from pllava.video.readers import Readers
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -74,6 +75,7 @@ def open_page(
     say(f"model: {source.name}, {source.why}")
     engine = ChatEngine(load_chat(source, lora_alpha))
     engine.source = source
+    engine.readers = Readers(1, limits=engine.limits)
     say(f"runs on {describe_runtime(engine.chat.model)}; template {source.template}")
     try:
         clips = samples(params)

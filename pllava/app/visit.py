@@ -41,6 +41,7 @@ class Visits:
         self.engine = engine
         self.uploads = uploads
         self.turns = turns
+        self._asked: dict[str, list[str]] = {}  # session -> the conversation with its last question
 
     def look(self, session: str, path: str, settings: Settings, ours: bool = False) -> Clip:
         """Take a file, if its content is a video or an image that can be read and is not too large; else it is removed at once.
@@ -73,8 +74,15 @@ class Visits:
         except PllavaError as error:
             raise PllavaError(sentence(error, clip.path)) from None
 
-    def reply(self, clip: Clip | None, history: list[Message], settings: Settings) -> Iterator[list[Message]]:
+    def asks(self, session: str, history: list[Message]) -> None:
+        """A visitor's next question: the answer to the one before ends as far as it has come."""
+        self._asked[session] = [text_of(message) for message in history]
+
+    def reply(self, clip: Clip | None, history: list[Message], settings: Settings, session: str | None = None) -> Iterator[list[Message]]:
         """The conversation with the answer to its last question growing; what goes wrong is said in the chat."""
+        texts = [text_of(message) for message in history]
+        if session is not None and self._asked.get(session, texts) != texts:
+            return
         if not history or history[-1]["role"] != "user":
             yield history
             return
@@ -85,6 +93,8 @@ class Visits:
         try:
             answer = ""
             for answer in self.engine.stream(clip.path, text_of(history[-1]), said, settings):
+                if session is not None and self._asked.get(session, texts) != texts:
+                    return
                 yield [*history, _says(answer)]
             if not answer:
                 yield [*history, _says("(the model said nothing)")]
@@ -97,6 +107,7 @@ class Visits:
     def leave(self, session: str | None) -> None:
         """The page was closed: its files go."""
         if session:
+            self._asked.pop(session, None)
             self.uploads.release(session)
 
 

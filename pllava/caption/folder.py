@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pllava.caption.inputs import expand
 from pllava.caption.job import Job
-from pllava.caption.output import format_of, write_rows
+from pllava.caption.output import format_of, require_writable, write_rows
 from pllava.caption.progress import CaptionProgress
 from pllava.caption.store import Row, Store
 from pllava.caption.subtitles import write_captions
@@ -62,8 +62,8 @@ def caption_all(
     kind = format_of(out, format)
     if subtitles and not job.dense:
         raise PllavaError("subtitles are made of dense captions: add --dense")
-    if out.is_dir():
-        raise PllavaError(f"{out} is a folder; name a file, such as {out / 'captions.jsonl'}")
+    for target in [out, *([Path(subtitles) / "any"] if subtitles else ())]:
+        require_writable(target)
     if run is None:
         from pllava.caption.batch import caption_batches
 

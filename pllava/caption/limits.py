@@ -16,6 +16,8 @@ def parse_limits(texts: Iterable[str]) -> dict[str, float]:
         name, _, value = text.partition("=")
         try:
             limits[name] = known[name](float(value))
-        except (KeyError, ValueError):
-            raise PllavaError(f"--limit {text}: write NAME=NUMBER, with one of {', '.join(known)}") from None
+            if not limits[name] > 0:
+                raise ValueError
+        except (KeyError, ValueError, OverflowError):
+            raise PllavaError(f"--limit {text}: write NAME=NUMBER, above 0, with one of {', '.join(known)}") from None
     return limits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,17 @@ def format_of(path: Path, given: str | None = None) -> str:
     if name not in FORMATS:
         raise PllavaError(f"{path}: {name or 'a name without an ending'} is no format for captions; use --format {', '.join(FORMATS)}")
     return name
+
+
+def require_writable(path: Path) -> None:
+    """Raises PllavaError, before the work and not after it, when the file could not be written."""
+    if path.is_dir():
+        raise PllavaError(f"{path} is a folder; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise PllavaError(f"{path}: cannot be written ({error.strerror}). Choose another place") from None
 
 
 def write_rows(path: Path, rows: Iterable[Row], format: str, dense: bool) -> int:

@@ -12,8 +12,13 @@ from pllava.caption.subtitles import FORMATS, format_of, to_srt, to_vtt, write_c
 from pllava.errors import PllavaError
 
 
-def is_one(sources: Sequence[str], out: Path | None, format: str | None) -> bool:
-    """Whether subtitles are asked for, and not a file with a row a video. Raises PllavaError when there are several videos for them."""
+def is_one(sources: Sequence[str], out: Path | None, format: str | None, subtitles: Path | None = None) -> bool:
+    """Whether one file of subtitles is asked for, and not a file with a row a video, with or without a folder of subtitles beside it.
+
+    Raises PllavaError when there are several videos for it.
+    """
+    if subtitles:
+        return False
     wanted = format in FORMATS or (format is None and out is not None and out.suffix.removeprefix(".").lower() in FORMATS)
     alone = len(sources) == 1 and Path(sources[0]).is_file()
     if wanted and not alone:
@@ -26,7 +31,7 @@ def caption_one(path: str, out: Path | None, format: str | None, job: Job, say: 
     from rich.console import Console
 
     from pllava.caption.dense import dense_caption
-    from pllava.caption.output import printable
+    from pllava.caption.output import printable, require_writable
     from pllava.caption.progress import CaptionProgress
     from pllava.caption.segment import Segment
     from pllava.video.reader import kind_of_path
@@ -34,6 +39,8 @@ def caption_one(path: str, out: Path | None, format: str | None, job: Job, say: 
     kind = format or (format_of(out) if out else "vtt")
     assert job.dense is not None
     kind_of_path(Path(path))  # before the weights are read
+    if out:
+        require_writable(out)
     dense = dense_caption(
         job.chat(),
         path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopP
 from pllava.errors import PllavaError
 from pllava.model.shared_prefix import stop_if
 
+COLD = 1e-6  # temperature; below, logits divided by it are no numbers any more, and the answer is the greedy one
 FinishReason = Literal["stop", "length"]  # an end token or a stop string; max_new_tokens
 
 
@@ -49,9 +51,11 @@ class Generation:
     def __post_init__(self) -> None:
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stops)
+        if 0 < self.temperature < COLD:
+            object.__setattr__(self, "temperature", 0.0)
         checks = {
             f"max_new_tokens {self.max_new_tokens}: need >= 1": self.max_new_tokens >= 1,
-            f"temperature {self.temperature}: need >= 0": self.temperature >= 0,
+            f"temperature {self.temperature}: need >= 0, and a number": 0 <= self.temperature < math.inf,
             f"top_p {self.top_p}: need in (0, 1]": 0 < self.top_p <= 1,
             f"num_beams {self.num_beams}: need >= 1": self.num_beams >= 1,
             f"repetition_penalty {self.repetition_penalty}: need > 0": self.repetition_penalty > 0,

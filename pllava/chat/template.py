@@ -67,6 +67,7 @@ class Template(BaseModel):
                 text = text + self.mm_join + self.mm_token if self.mm_style == "MM_AFTER" else self.mm_token + self.mm_join + text
             messages.append((user, text))
             if answer is not None:
+                _check_text(answer, "an earlier answer", (PLACEHOLDER,))  # whatever else the model wrote may stand there again
                 messages.append((assistant, answer))
         if self.answer_prompt is not None:
             messages.append((assistant, self.answer_prompt))
@@ -94,9 +95,7 @@ class Template(BaseModel):
 
     def check(self, text: str, what: str = "the question") -> None:
         """Raises PllavaError when `text` holds a marker."""
-        for marker in self.markers:
-            if marker in text:
-                raise PllavaError(f"{what} holds {marker!r}, which has a meaning of its own in this conversation template. Reword it")
+        _check_text(text, what, self.markers)
 
     def trim_reply(self, generated: str) -> str:
         """The answer in what the model wrote after the prompt (special tokens skipped or not).
@@ -118,6 +117,16 @@ class Template(BaseModel):
         if self.answer_prompt is None:
             return reply
         return (self.return_prompt + "".join(reply.split(self.answer_prompt.strip())[1:])).strip()
+
+
+def _check_text(text: str, what: str, markers: Sequence[str]) -> None:
+    for marker in markers:
+        if marker in text:
+            raise PllavaError(f"{what} holds {marker!r}, which has a meaning of its own in this conversation template. Reword it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PllavaError(f"{what} holds {text[error.start]!r}, half of a character, which no tokenizer reads. Remove it") from None
 
 
 def load_template(name: str | Path) -> Template:

@@ -35,7 +35,8 @@ from pllava.chat.watched import Conversation, History, WatchedVideo
 from pllava.errors import PllavaError
 from pllava.model.shared_prefix import BufferedLayer, stop_if
 from pllava.video.limits import Limits
-from pllava.video.reader import VideoFrames, read_video
+from pllava.video.reader import VideoFrames, kind_of_path, read_video
+from pllava.video.readers import Readers
 
 __all__ = ["Answer", "Conversation", "History", "VideoChat", "WatchedVideo"]
 
@@ -72,6 +73,7 @@ class VideoChat:
         self.sampling = sampling
         self.cache = PrefixCache(cache_bytes)
         self.limits: Limits | None = None  # of what is read; None: the defaults of `read_video`
+        self.readers: Readers | None = None  # read for us, under their own limits, in processes that can be killed; None: we read
         self._told: set[str] = set()
 
     def with_template(self, template: Template | str) -> VideoChat:
@@ -124,7 +126,13 @@ class VideoChat:
                 raise PllavaError("start and end are for a path; these frames are sampled already. Pass them to pllava.read_video")
             return frames_key(video), lambda: video
         number = self.processor.num_frames
-        read: Callable[[], VideoFrames] = lambda: read_video(video, number, self.sampling, start, end, limits=self.limits)  # noqa: E731
+
+        def read() -> VideoFrames:
+            if self.readers is not None:
+                return self.readers.read(video, number, self.sampling, start=start, end=end)
+            return read_video(video, number, self.sampling, start, end, limits=self.limits)
+
+        kind_of_path(Path(video))  # a pipe has no content to go by, and a device no end
         if self.sampling == "rand" or not os.access(video, os.R_OK):
             return None, read  # the reader says what is wrong
         return (path_key(Path(video)), number, self.sampling, start, end), read

@@ -74,7 +74,7 @@ def caption(
     say(f"model: {name}")
     from pllava.caption.single import caption_one, is_one
 
-    if dense and is_one(sources, out, format):
+    if dense and is_one(sources, out, format, subtitles):
         caption_one(sources[0], out, format, job, say)
         return
     from pllava.caption.folder import caption_all

@@ -19,7 +19,7 @@ from pllava.data.feature_plan import OTHER_FRAMES, clip_bytes, decide, plan_feat
 from pllava.data.feature_store import STORE, ShardReader, clip_key, digest_of, settings
 from pllava.data.manifest import PREPARED, ManifestRow, read_manifest
 from pllava.errors import PllavaError
-from pllava.files import atomic_dir, read_json, write_json, writing
+from pllava.files import alone, atomic_dir, read_json, write_json, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,14 +35,8 @@ PARTIAL = STORE.with_name(f".{STORE.name}.partial")
 def features(params: Params) -> Path:
     """Write data/features/. When features are not stored the index says why, and nothing else is there. Raises PllavaError when
     `enabled: true` cannot be, more than data.max_bad_fraction of the clips cannot be decoded, or another process is at it."""
-    from filelock import FileLock, Timeout
-
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(LOCK, timeout=LOCK_SECONDS):
-            return _features(params)
-    except Timeout:
-        raise PllavaError(f"another `pllava features` is running in {Path.cwd()} (it holds {LOCK}). Wait for it or end it") from None
+    with alone(LOCK, f"another `pllava features` is running in {Path.cwd()}", LOCK_SECONDS):
+        return _features(params)
 
 
 def _features(params: Params) -> Path:

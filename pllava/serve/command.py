@@ -9,6 +9,7 @@ from pllava.app.process import require_free_port
 from pllava.app.source import ModelSource, choose, describe_runtime, load_chat
 from pllava.params import Params
 from pllava.serve.settings import ServeSettings
+from pllava.video.readers import TIME_LIMIT, Readers
 
 
 def serve(
@@ -29,7 +30,7 @@ def serve(
     from pllava.serve.server import build_app
 
     chat = load_chat(source, lora_alpha)
-    chat.limits = settings.limits
+    chat.readers = Readers(1, min(settings.timeout, TIME_LIMIT), settings.limits)  # no file stops the server, whatever is in it
     say(f"runs on {describe_runtime(chat.model)}; template {source.template}")
     names = model_names(source, model, params.registry.model_name)
     say(f"http://{settings.host}:{settings.port}/v1 serves {names[0]}" + ("" if settings.api_key else "; no key is needed"))

@@ -43,6 +43,8 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if chat.readers is not None:
+            chat.readers.close()  # a clip that is being read would keep us waiting
         await run_in_threadpool(jobs.close)
         files.close()
 
@@ -106,7 +108,7 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
         check_model(asked.model, names)
         await run_in_threadpool(answerer.check, asked)
         job = jobs.submit(lambda cancel: answerer.work(asked, cancel, began))
-        run = Run(asked, job, began + settings.timeout, request, metrics)
+        run = Run(asked, job, began, settings.timeout, request, metrics)
         try:
             await run.next()  # ready: what is wrong with the video has its own status, also for a stream
             if asked.stream:
@@ -116,7 +118,6 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
         except BaseException:
             job.abandon()
             raise
-        metrics.seconds.observe(time.monotonic() - began)
         return JSONResponse(run.completion(event[1]))
 
     return app
@@ -125,8 +126,9 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
 class Run:
     """A job as its request sees it, with a deadline; a client that leaves ends it."""
 
-    def __init__(self, asked: ChatRequest, job: Job, deadline: float, request: Request, metrics: Metrics) -> None:
-        self.asked, self.job, self.deadline, self.request, self.metrics = asked, job, deadline, request, metrics
+    def __init__(self, asked: ChatRequest, job: Job, began: float, timeout: float, request: Request, metrics: Metrics) -> None:
+        self.asked, self.job, self.request, self.metrics = asked, job, request, metrics
+        self.began, self.deadline = began, began + timeout
         self.given_up = self.finished = False
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
@@ -149,6 +151,8 @@ class Run:
                 waiting.cancel()
         event = waiting.result()
         self.finished = event[0] in ("done", "error")
+        if event[0] == "done":  # of a stream, too
+            self.metrics.seconds.observe(time.monotonic() - self.began)
         if event[0] == "error":
             raise event[1] if isinstance(event[1], ApiError) else internal(event[1])
         return event

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.errors import PllavaError
-from pllava.files import atomic_dir, read_json, sha256_file, write_json, writing
+from pllava.files import alone, atomic_dir, read_json, sha256_file, write_json, writing
 from pllava.train.state import State
 
 if TYPE_CHECKING:
@@ -152,14 +152,8 @@ def read(folder: Path) -> State:
 @contextmanager
 def sole_training(path: Path = LOCK) -> Iterator[None]:
     """One training a project folder. The lock goes with its process, however that ends. Raises PllavaError when another one stays."""
-    from filelock import FileLock, Timeout
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path, timeout=LOCK_SECONDS):
-            yield
-    except Timeout:
-        raise PllavaError(f"another training is running in {Path.cwd()} (it holds {path}). Wait for it or end it") from None
+    with alone(path, f"another training is running in {Path.cwd()}", LOCK_SECONDS):
+        yield
 
 
 def _is_whole(folder: Path) -> bool:

@@ -18,6 +18,9 @@ from pllava.video.pyav import MEND, OPEN_OPTIONS, Header, PyavSource, check_whol
 
 log = logging.getLogger(__name__)
 NARROW = 256  # pixels; only narrower rows can be padded to a multiple of their width
+# decord reads 10,000 packets ahead of the frame it seeks; when that has not been decoded by then, it gives another frame without an error.
+MOST_FRAMES = 10_000
+NO_TIME = 1e9  # seconds; FFmpeg's mark for a time that is not known, -2^63 units, is far below minus that
 
 
 def read_header(path: Path, limits: Limits, whole: bool = True) -> Header:
@@ -80,6 +83,7 @@ class DecordSource:
 
         self.path, self.header, self.limits = path, header, limits
         self._errors = (RuntimeError, decord.DECORDError, IndexError)  # DECORDError is not a RuntimeError
+        _check_count(header.num_frames)
         try:
             self._video = decord.VideoReader(str(path), num_threads=1, fault_tol=0)
             count = len(self._video)
@@ -89,6 +93,9 @@ class DecordSource:
             raise CannotDecode(_first_line(error)) from error
         if count < 1 or not self.fps > 0:
             raise CannotDecode(f"{count} frames at {self.fps} a second")
+        _check_count(count)
+        if np.abs(spans).max() > NO_TIME:
+            raise CannotDecode("some packets have no time")
         check_whole(path, header, count)
         self.times = spans[:, 0] - spans[0, 0]
         self.duration = float(spans[-1, 1] - spans[0, 0])
@@ -138,6 +145,11 @@ class DecordSource:
     def _check_size(self) -> None:
         if {self.width, self.height} != {self.header.width, self.header.height}:
             raise CannotDecode(f"frames of {self.width}x{self.height}, the header says {self.header.width}x{self.header.height}")
+
+
+def _check_count(num_frames: int) -> None:
+    if num_frames > MOST_FRAMES:
+        raise CannotDecode(f"{num_frames} frames, of more than {MOST_FRAMES} it may give others than it was asked for")
 
 
 def _without_padding(frame: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pllava.errors import PllavaError
 from pllava.video.limits import Limits
@@ -62,7 +63,7 @@ class PyavSource:
         """uint8 [T, H, W, 3]."""
         found = self._by_time(set(indices)) if self._pts else None
         found = found or self._by_number(set(indices))
-        return np.stack([found[index] for index in indices])
+        return np.stack([_resized(found[index], (self.width, self.height)) for index in indices])
 
     def _packets(self) -> tuple[list[int], list[int]]:
         """Times of all frames, and of those that are key frames, in order; empty when some packet has none."""
@@ -155,6 +156,13 @@ def upright(frame: Any) -> np.ndarray:
     """uint8 [H, W, 3] of a PyAV frame, with the rotation its metadata asks for (as decord applies it)."""
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+
+
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] at the size (width, height) of the first frame: a recording may change it on the way."""
+    if picture.shape[1::-1] == size:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
 def check_whole(path: Path, header: Header, count: int) -> None:

@@ -95,7 +95,11 @@ def read_video(
 
 def kind_of_path(path: Path) -> str:
     """ "folder", "gif", "image" or "video". Raises PllavaError when there is nothing that could be read."""
-    if not os.path.exists(path):  # noqa: PTH110  Path.exists raises for a name that is too long
+    try:
+        there = path.exists()
+    except OSError as error:  # longer than names can be
+        raise PllavaError(f"{path}: no name of a file ({error.strerror})") from None
+    if not there:
         raise PllavaError(f"{path}: no such file or folder")
     try:
         str(path).encode()

@@ -66,8 +66,13 @@ class Readers:
     def read(self, path: str | Path, num_frames: int = 16, sampling: str = "eval", **arguments: Any) -> VideoFrames:
         """As `read_video`, without `rng` and `limits`. Raises PllavaError, also for a clip that takes too long or kills the decoder."""
         job = {"path": str(path), "num_frames": num_frames, "sampling": sampling, "picture": self.picture, "limits": asdict(self.limits)}
-        child = self._idle.pop() if self._idle else Child("pllava.video.worker")
+        try:
+            child = self._idle.pop()
+        except IndexError:  # not asked before: another thread may take the last one in between
+            child = Child("pllava.video.worker")
         self._all.add(child)
+        if self._closed:
+            child.end()
         try:
             [(said, frames)] = child.ask(job | arguments, self.time_limit)
         except Gone as error:

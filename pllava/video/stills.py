@@ -129,6 +129,9 @@ def _rgb(path: Path) -> np.ndarray:
     """uint8 [H, W, 3], turned as the camera says."""
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # 16 bits a pixel, which Pillow would cut off at white, not scale
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return np.asarray(upright.convert("RGB"))
     except UNREADABLE as error:
         raise PllavaError(f"{path}: the image does not decode ({error}). Replace the file") from error

@@ -94,7 +94,9 @@ class FrameStream:
                 zero = None if alone else (container.start_time or 0) / av.time_base
                 spacing = float(1 / stream.average_rate) if stream.average_rate else 0.04
                 last, expected = -1.0, 0.0
+                size: tuple[int, int] | None = None
                 for number, frame in enumerate(self._decoded(container, stream)):
+                    size = size or (frame.width, frame.height)
                     own = float(frame.pts * frame.time_base) if frame.pts is not None else None
                     zero = zero if zero is not None else own or 0.0
                     time = expected if own is None else own - zero
@@ -105,7 +107,7 @@ class FrameStream:
                     if frame.duration:
                         spacing = float(frame.duration * frame.time_base)
                     last, expected = time, time + spacing
-                    yield StreamFrame(number, time, expected, frame)
+                    yield StreamFrame(number, time, expected, frame if size == (frame.width, frame.height) else frame.reformat(*size))
         except (av.FFmpegError, ValueError) as error:
             self._note(f"cannot be read further than {self.duration:.2f} s ({reason(error)})")
 

@@ -99,6 +99,19 @@ def test_stop_ends_the_answer_and_the_model_is_free_again(visit, clip):
     assert len(answers(page)[0]) > len(stopped[0]) and answers(page)[0].startswith(stopped[0])
 
 
+def test_a_question_asked_while_another_is_answered_is_not_lost(visit, clip):
+    page = visit().page
+    upload(page, clip)
+    page.wait_for_selector(".strip img")
+    ask(page, "Describe the video in detail.")
+    page.wait_for_selector(BOT)
+    ask(page, "How many?")
+    until(page, f"document.querySelectorAll('{USER}').length === 2")
+    finished(page, 2)
+    assert questions(page) == ["Describe the video in detail.", "How many?"]
+    assert len(answers(page)) == 2
+
+
 def test_a_question_is_edited_asked_again_and_the_conversation_cleared(visit, clip):
     page = visit().page
     page.locator("#samples button.thumbnail-item").first.click()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 
 import pllava
@@ -105,6 +106,7 @@ def test_answers_are_those_of_the_library(server: Server, clip: Path, chat: Any)
         model=server.model, messages=[user(clip)], max_completion_tokens=20, stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
+    assert server.metric("pllava_completion_seconds_count") == 2  # the whole answer, and the stream
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == expected.text
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[-2].choices[0].finish_reason == "length"
     assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens == expected.prompt_tokens + 20
@@ -180,6 +182,18 @@ def test_what_is_refused(server: Server, clip: Path, tmp_path: Path):
     status, _, found = server.raw("/v1/nothing")
     assert status == 404 and json.loads(found)["error"]["type"] == "not_found_error"
     assert ask().choices[0].message.content is not None
+
+
+@pytest.mark.integration
+def test_a_clip_that_kills_its_reader_costs_only_its_request(server: Server, reference: Path):
+    clip = reference / "video" / "clip_short.mp4"
+    readers = [child for child in psutil.Process(server.process.pid).children() if "pllava.video.worker" in child.cmdline()]
+    assert readers  # of the tests before
+    for reader in readers:
+        reader.kill()
+    with pytest.raises(openai.BadRequestError, match="the video: the decoder died"):
+        server.client().chat.completions.create(model=server.model, messages=[user(clip)], max_tokens=4)  # type: ignore[list-item]
+    assert server.client().chat.completions.create(model=server.model, messages=[user(clip)], max_tokens=4)  # type: ignore[list-item]
 
 
 @pytest.mark.integration

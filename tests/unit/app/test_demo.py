@@ -96,6 +96,24 @@ def test_a_video_above_the_duration_limit_is_refused(client, over_long):
     assert "Limits(" not in str(refused.value)
 
 
+def test_a_clip_that_kills_its_reader_is_a_sentence_for_who_sent_it(client, corpus):
+    import psutil
+    from gradio_client import handle_file
+
+    def ask(name: str) -> str:
+        return client.predict(handle_file(str(corpus / "MVBench/video/moving_direction" / name)), "Which way?", api_name="/ask")
+
+    first, second = (file.name for file in sorted((corpus / "MVBench/video/moving_direction").iterdir())[:2])
+    answer = ask(first)
+    readers = [child for child in psutil.Process().children() if "pllava.video.worker" in child.cmdline()]
+    assert readers
+    for reader in readers:
+        reader.kill()
+    with pytest.raises(Exception, match=rf"{second}: the decoder died"):
+        ask(second)
+    assert ask(second) and ask(first) == answer
+
+
 def test_a_question_is_needed(client, corpus):
     from gradio_client import handle_file
 

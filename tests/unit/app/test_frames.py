@@ -16,3 +16,5 @@ def test_strip_shows_every_frame_with_its_time():
 
 def test_thumbnail_keeps_the_aspect():
     assert thumbnail(np.zeros((360, 640, 3), np.uint8), 90).size == (160, 90)
+    for shape in ((1, 70_000, 3), (70_000, 1, 3)):  # neither a gigabyte nor more than a JPEG can hold
+        assert max(thumbnail(np.zeros(shape, np.uint8)).size) < 2000

@@ -207,6 +207,7 @@ def test_mistakes_are_said_and_leave_nothing(videos: Path, tmp_path: Path, job: 
         ([videos], "a.txt", {}, "no format for captions"),
         ([videos], "a.jsonl", {"subtitles": tmp_path}, "add --dense"),
         ([videos], "", {"format": "csv"}, "is a folder"),
+        ([videos], next(videos.rglob("*.mp4")) / "a.jsonl", {}, "cannot be written"),
     ):
         with pytest.raises(PllavaError, match=reason):
             run(sources, tmp_path / out, job(), **settings)
@@ -228,6 +229,6 @@ def test_two_runs_do_not_write_one_file(videos: Path, tmp_path: Path, job: Calla
 
 def test_limits_are_named():
     assert parse_limits(["max_seconds=1.5", "max_bytes=1e6"]) == {"max_seconds": 1.5, "max_bytes": 1_000_000}
-    for wrong in ("max_minutes=3", "max_seconds", "max_seconds=x"):
+    for wrong in ("max_minutes=3", "max_seconds", "max_seconds=x", "max_bytes=inf", "max_seconds=nan", "max_frames=-1"):
         with pytest.raises(PllavaError, match="NAME=NUMBER"):
             parse_limits([wrong])

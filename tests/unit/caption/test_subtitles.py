@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pllava.caption.segment import Segment
+from pllava.caption.single import is_one
 from pllava.caption.subtitles import to_srt, to_vtt, write_captions
 from pllava.errors import PllavaError
 
@@ -61,6 +62,13 @@ def test_srt_is_numbered_and_holds_no_markup():
         assert first == str(number) and len([seconds(part, SRT_TIME) for part in timing.split(" --> ")]) == 2
         body = "\n".join(payload)
         assert body.strip() and "-->" not in body and not re.search(r"<[A-Za-z/]|{\\", body)
+
+
+def test_a_folder_of_subtitles_is_beside_a_file_with_a_row_a_video(tmp_path: Path):
+    (tmp_path / "a.mp4").touch()
+    alone = [str(tmp_path / "a.mp4")]
+    assert is_one(alone, None, None) and is_one(alone, Path("a.srt"), None)
+    assert not is_one(alone, None, None, tmp_path / "subtitles")
 
 
 def test_a_cue_lasts_at_least_a_millisecond():

@@ -143,6 +143,11 @@ def test_sampling_follows_the_seed_and_leaves_the_generator(video: WatchedVideo)
     assert answers[0] == answers[1] and len({tuple(answer) for answer in answers}) > 1
 
 
+def test_next_to_no_temperature_is_none(video: WatchedVideo):
+    """Logits divided by it would be infinite."""
+    assert video.ask("Who?", 6, temperature=1e-40, seed=1).token_ids == video.ask("Who?", 6).token_ids
+
+
 def test_what_is_refused(video: WatchedVideo, chat: VideoChat, tmp_path: Path):
     for question in ("<image> again", "fine</s>", "USER: no"):
         with pytest.raises(PllavaError, match="meaning of its own"):
@@ -151,9 +156,16 @@ def test_what_is_refused(video: WatchedVideo, chat: VideoChat, tmp_path: Path):
         video.stream("ASSISTANT: yes")  # before the first piece
     with pytest.raises(PllavaError, match="no such file"):
         chat.watch(tmp_path / "none.mp4")
+    for nothing, reason in (("/dev/zero", "neither a file"), ("a" * 300, "no name")):  # not read to their end
+        with pytest.raises(PllavaError, match=reason):
+            chat.watch(nothing)
+    with pytest.raises(PllavaError, match="an earlier answer holds '<image>'"):  # it would stand for a second video
+        video.ask("Who?", history=[("Where?", "In an <image>.")])
+    with pytest.raises(PllavaError, match="half of a character"):
+        video.ask("Who \ud800?")
     with pytest.raises(PllavaError, match="sampled already"):
         chat.watch(video.frames, start=1.0)
-    wrong = {"max_new_tokens": 0, "temperature": -1, "top_p": 0, "num_beams": 0, "repetition_penalty": 0, "stop": ""}
+    wrong = {"max_new_tokens": 0, "temperature": float("inf"), "top_p": 0, "num_beams": 0, "repetition_penalty": 0, "stop": ""}
     for name, value in wrong.items():
         with pytest.raises(PllavaError, match=name):
             video.ask("Who?", **{name: value})

@@ -69,6 +69,7 @@ def test_options():
         ({"temperature": 3}, "from 0 to 2"),
         ({"temperature": float("nan")}, "temperature"),
         ({"temperature": True}, "temperature"),
+        ({"temperature": 10**400}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"stop": ["a"] * 5}, "at most 4"),
         ({"stop": [""]}, "none of them empty"),

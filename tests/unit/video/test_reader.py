@@ -15,6 +15,7 @@ from PIL import Image
 from pllava.errors import PllavaError
 from pllava.video.limits import Limits
 from pllava.video.reader import probe, read_video
+from pllava.video.stream import FrameStream
 
 MakeClip = Callable[..., Path]
 REAL = {"bikes": (640, 272, 250, 25.0), "bigbuckbunny": (1280, 720, 132, 25.0), "carphone_pristine": (176, 144, 120, 30000 / 1001)}
@@ -60,10 +61,54 @@ def test_variable_frame_rate_goes_by_timestamps(make_clip: MakeClip, reader: str
     assert part.times.min() >= 2.0 and part.times.max() <= 9.0
 
 
+def test_a_frame_far_from_its_key_frame_is_the_one_asked_for(tmp_path: Path):
+    """decord reads 10,000 packets ahead of a frame it seeks, then gives whatever has been decoded."""
+    path = tmp_path / "long.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.options = {"preset": "ultrafast", "x264-params": "keyint=infinite:scenecut=0"}
+        for i in range(24_000):
+            if i % 1000 == 0:
+                picture = np.full((48, 64, 3), i // 100, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    video = read_video(path, 1)
+    assert video.indices == [11_999] and abs(video.frames.mean() - 110) < 6
+
+
 def test_still_image_is_a_clip_of_one_frame(tmp_path: Path):
     Image.new("RGBA", (20, 10), (200, 0, 0, 255)).save(tmp_path / "a.png")
     video = read_video(tmp_path / "a.png")
     assert video.frames.shape == (1, 10, 20, 3) and video.times.tolist() == [0] and video.reader == "pillow"
+
+
+def test_sixteen_bits_a_pixel_are_scaled_not_cut_off(tmp_path: Path):
+    Image.fromarray(np.full((8, 8), 128 << 8, np.uint16)).save(tmp_path / "deep.png")
+    assert (read_video(tmp_path / "deep.png").frames == 128).all()
+
+
+def test_a_size_that_changes_on_the_way_is_that_of_the_first_frame(tmp_path: Path, make_clip: MakeClip):
+    clips = [make_clip(name, 64 * n, 48 * n) for n, name in ((1, "a.h264"), (2, "b.h264"))]
+    path = tmp_path / "both.h264"
+    path.write_bytes(b"".join(clip.read_bytes() for clip in clips))
+    assert read_video(path, 8).frames.shape == (8, 48, 64, 3)
+    pictures = [frame.image().shape for frame in FrameStream(path)]
+    assert len(pictures) == 48 and set(pictures) == {(48, 64, 3)}
+
+
+def test_packets_without_a_time_are_read_with_pyav(tmp_path: Path):
+    """An MPEG program stream writes a time once a pack; decord takes the others for minus three million years."""
+    path = tmp_path / "clip.mpg"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * i, np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    video = read_video(path, 12, "middle")
+    assert video.reader == "pyav" and 0.4 < video.duration < 0.6
+    assert np.abs(video.frames.mean((1, 2, 3)) - np.arange(12) * 20).max() < 8
 
 
 def test_gif_times_are_its_own(tmp_path: Path):
