@@ -250,7 +250,7 @@ def load_params(path: str | Path = PARAMS_FILE) -> Params:
     """Read and check a params file. Raises PllavaError that lists every problem, each with its place in the file."""
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_bytes())  # bytes: what is no UTF-8 is an error of YAML's, with its place
     except FileNotFoundError:
         raise PllavaError(f"{path} is not there. Run inside the project folder, or write one: pllava recipe use tiny") from None
     except yaml.YAMLError as error:
