@@ -22,6 +22,8 @@ from filelock import FileLock, Timeout
 from pllava.errors import PllavaError
 
 PLACE = Path(".state/workspaces")  # under the project folder
+# For `git apply`, whatever the user's own settings show a person (colours, another program, no prefixes).
+AS_A_PATCH = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
 MAIN = "main"  # the lock of the project folder itself
 
 
@@ -124,7 +126,7 @@ def _make(main: Path, folder: Path, name: str) -> Workspace:
     if folder.exists():
         _remove(main, folder)
     _git(main, "worktree", "add", "--quiet", "--detach", str(folder), commit)
-    changes = subprocess.run(["git", "-C", str(top), "diff", "--binary", "HEAD"], capture_output=True, check=True).stdout
+    changes = subprocess.run(["git", "-C", str(top), "diff", *AS_A_PATCH, "HEAD"], capture_output=True, check=True).stdout
     if changes:
         applied = subprocess.run(["git", "-C", str(folder), "apply", "--whitespace=nowarn", "-"], input=changes, capture_output=True)
         if applied.returncode:

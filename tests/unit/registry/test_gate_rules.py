@@ -161,3 +161,9 @@ def test_without_a_benchmark_nothing_is_known(params, judge):
     none = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"benchmarks": {}})})
     assert not judge(none, version(2, metrics(0.99)), CHAMPION).passed
     assert not judge(none, version(1, metrics(0.99)), None).passed
+
+
+def test_exactly_the_margin_below_is_within_it(params, judge):
+    """0.97 - 0.01 and 0.29 - 0.01 are not 0.96 and 0.28 to a computer, in both directions."""
+    for per_mille in range(10, 1001):
+        assert judge(params, version(2, metrics((per_mille - 10) / 1000)), version(1, metrics(per_mille / 1000))).passed
