@@ -81,10 +81,10 @@ def test_data_of_ones_own_has_the_hash_that_dvc_add_recorded(tmp_path):
 
 def test_a_user_without_a_name_can_promote(monkeypatch):
     """As in a container that runs as a number: the system knows no such user."""
-    from pllava.registry import promote
+    from pllava.registry.promote import _who
 
     def nobody():
         raise KeyError("getpwuid(): uid not found: 12345")
 
     monkeypatch.setattr("getpass.getuser", nobody)
-    assert promote._who() == f"user {os.getuid()}"
+    assert _who() == f"user {os.getuid()}"
