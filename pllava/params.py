@@ -17,10 +17,11 @@ from pllava.errors import PllavaError
 
 PARAMS_FILE = "params.yaml"
 BENCHMARKS = ("mvbench", "msvd_qa", "msrvtt_qa", "activitynet_qa", "tgif_qa", "vcgbench", "recaption")  # files of pllava/evaluate/
+NAME = r"^[^\s/:@'][^/:@']*$"  # what MLflow and its addresses take
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Rendered(Section):
@@ -199,8 +200,8 @@ class Judge(Section):
 
 
 class Registry(Section):
-    experiment: str = "pllava"
-    model_name: str = "pllava"
+    experiment: str = Field("pllava", pattern=NAME)
+    model_name: str = Field("pllava", pattern=NAME, description="as in models:/NAME@champion")
 
 
 class Gate(Section):
