@@ -132,14 +132,14 @@ def _make(main: Path, folder: Path, name: str) -> Workspace:
         if applied.returncode:
             raise PllavaError(f"changes that are not committed do not apply to HEAD: {applied.stderr.decode().strip()}. Commit them")
     root = folder / main.relative_to(top.resolve())
-    _share_cache(main, root)
+    share_cache(main, root)
     _dvc(root, "checkout", "--quiet", "--allow-missing")
     changed = _git(top, "diff", "--name-only", "HEAD").splitlines()
     untracked = _git(top, "ls-files", "--others", "--exclude-standard").splitlines()
     return Workspace(name, root, main, commit, tuple(changed), tuple(untracked))
 
 
-def _share_cache(main: Path, root: Path) -> None:
+def share_cache(main: Path, root: Path) -> None:
     """The workspace's own DVC settings: the main one's cache, and its remotes, whose paths may be relative to it."""
     from dvc.config import Config
 
