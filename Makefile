@@ -72,7 +72,9 @@ down: $(INSTALLED) ## stop what runs in the background
 
 status: $(INSTALLED) ## what runs, and what is out of date
 	@$(BIN)/pllava status
-	@$(BIN)/dvc status
+	@said=$$($(BIN)/dvc status 2>&1) && echo "$$said" || case "$$said" in \
+		*"is busy"* | *"acquire lock"*) echo "a stage runs: what is out of date shows when it has ended";; \
+		*) echo "$$said"; exit 1;; esac
 
 # Written to .dvc/config, so that a clone knows it; credentials belong in .dvc/config.local (docs/data.md).
 REMOTE ?= ../pllava-storage

@@ -22,6 +22,8 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import ROOT
+from flows.failure import tell
+from flows.process import end_all
 from pllava.caption.clips import QUESTION
 from pllava.caption.job import Dense, Job, make_job
 from pllava.caption.store import Row
@@ -52,7 +54,7 @@ class CaptionForm(BaseModel):
     ray_address: str | None = Field(None, description="ray://HOST:10001 of a cluster; empty: Ray is started on this machine")
 
 
-@flow(name="caption")
+@flow(name="caption", on_failure=[tell], on_crashed=[tell])
 def caption(form: CaptionForm) -> Any:
     """Caption videos. A run that was stopped goes on where it was.
 
@@ -95,6 +97,9 @@ def captions(job: dict[str, Any], paths: list[str], output: str, subtitles: str 
         done = caption_all(paths, output, Job(**job), subtitles=subtitles, run=run)
     except PllavaError as error:
         return Failed(message=str(error))
+    except BaseException:  # cancelled: leaving this flow waits for the processes that caption
+        end_all()
+        raise
     _publish(done.failures, str(done), done.failed)
     return Completed(message=str(done)) if done.captioned or not done.failed else Failed(message=str(done))
 

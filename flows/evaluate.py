@@ -18,7 +18,9 @@ from flows.failure import tell
 from flows.process import end_all, stream
 from flows.stage import LAST_LINES, environment
 from flows.stages import first_failure, publish_metrics, run_stages
+from pllava.errors import PllavaError
 from pllava.operate.workspace import main_workspace
+from pllava.params import load_params
 
 Limit = Annotated[int | None, Field(ge=1), form.titled("Questions of each task")]
 Alpha = Annotated[float | None, Field(ge=0, le=1024), form.titled("LoRA strength (alpha)")]
@@ -34,9 +36,12 @@ def evaluate(benchmark: form.Benchmark = form.ALL, limit: Limit = None, lora_alp
         lora_alpha: strength at inference instead of evaluate.lora_alpha; kept as a DVC experiment, nothing is trained again
     """
     os.chdir(ROOT)
-    chosen = form.BENCHMARKS if benchmark == form.ALL else [benchmark]
-    stages = [f"evaluate@{name}" for name in chosen]
     try:
+        known = list(load_params().evaluate.benchmarks)
+        if benchmark not in (form.ALL, *known):  # the form is as old as the last `make up`
+            return Failed(message=f"benchmark: params.yaml has no {benchmark!r} under evaluate.benchmarks; it has: {', '.join(known)}")
+        chosen = known if benchmark == form.ALL else [benchmark]
+        stages = [f"evaluate@{name}" for name in chosen]
         if lora_alpha is not None:
             if limit is not None:
                 return Failed(message="limit: a look at the first questions takes the strength of params.yaml; leave one of the two empty")
@@ -49,6 +54,8 @@ def evaluate(benchmark: form.Benchmark = form.ALL, limit: Limit = None, lora_alp
                 if not failure:
                     publish_metrics(ROOT)
             return Failed(message=failure) if failure else Completed(message=f"measured {', '.join(chosen)}")
+    except PllavaError as error:
+        return Failed(message=str(error))
     except BaseException:
         end_all()
         raise

@@ -18,8 +18,10 @@ from flows.experiment import is_other, run_experiment
 from flows.failure import tell
 from flows.process import end_all
 from flows.stages import first_failure, publish_metrics, run_stages
+from pllava.errors import PllavaError
 from pllava.operate.overrides import Overrides, given
 from pllava.operate.workspace import main_workspace
+from pllava.params import load_params
 
 
 @flow(name="pipeline", on_failure=[tell], on_crashed=[tell])
@@ -40,6 +42,8 @@ def pipeline(recipe: form.Recipe = form.AS_IT_STANDS, overrides: Overrides = Ove
             return run_experiment(recipe, changes)
         with main_workspace(ROOT, f"flow run {flow_run.get_name()}", get_run_logger().info):
             return run_in_project(deploy)
+    except PllavaError as error:
+        return Failed(message=str(error))
     except BaseException:  # cancelled or interrupted: tasks are in other threads, where no signal arrives
         end_all()
         raise
@@ -47,6 +51,7 @@ def pipeline(recipe: form.Recipe = form.AS_IT_STANDS, overrides: Overrides = Ove
 
 def run_in_project(deploy: bool) -> Any:
     """The stages of the project folder, then the decisions; a step whose precondition failed shows as not run."""
+    load_params()  # before DVC reads it: all that is wrong in it, each with its place
     failure, last = run_stages(ROOT)
     if not failure:
         publish_metrics(ROOT)

@@ -3,9 +3,11 @@
 import atexit
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +19,7 @@ GRACE_SECONDS = 2.0  # between asking to end and ending; a cancelled run is gone
 KEPT_LINES = 30
 
 _running: set[subprocess.Popen[bytes]] = set()
+_refusing = False  # between `end_all(refuse=True)` and `accept`
 _lock = threading.Lock()
 _sentinel: subprocess.Popen[bytes] | None = None
 
@@ -27,16 +30,18 @@ def stream(command: list[str], cwd: Path, env: dict[str, str], say: Callable[[st
     The child gets a session of its own, so that Ctrl-C reaches us alone and the tree is ended by us, in order.
     """
     last: deque[str] = deque(maxlen=KEPT_LINES)
-    process = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=os.name == "posix",
-    )
     with _lock:
+        if _refusing:
+            return -signal.SIGTERM, []
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=os.name == "posix",
+        )
         _running.add(process)
         _tell_sentinel("+", process)
     try:
@@ -49,18 +54,31 @@ def stream(command: list[str], cwd: Path, env: dict[str, str], say: Callable[[st
                 say(line)
         return process.wait(), list(last)
     finally:
-        _end(process)
+        _end([process])
         with _lock:
             _running.discard(process)
             _tell_sentinel("-", process)
 
 
-def end_all() -> None:
-    """End every tree that is still running: for the moment a flow is cancelled, whose tasks wait in other threads."""
+def end_all(refuse: bool = False) -> None:
+    """End every tree that is still running: for the moment a flow is cancelled, whose tasks wait in other threads.
+
+    Also those of a process pool of ours. refuse: until `accept`, what a queue of tasks would start next is ended before it begins.
+    """
+    global _refusing
     with _lock:
+        _refusing = _refusing or refuse
         processes = list(_running)
-    for process in processes:
-        _end(process)
+    for worker in multiprocessing.active_children():
+        worker.kill()  # its sentinel ends what it started
+    _end(processes)
+
+
+def accept() -> None:
+    """The cancelled flow is over: another one of this process may start what it needs."""
+    global _refusing
+    with _lock:
+        _refusing = False
 
 
 def _tell_sentinel(sign: str, process: subprocess.Popen[bytes]) -> None:
@@ -104,22 +122,22 @@ def _watch_parent() -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process and all below it to end, and end what has not after the grace time.
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ask processes and all below them to end, all at once, and end what has not after the grace time.
 
-    Only `process` itself collects its exit code: psutil would take it away, and a killed stage would look like one that succeeded.
+    Only the Popen itself collects its exit code: psutil would take it away, and a killed stage would look like one that succeeded.
     """
-    if process.poll() is not None:
-        return
-    try:
-        below = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return
+    left = [process for process in processes if process.poll() is None]
+    below: list[psutil.Process] = []
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            below += psutil.Process(process.pid).children(recursive=True)
     for end in ("terminate", "kill"):
-        for descendant in below:
+        for one in (*below, *left):
             with suppress(psutil.NoSuchProcess):
-                getattr(descendant, end)()
-        getattr(process, end)()  # does nothing when it has ended
-        _, below = psutil.wait_procs(below, timeout=GRACE_SECONDS)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
+                getattr(one, end)()  # a Popen that has ended does nothing
+        deadline = time.monotonic() + GRACE_SECONDS
+        _, below = psutil.wait_procs(below, timeout=GRACE_SECONDS if left else 0)
+        for process in left:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))

@@ -22,7 +22,7 @@ from pydantic import Field
 from flows import ROOT, form
 from flows.failure import tell
 from flows.point import register, run_point
-from flows.process import end_all
+from flows.process import accept, end_all
 from pllava.errors import PllavaError
 from pllava.files import atomic_write_text, read_json, write_json
 from pllava.gallery.sources import SOURCES
@@ -72,9 +72,8 @@ def sweep(
     except PllavaError as error:
         get_run_logger().error(str(error))
         return Failed(message=str(error))
-    except BaseException:  # cancelled: what was started in other threads is ended
-        end_all()
-        raise
+    finally:
+        accept()
 
 
 def _sweep(
@@ -139,12 +138,16 @@ def run_points(
     futures = [run_point.submit(root, home, home.name, point.title, point, alphas, benchmark, limit, run_id) for point in todo]
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
-    for point, future in zip(todo, futures, strict=True):
-        future.wait()
-        if future.state.is_completed():
-            rows += future.result()
-        else:
-            failures.append(f"{point.title}: {future.state.message or future.state.name}")
+    try:
+        for point, future in zip(todo, futures, strict=True):
+            future.wait()
+            if future.state.is_completed():
+                rows += future.result()
+            else:
+                failures.append(f"{point.title}: {future.state.message or future.state.name}")
+    except BaseException:  # cancelled: leaving this flow waits for the points that run, and would begin those that wait
+        end_all(refuse=True)
+        raise
     return rows, failures
 
 

@@ -17,10 +17,11 @@ from pllava.errors import PllavaError
 
 PARAMS_FILE = "params.yaml"
 BENCHMARKS = ("mvbench", "msvd_qa", "msrvtt_qa", "activitynet_qa", "tgif_qa", "vcgbench", "recaption")  # files of pllava/evaluate/
+NAME = r"^[^\s/:@'][^/:@']*$"  # what MLflow and its addresses take
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Rendered(Section):
@@ -199,8 +200,8 @@ class Judge(Section):
 
 
 class Registry(Section):
-    experiment: str = "pllava"
-    model_name: str = "pllava"
+    experiment: str = Field("pllava", pattern=NAME)
+    model_name: str = Field("pllava", pattern=NAME, description="as in models:/NAME@champion")
 
 
 class Gate(Section):
@@ -250,7 +251,7 @@ def load_params(path: str | Path = PARAMS_FILE) -> Params:
     """Read and check a params file. Raises PllavaError that lists every problem, each with its place in the file."""
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_bytes())  # bytes: what is no UTF-8 is an error of YAML's, with its place
     except FileNotFoundError:
         raise PllavaError(f"{path} is not there. Run inside the project folder, or write one: pllava recipe use tiny") from None
     except yaml.YAMLError as error:

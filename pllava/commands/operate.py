@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import typer
@@ -11,12 +12,21 @@ from pllava.commands.options import say
 commands = typer.Typer()
 
 
+def _project() -> Path:
+    """The project folder, from any folder in it; services and records are found from there."""
+    from pllava.registry.store import project_root
+
+    root = project_root()
+    os.chdir(root)
+    return root
+
+
 @commands.command()
 def up() -> None:
     """Start all services and wait until they serve."""
     from pllava.operate.up import up
 
-    typer.echo(up(Path(), say))
+    typer.echo(up(_project(), say))
 
 
 @commands.command()
@@ -24,7 +34,7 @@ def down() -> None:
     """Stop all services and the demo."""
     from pllava.operate.down import down
 
-    typer.echo(down(Path()))
+    typer.echo(down(_project()))
 
 
 @commands.command()
@@ -32,4 +42,4 @@ def status() -> None:
     """Show which services run, and where."""
     from pllava.operate.status import status
 
-    typer.echo(status(Path()))
+    typer.echo(status(_project()))

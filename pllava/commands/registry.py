@@ -9,7 +9,7 @@ import typer
 from pllava.commands.options import PARAMS, ParamsFile, settings_of
 
 commands = typer.Typer()
-Version = Annotated[int | None, typer.Option(min=1, help="version of the model  [default: the newest]")]
+Version = Annotated[int | None, typer.Option(min=1, help="version of the model  [default: the candidate, registered last]")]
 
 
 @commands.command()

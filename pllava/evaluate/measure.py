@@ -189,5 +189,5 @@ def _keep(params: Params, number: int, benchmark: str, path: Path, results: Path
     version = pick(connection, params.registry.model_name, number)
     if not version.run_id:
         raise PllavaError(f"version {number} of {params.registry.model_name} has no run to keep its scores with; they are in {path}")
-    keep(connection, version.run_id, benchmark, path, results)
+    keep(connection, version, version.run_id, benchmark, path, results)
     console.print(f"{benchmark}: kept with version {number} of {params.registry.model_name}; the gate finds it there")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_serializer
+from yaml import SafeLoader, ScalarNode
 
 from pllava import recipe as recipes
 from pllava.errors import PllavaError
@@ -87,6 +88,7 @@ def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params
     yaml.width = 4096  # no line is broken
     yaml.indent(mapping=2, sequence=4, offset=2)  # as in recipes/, null included
     yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml.representer.add_representer(str, _as_pyyaml_reads)
     yaml.preserve_quotes = True
     text = recipes.read(recipe) if recipe else target.read_text()
     if changes:
@@ -105,6 +107,12 @@ def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params
         trial.unlink(missing_ok=True)
     atomic_write_text(target, text)
     return params
+
+
+def _as_pyyaml_reads(writer: Any, text: str) -> Any:
+    """`no` and `1:30` are strings to ruamel.yaml (YAML 1.2) and something else to PyYAML (1.1), which reads params.yaml: in quotes."""
+    plain = SafeLoader("").resolve(ScalarNode, text, (True, False)) == "tag:yaml.org,2002:str"
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
 def _merge(base: MutableMapping[str, Any], changes: dict[str, Any]) -> None:

@@ -33,6 +33,8 @@ def socket_path(root: Path) -> Path:
 
 def write_settings(stack: Stack) -> Path:
     """supervisord.conf of a stack. Nothing secret is in it: what the user's environment holds is inherited."""
+    if found := [mark for mark in ("%", " ;", '"', "\n") if mark in str(stack.root)]:
+        raise PllavaError(f"supervisord cannot work in {stack.root}: move the project to a folder without {found[0]!r} in its name")
     home = stack.root / HOME
     home.mkdir(parents=True, exist_ok=True)
     (stack.root / LOGS).mkdir(parents=True, exist_ok=True)
@@ -120,7 +122,5 @@ def _section(name: str, **settings: object) -> str:
 
 
 def _literal(text: str) -> str:
-    """Percent signs are supervisor's own, double quotes end a value."""
-    if '"' in text or "\n" in text:
-        raise PllavaError(f"supervisord cannot be told {text!r}: move the project to a folder without double quotes in its name")
+    """Percent signs are supervisor's own."""
     return text.replace("%", "%%")

@@ -25,6 +25,7 @@ from pllava.operate.programs import POOL, Program, programs
 from pllava.operate.stack import HOST, LOGS, PORTS, STATE, Stack
 from pllava.operate.status import addresses
 from pllava.operate.workspace import tidy
+from pllava.params import load_params
 
 PATIENCE = 180.0  # seconds for one service to serve, on a busy machine
 DEAD = ("EXITED", "FATAL", "UNKNOWN", "STOPPED")
@@ -33,6 +34,7 @@ DEAD = ("EXITED", "FATAL", "UNKNOWN", "STOPPED")
 def up(root: Path, say: Callable[[object], None]) -> str:
     """Start what does not run; return the addresses. Raises PllavaError: a taken port, a service that does not come up."""
     root = root.resolve()
+    load_params(root / "params.yaml")
     (root / STATE).mkdir(exist_ok=True)
     with FileLock(root / STATE / "stack.lock"):  # `up` and `down` one after the other
         running = supervisor.connect(root)

@@ -22,6 +22,8 @@ from filelock import FileLock, Timeout
 from pllava.errors import PllavaError
 
 PLACE = Path(".state/workspaces")  # under the project folder
+# For `git apply`, whatever the user's own settings show a person (colours, another program, no prefixes).
+AS_A_PATCH = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
 MAIN = "main"  # the lock of the project folder itself
 
 
@@ -124,20 +126,20 @@ def _make(main: Path, folder: Path, name: str) -> Workspace:
     if folder.exists():
         _remove(main, folder)
     _git(main, "worktree", "add", "--quiet", "--detach", str(folder), commit)
-    changes = subprocess.run(["git", "-C", str(top), "diff", "--binary", "HEAD"], capture_output=True, check=True).stdout
+    changes = subprocess.run(["git", "-C", str(top), "diff", *AS_A_PATCH, "HEAD"], capture_output=True, check=True).stdout
     if changes:
         applied = subprocess.run(["git", "-C", str(folder), "apply", "--whitespace=nowarn", "-"], input=changes, capture_output=True)
         if applied.returncode:
             raise PllavaError(f"changes that are not committed do not apply to HEAD: {applied.stderr.decode().strip()}. Commit them")
     root = folder / main.relative_to(top.resolve())
-    _share_cache(main, root)
+    share_cache(main, root)
     _dvc(root, "checkout", "--quiet", "--allow-missing")
     changed = _git(top, "diff", "--name-only", "HEAD").splitlines()
     untracked = _git(top, "ls-files", "--others", "--exclude-standard").splitlines()
     return Workspace(name, root, main, commit, tuple(changed), tuple(untracked))
 
 
-def _share_cache(main: Path, root: Path) -> None:
+def share_cache(main: Path, root: Path) -> None:
     """The workspace's own DVC settings: the main one's cache, and its remotes, whose paths may be relative to it."""
     from dvc.config import Config
 

@@ -104,7 +104,7 @@ def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None
         needed = params.gate.min_average if theirs is None else theirs["models"]["adapted"]["average"]["value"] - params.gate.margin
         rule = f"gate.min_average {needed:.4f}" if theirs is None else f"the champion's average less gate.margin, {needed:.4f}"
         verdict = f"{benchmark}: average {average:.4f}, needed {rule}"
-        (grounds if average >= needed else failures).append(verdict)
+        (grounds if average >= needed - 1e-9 else failures).append(verdict)
         if compared is not None:
             p = compared.average.p or 0.0
             differences[benchmark] = text = f"{_points(compared)}, p {p:.3f}"

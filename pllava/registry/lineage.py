@@ -80,8 +80,8 @@ def _of_path(path: Path) -> tuple[str | None, dict[str, Any]]:
         )
     described = _described(path)
     provenance = described.get("provenance", described)
-    digest = provenance.get("adapter_sha256")
-    if not digest:
+    digest = provenance.get("adapter_sha256") if isinstance(provenance, dict) else None
+    if not isinstance(digest, str) or not digest:
         raise PllavaError(f"{path} names no adapter (no provenance.adapter_sha256), so there is nothing to follow")
     keys = (
         "benchmark",
@@ -105,7 +105,7 @@ def _described(path: Path) -> dict[str, Any]:
         content = read_json(path)
         if not isinstance(content, dict):
             raise PllavaError(f"{path} is no file of results: it holds {type(content).__name__}")
-        if "metrics_sha256" not in content:
+        if "metrics_sha256" not in content or not isinstance(content.get("benchmark"), str):
             return content
         candidates = [Path("metrics") / f"{content['benchmark']}.json", path.parent.parent / content["benchmark"] / "metrics.json"]
         matching = [file for file in candidates if file.is_file() and sha256_file(file) == content["metrics_sha256"]]

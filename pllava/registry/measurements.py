@@ -1,7 +1,8 @@
 """What was measured of a version: metrics and every answer, kept with its MLflow run, so that two versions can be compared pair by pair.
 
 One version is measured again when the test set, the template or the judge changes (`pllava evaluate --model models:/pllava@champion`); each
-measurement has a place of its own: measured/<benchmark>/<key>/{metrics.json,results.jsonl}.
+measurement has a place of its own: measured/<benchmark>/<key>/{metrics.json,results.jsonl}. Versions of one adapter at several strengths
+share its run: those with a strength of their own have measured-alpha-<strength>/.
 """
 
 from __future__ import annotations
@@ -40,9 +41,15 @@ def key(metrics: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def keep(connection: MlflowClient, run_id: str, benchmark: str, metrics: Path, results: Path) -> None:
-    """Store a measurement with a run; what is stored already under these conditions is replaced."""
-    place = f"measured/{benchmark}/{key(read_json(metrics))}"
+def place_of(version: ModelVersion, benchmark: str, metrics: dict[str, Any]) -> str:
+    """Where a version's run has what was measured under the conditions of these metrics."""
+    strength = version.tags.get("lora_alpha")
+    return f"measured{f'-alpha-{strength}' if strength else ''}/{benchmark}/{key(metrics)}"
+
+
+def keep(connection: MlflowClient, version: ModelVersion, run_id: str, benchmark: str, metrics: Path, results: Path) -> None:
+    """Store a measurement of a version with its run; what is stored already under these conditions is replaced."""
+    place = place_of(version, benchmark, read_json(metrics))
     with tempfile.TemporaryDirectory() as folder:
         for name, file in {"results.jsonl": results, "metrics.json": metrics}.items():  # the numbers last: they vouch for the answers
             copy = Path(folder) / name
@@ -52,8 +59,7 @@ def keep(connection: MlflowClient, run_id: str, benchmark: str, metrics: Path, r
 
 def held(connection: MlflowClient, version: ModelVersion, benchmark: str, like: dict[str, Any]) -> bool:
     """Is the version measured under the conditions of these metrics?"""
-    place = f"measured/{benchmark}/{key(like)}"
-    found = connection.list_artifacts(version.run_id, place) if version.run_id else []
+    found = connection.list_artifacts(version.run_id, place_of(version, benchmark, like)) if version.run_id else []
     return WHOLE.issubset(Path(item.path).name for item in found)
 
 
@@ -81,8 +87,7 @@ def find(connection: MlflowClient, version: ModelVersion, benchmark: str, like: 
     When there is none under those conditions: the one it was registered with, so that a reader sees what differs.
     """
     registered = json.loads(version.tags.get(f"metrics.{benchmark}", "{}"))
-    wanted = key(like or registered)
-    place = f"measured/{benchmark}/{wanted}"
+    place = place_of(version, benchmark, like or registered)
     run_id = version.run_id or ""
     if not run_id:
         return Measurement(registered, None)

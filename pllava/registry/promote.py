@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def promote(params: Params, version: int | None = None, force: bool = False, rea
         current = by_alias(connection, name, CHAMPION)
         if current is not None and current.version == chosen.version:
             return _state(connection, name)
-        tags = {"promoted_at": _now(), "promoted_by": getpass.getuser()}
+        tags = {"promoted_at": _now(), "promoted_by": _who()}
         refusal = _refusal(chosen.tags, str(current.version) if current else "none")
         if refusal and not force:
             raise PllavaError(f"version {chosen.version} of {name} is not promoted: {refusal}")
@@ -140,6 +141,14 @@ def _forgive(connection: MlflowClient, name: str, version: ModelVersion) -> None
     """A champion is not one that had to give way."""
     if ROLLED_BACK in version.tags:
         connection.delete_model_version_tag(name, str(version.version), ROLLED_BACK)
+
+
+def _who() -> str:
+    """The user; a container may run as one that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def _now() -> str:

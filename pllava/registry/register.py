@@ -1,7 +1,7 @@
 """`pllava register`: the trained adapter folder becomes a version of the model, with what was measured and where it comes from.
 
 The version's artifact is an MLflow model (`package.py`) that holds the folder as it is (safetensors and YAML, no pickle). The same adapter
-is never registered twice.
+at the same strength (evaluate.lora_alpha) is never registered twice; at another strength it answers otherwise, and is another version.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pllava.registry.versions import CANDIDATE, all_versions, ensure_model
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
+    from mlflow.entities.model_registry import ModelVersion
 
 REPORT = Path("outputs/report")
 METRICS = Path("metrics")
@@ -39,7 +40,7 @@ FROM_RUN = ("git.commit", "git.dirty", "git.changed", "flow_run_id", "restored",
 def register(params: Params) -> int:
     """Register outputs/train/adapter with its measurements and return the version's number.
 
-    An adapter that is registered already keeps its number; its measurements are brought up to date.
+    An adapter that is registered already at this strength keeps its number; its measurements are brought up to date.
     Raises PllavaError when there is no adapter, or when it was not measured.
     """
     from pllava.registry.resolve import verify
@@ -52,24 +53,26 @@ def register(params: Params) -> int:
     log_results(connection, run, root, measured)
     name = params.registry.model_name
     ensure_model(connection, name)
-    known = next((version for version in all_versions(connection, name) if version.tags.get("adapter_sha256") == digest), None)
+    # The strength it was measured with, and is served with; none: as trained.
+    strength = {} if params.evaluate.lora_alpha is None else {"lora_alpha": str(params.evaluate.lora_alpha)}
+    identity = {"adapter_sha256": digest} | strength
+    known = next((version for version in all_versions(connection, name) if _identity(version) == identity), None)
+    artifact = f"{ARTIFACT}-alpha-{strength['lora_alpha']}" if strength else ARTIFACT
     if known is None:
         base = base_of(params, root)
         with tempfile.TemporaryDirectory() as folder:
             package(params, root / ADAPTER, base, Path(folder) / ARTIFACT)
-            connection.log_artifacts(run.info.run_id, str(Path(folder) / ARTIFACT), ARTIFACT)
-        source = f"{run.info.artifact_uri}/{ARTIFACT}"
-        known = connection.create_model_version(name, source, run.info.run_id, tags={"adapter_sha256": digest})
+            connection.log_artifacts(run.info.run_id, str(Path(folder) / ARTIFACT), artifact)
+        source = f"{run.info.artifact_uri}/{artifact}"
+        known = connection.create_model_version(name, source, run.info.run_id, tags=identity)
     number = str(known.version)
     for benchmark in measured:
-        keep(connection, known.run_id or run.info.run_id, benchmark, root / METRICS / f"{benchmark}.json", answers(root, benchmark))
+        keep(connection, known, known.run_id or run.info.run_id, benchmark, root / METRICS / f"{benchmark}.json", answers(root, benchmark))
     if (root / LOCK).is_file():
         connection.log_artifact(known.run_id or run.info.run_id, str(root / LOCK), "lineage")
     tags = {key: value for key, value in run.data.tags.items() if value and (key in FROM_RUN or key.startswith("version."))}
     tags |= {"dvc_lock_sha256": sha256_file(root / LOCK)} if (root / LOCK).is_file() else {}
     tags |= {"base": params.model.base} | {f"data.{item.dataset.name}": item.dataset.digest for item in dataset_inputs(run)}
-    if params.evaluate.lora_alpha is not None:
-        tags["lora_alpha"] = str(params.evaluate.lora_alpha)  # the strength it was measured with, and is served with
     for benchmark, metrics in measured.items():
         tags[f"metrics.{benchmark}"] = json.dumps(metrics, sort_keys=True)
         tags[f"{benchmark}.average"] = str(metrics.get("models", {}).get("adapted", {}).get("average", {}).get("value"))
@@ -81,9 +84,15 @@ def register(params: Params) -> int:
     connection.update_model_version(name, number, text[:DESCRIPTION])
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model_card.md").write_text(text)
-        connection.log_artifact(known.run_id or run.info.run_id, str(Path(folder) / "model_card.md"), ARTIFACT)
+        connection.log_artifact(
+            known.run_id or run.info.run_id, str(Path(folder) / "model_card.md"), (known.source or artifact).rsplit("/", 1)[-1]
+        )
     connection.set_registered_model_alias(name, CANDIDATE, number)
     return int(number)
+
+
+def _identity(version: ModelVersion) -> dict[str, str]:
+    return {key: version.tags[key] for key in ("adapter_sha256", "lora_alpha") if key in version.tags}
 
 
 def base_of(params: Params, root: Path) -> str:

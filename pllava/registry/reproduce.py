@@ -22,6 +22,7 @@ import yaml
 
 from pllava.errors import PllavaError
 from pllava.files import atomic_write_text, read_json
+from pllava.operate.workspace import share_cache
 from pllava.params import load_params
 from pllava.registry import provenance
 from pllava.registry.resolve import locate
@@ -174,18 +175,7 @@ def _worktree(root: Path, commit: str) -> Iterator[Path]:
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         _git(root, "worktree", "add", "--detach", "--quiet", str(tree), commit)
-        local = root / ".dvc" / "config.local"
-        if local.is_file():
-            shutil.copy(local, tree / ".dvc" / "config.local")
-        cache = subprocess.run(
-            [sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        subprocess.run(
-            [sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str((root / cache).resolve())],
-            cwd=tree,
-            check=True,
-            capture_output=True,
-        )
+        share_cache(root, tree)
         yield tree
     finally:
         signal.signal(signal.SIGTERM, before)

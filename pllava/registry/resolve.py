@@ -57,6 +57,8 @@ def verify(folder: Path) -> str:
     if not manifest.is_file():
         raise PllavaError(f"{folder} is not a whole adapter folder: manifest.json is not there. Run: dvc repro train")
     listed = read_json(manifest)
+    if not isinstance(listed, dict) or not isinstance(listed.get("files"), dict) or not isinstance(listed.get("adapter_sha256"), str):
+        raise PllavaError(f"{folder} is no adapter folder: manifest.json has no files and adapter_sha256. One is outputs/train/adapter")
     wrong = [name for name, digest in listed["files"].items() if not (folder / name).is_file() or sha256_file(folder / name) != digest]
     if wrong:
         raise PllavaError(f"{folder}: {', '.join(sorted(wrong))} differ from manifest.json. Train again: dvc repro --force train")

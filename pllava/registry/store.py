@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from pllava.errors import PllavaError
 
@@ -34,7 +35,10 @@ def setup() -> str:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / MLFLOW_HOME / 'mlflow.db'}"
+    file = str(project_root() / MLFLOW_HOME / "mlflow.db")
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file}"
+    if uri == f"sqlite:///{file}" and ("?" in file or unquote(file) != file):
+        raise PllavaError(f"{file}: an address of a database cannot have ? or %20 in it. Move the project to a folder without")
     if uri.startswith("sqlite:///"):
         _migrate(uri)
     return uri

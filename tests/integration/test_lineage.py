@@ -1,6 +1,7 @@
 """From a version back to what made it, and made again from that: real git, DVC and MLflow, a training that takes no time."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pllava.params import load_params
 from pllava.registry import store, tracking
 from pllava.registry.lineage import lineage, text
 from pllava.registry.provenance import params_sha256
-from pllava.registry.reproduce import reproduce
+from pllava.registry.reproduce import _data, _worktree, reproduce
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
@@ -124,3 +125,16 @@ def test_a_training_that_does_not_repeat_is_told(project):
     connection.log_text(run.info.run_id, yaml.safe_dump(recorded, sort_keys=False), tracking.PARAMS)
     result = reproduce("models:/pllava/1", lambda line: None)
     assert not result.equal and "OTHER bytes" in result.describe()
+
+
+def test_data_that_left_the_cache_comes_from_a_remote_beside_the_project(project):
+    """`make remote` puts it at ../pllava-storage, which is another place as seen from the worktree."""
+    Path("extra").write_text("clips")
+    for command in (["add", "extra"], ["remote", "add", "--default", "storage", "../storage"], ["push"]):
+        sh(sys.executable, "-m", "dvc", *command)
+    sh("git", "add", ".")
+    sh("git", "commit", "-qm", "data")
+    shutil.rmtree(".dvc/cache")
+    with _worktree(project, "HEAD") as tree:
+        _data(tree, dict(os.environ), lambda line: None)
+        assert (tree / "extra").read_text() == "clips"

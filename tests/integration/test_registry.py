@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow.models import Model
 
 from pllava import registry
 from pllava.errors import PllavaError
@@ -146,6 +147,21 @@ def test_the_same_adapter_is_registered_once(params):
     assert registry.register(params) == 2
 
 
+def test_another_strength_of_the_champions_adapter_is_another_version_and_the_champion_stays_what_it_was(params):
+    """It answers otherwise: it must pass the gate before anybody is served by it."""
+    crown(params, b"weights", 0.8)
+    weaker = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"lora_alpha": 4.0})})
+    measure(sha256_file("outputs/train/adapter/adapter_model.safetensors"), 0.9)
+    assert registry.register(weaker) == registry.register(weaker) == 2
+    champion, other = (store.client().get_model_version("pllava", number) for number in "12")
+    assert "lora_alpha" not in champion.tags and other.tags["lora_alpha"] == "4.0" and champion.run_id == other.run_id
+    assert [
+        Model.load(locate(f"models:/pllava/{number}")[1].parents[1]).flavors["python_function"]["config"]["lora_alpha"] for number in "12"
+    ] == [None, 4.0]
+    result = registry.gate(weaker)
+    assert result.passed and result.differences["mvbench"].startswith("+10.0 (")
+
+
 def test_an_unmeasured_adapter_is_not_registered(params):
     write_adapter(b"weights")
     with pytest.raises(PllavaError, match="dvc repro evaluate@mvbench"):
@@ -250,7 +266,7 @@ def test_what_the_champion_has_to_be_measured_on_is_known(params):
     connection = store.client()
     champion = connection.get_model_version("pllava", "1")
     measure(champion.tags["adapter_sha256"], 0.9, "e" * 64)
-    keep(connection, champion.run_id, "mvbench", Path("metrics/mvbench.json"), Path("outputs/evaluate/mvbench/results.jsonl"))
+    keep(connection, champion, champion.run_id, "mvbench", Path("metrics/mvbench.json"), Path("outputs/evaluate/mvbench/results.jsonl"))
     assert unmeasured(params, 2) == (1, []) and registry.gate(params).passed
 
 

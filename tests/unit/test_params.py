@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pllava.errors import PllavaError
 from pllava.params import load_params
@@ -46,4 +47,23 @@ def test_without_a_benchmark_there_is_nothing_to_judge_by(tmp_path):
 def test_a_file_that_is_no_mapping_names_the_next_command(tmp_path, text, why):
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(PllavaError, match=why):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("registry", "model_name", "team/pllava"),
+        ("registry", "model_name", ""),
+        ("registry", "experiment", "../elsewhere"),
+        ("train", "learning_rate", float("inf")),
+        ("evaluate", "lora_alpha", float("inf")),
+    ],
+)
+def test_what_would_fail_after_the_training_is_refused_before(tmp_path, section, key, value):
+    """MLflow takes no such name; no weight survives such a number."""
+    raw = yaml.safe_load(RECIPE)
+    raw[section][key] = value
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(PllavaError, match=f"{section}.{key}"):
         load_params(tmp_path / "params.yaml")

@@ -7,8 +7,10 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+import yaml
+from prefect.utilities.importtools import import_object
 
-from flows import failure, retry
+from flows import ROOT, failure, retry
 from flows.pipeline import pipeline
 
 RUN = SimpleNamespace(name="brave-otter", id="0000")
@@ -64,3 +66,9 @@ def test_what_passes_is_tried_again(message, again):
 def test_training_is_never_tried_again():
     assert retry.options("train") == {"retries": 0}
     assert retry.options("evaluate@mvbench")["retries"] > 0
+
+
+def test_every_form_tells_of_its_failure():
+    deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    flows = {import_object(str(ROOT / entry["entrypoint"])) for entry in deployed}
+    assert {flow.name for flow in flows if failure.tell not in flow.on_failure_hooks or failure.tell not in flow.on_crashed_hooks} == set()

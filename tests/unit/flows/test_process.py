@@ -1,16 +1,18 @@
 """A stage's process: its lines arrive as they come, and nothing of it survives us."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from flows.process import KEPT_LINES, end_all, stream
+from flows.process import KEPT_LINES, accept, end_all, stream
 
 
 def run(code, say=lambda line: None):
@@ -36,6 +38,7 @@ def test_only_the_last_lines_are_kept():
 
 STREAMS = """
 import os, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from flows.process import stream
 tree = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(601)'])"
@@ -86,3 +89,19 @@ def test_ending_reaches_grandchildren():
     while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in tree) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in tree)
+
+
+def test_a_queue_of_work_is_ended_within_five_seconds():
+    """Those that run are ended all at once, and the next in the queue does not begin."""
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    begun = []
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(run, stubborn, begun.append) for _ in range(6)]
+        while len(begun) < 3:
+            time.sleep(0.05)
+        at = time.monotonic()
+        end_all(refuse=True)
+    accept()
+    assert time.monotonic() - at < 5 and len(begun) == 3
+    assert [future.result()[0] for future in futures] == [-signal.SIGKILL] * 3 + [-signal.SIGTERM] * 3
+    assert run("pass")[0] == 0

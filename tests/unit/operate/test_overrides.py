@@ -68,3 +68,9 @@ def test_an_untouched_switch_is_not_sent():
     assert sections["RenderedOverrides"]["properties"]["enabled"]["enum"] == [True, False]
     assert sections["FeaturesOverrides"]["properties"]["enabled"]["enum"] == [True, False, "auto"]
     assert not [field for section in sections.values() for field in section["properties"].values() if field.get("type") == "boolean"]
+
+
+def test_every_choice_of_the_form_can_be_taken(project):
+    """Among them a word that YAML 1.1 reads as false."""
+    for choice in ("bf16", "no", "fp16"):
+        assert compose("pllava-7b", {"train": {"mixed_precision": choice}}, project / "params.yaml").train.mixed_precision == choice

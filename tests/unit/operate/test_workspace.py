@@ -1,5 +1,6 @@
 """Who works in the project folder, and what a workspace of its own needs. Experiments themselves: tests/integration/test_stack.py."""
 
+import os
 import subprocess
 import sys
 
@@ -50,3 +51,22 @@ def test_without_git_the_next_command_is_named(tmp_path):
     with pytest.raises(PllavaError, match=r"no git repository with a commit.*git init"), workspace(tmp_path, "a"):
         pass
     assert not [path for path in (tmp_path / ".state/workspaces").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("setting", [("diff.external", "true"), ("diff.noprefix", "true"), ("color.ui", "always")])
+def test_changes_come_along_however_git_shows_them_to_this_person(tmp_path, monkeypatch, setting):
+    def run(*command):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    for name, value in (("user.name", "a"), ("user.email", "a@b"), setting):
+        monkeypatch.setenv(f"GIT_CONFIG_KEY_{(number := int(os.environ.get('GIT_CONFIG_COUNT', 0)))}", name)
+        monkeypatch.setenv(f"GIT_CONFIG_VALUE_{number}", value)
+        monkeypatch.setenv("GIT_CONFIG_COUNT", str(number + 1))
+    run("git", "init")
+    run(sys.executable, "-m", "dvc", "init", "-q")
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    run("git", "add", ".")
+    run("git", "commit", "-m", "first")
+    (tmp_path / "params.yaml").write_text("seed: 2\n")
+    with workspace(tmp_path, "a") as place:
+        assert (place.root / "params.yaml").read_text() == "seed: 2\n" and place.changed == ("params.yaml",)

@@ -161,3 +161,9 @@ def test_without_a_benchmark_nothing_is_known(params, judge):
     none = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"benchmarks": {}})})
     assert not judge(none, version(2, metrics(0.99)), CHAMPION).passed
     assert not judge(none, version(1, metrics(0.99)), None).passed
+
+
+def test_exactly_the_margin_below_is_within_it(params, judge):
+    """0.07 - 0.01 is more than 0.06 to a computer."""
+    for average, champion in ((0.06, 0.07), (0.96, 0.97), (0.019, 0.029)):
+        assert judge(params, version(2, metrics(average)), version(1, metrics(champion))).passed

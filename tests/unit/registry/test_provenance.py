@@ -1,5 +1,6 @@
 """What a run says about its settings, code and data."""
 
+import os
 import subprocess
 
 from pllava.params import load_params
@@ -76,3 +77,14 @@ def test_data_of_ones_own_has_the_hash_that_dvc_add_recorded(tmp_path):
     found = dataset_digests(tmp_path, params)
     assert found["media.caption_textvr"] == ("data/raw/videochat2-it/media/textvr", "89abcdef.dir")
     assert len(found) == len(params.data.train)
+
+
+def test_a_user_without_a_name_can_promote(monkeypatch):
+    """As in a container that runs as a number: the system knows no such user."""
+    from pllava.registry.promote import _who
+
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert _who() == f"user {os.getuid()}"

@@ -1,0 +1,45 @@
+"""Names of project folders: what SQLite's addresses or supervisord cannot have is said, with the folder, before anything is made."""
+
+from pathlib import Path
+
+import pytest
+
+from pllava.commands.operate import _project
+from pllava.errors import PllavaError
+from pllava.operate.stack import Stack
+from pllava.operate.supervisor import write_settings
+from pllava.operate.up import up
+from pllava.registry.store import setup
+
+
+@pytest.mark.parametrize("name", ["My%20Project", "what?"])
+def test_a_folder_that_no_database_can_have(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "params.yaml").touch()
+    monkeypatch.chdir(tmp_path / name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(PllavaError, match="Move the project"):
+        setup()
+    assert [path.name for path in tmp_path.rglob("*")] == [name, "params.yaml"]
+
+
+@pytest.mark.parametrize("name", ["100 %", "this ;that", 'the "best"'])
+def test_a_folder_that_supervisord_cannot_have(tmp_path, name):
+    with pytest.raises(PllavaError, match="move the project"):
+        write_settings(Stack(tmp_path / name, 5000, 4200, 7860, 5010))
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["two words", "été", "a;b", "it's"])
+def test_a_folder_of_any_other_name(tmp_path, name):
+    assert f"directory = {tmp_path / name}" in write_settings(Stack(tmp_path / name, 5000, 4200, 7860, 5010)).read_text()
+
+
+def test_services_are_those_of_the_project_from_any_folder_in_it(tmp_path, monkeypatch):
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path / "docs")
+    with pytest.raises(PllavaError, match=r"params\.yaml is not there"):
+        up(Path(), print)
+    assert not (tmp_path / "docs/.state").exists()
+    (tmp_path / "params.yaml").touch()
+    assert _project() == Path.cwd() == tmp_path
