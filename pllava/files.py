@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,11 +118,20 @@ def alone(lock: Path, busy: str, seconds: float = 0.0) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
     try:
-        with FileLock(lock, timeout=seconds):
-            yield
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            if seconds:
+                print(f"{busy} (it holds {lock}): waiting up to {seconds:g} s for its end", file=sys.stderr, flush=True)
+            held.acquire(timeout=seconds)
     except Timeout:
         raise PllavaError(f"{busy} (it holds {lock}). Wait for it or end it, then repeat the command") from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def process_is_alive(pid: int) -> bool:

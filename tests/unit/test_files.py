@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pllava.files import atomic_dir
+from pllava.files import alone, atomic_dir
 
 KILLED = """
 import os, pathlib, sys
@@ -59,3 +59,20 @@ def test_files_are_as_readable_as_others(tmp_path: Path) -> None:
         (folder / "secretive").touch(0o600)
     (tmp_path / "plain").touch()
     assert (tmp_path / "out" / "secretive").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_who_waits_for_another_says_so_at_once(tmp_path: Path):
+    script = """
+import sys
+from pathlib import Path
+from pllava.files import alone
+with alone(Path(sys.argv[1]), "another is at it", 60):
+    print("at work")
+"""
+    with alone(tmp_path / "lock", "this test"):
+        other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "lock")], stdout=-1, stderr=-1, text=True)
+        assert (
+            other.stderr and other.stderr.readline() == f"another is at it (it holds {tmp_path / 'lock'}): waiting up to 60 s for its end\n"
+        )
+        assert other.poll() is None
+    assert other.communicate()[0] == "at work\n"
