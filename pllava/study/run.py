@@ -101,6 +101,8 @@ def _trainings(points: dict[Point, Params]) -> list[dict[Point, Params]]:
 
 def _run(group: dict[Point, Params], found: Study) -> Iterator[tuple[Point, list[dict[str, Any]], float]]:
     """Train once and answer for each point: scored rows, as in a results.jsonl. The first point's seconds hold the training."""
+    from accelerate.state import AcceleratorState
+
     from pllava.model.adapter import set_lora_alpha
     from pllava.registry.tracking import Run
     from pllava.train.distributed import make_accelerator
@@ -111,10 +113,11 @@ def _run(group: dict[Point, Params], found: Study) -> Iterator[tuple[Point, list
     began = time.monotonic()
     params = next(iter(group.values()))
     be_deterministic(params)
+    AcceleratorState._reset_state()  # accelerate keeps the first training's mixed_precision, and refuses another
     trainer = Trainer(params, make_accelerator(params.train))
     with Journal(Run(None, None), trainer.steps, True) as journal:
         trainer.train(journal, None, None, StopRequest())
-    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()  # without autocast, as evaluate answers
     for point, its in group.items():
         alpha = its.evaluate.benchmarks[BENCHMARK].lora_alpha
         alpha = its.evaluate.lora_alpha if alpha is None else alpha

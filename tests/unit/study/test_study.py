@@ -100,6 +100,12 @@ def test_a_study_leaves_an_unfinished_training_alone(prepared: Project) -> None:
     assert list(FOLDER.iterdir()) == [unfinished]
 
 
+def test_points_may_differ_in_precision(prepared: Project) -> None:
+    points = {precision: {"train.mixed_precision": precision} for precision in ("no", "bf16")}
+    folder = study(prepared(), write_study(points, seeds=[5]))
+    assert set(json.loads((folder / "results.json").read_text())["points"]) == {"no", "bf16"}
+
+
 def test_alpha_at_inference_takes_one_training_a_seed(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[int] = []
     train = runs._run
