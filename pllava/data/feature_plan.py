@@ -3,7 +3,7 @@
 `features.enabled: auto` stores them when all of this holds:
 1. the frame choice is fixed (train.sampling middle): random frames are other frames in every epoch;
 2. training looks at a clip at least twice on average: epochs, and rows that share a clip, both count;
-3. at most four fifths of the free disk is taken, DVC's copy in its cache included.
+3. at most four fifths of the free disk is taken, DVC's copy in its cache included; what is stored already takes none.
 Only params, manifests and the disk decide, never a measurement, so a second run decides the same.
 """
 
@@ -39,6 +39,7 @@ class FeaturePlan:
     bytes_a_clip: int
     bytes_free: int
     fixed_frames: bool
+    bytes_there: int = 0  # of one copy, from before: these need no room
 
     @property
     def uses_a_clip(self) -> float:
@@ -55,9 +56,10 @@ class FeaturePlan:
 
     @property
     def too_big(self) -> str | None:
-        if COPIES * self.bytes_needed <= SHARE_OF_FREE * self.bytes_free:
+        missing = COPIES * (self.bytes_needed - self.bytes_there)
+        if missing <= SHARE_OF_FREE * self.bytes_free:
             return None
-        need, free = size(COPIES * self.bytes_needed), size(self.bytes_free)
+        need, free = size(missing), size(self.bytes_free)
         return f"{need}, DVC's cache included, are more than {SHARE_OF_FREE:.0%} of the {free} that are free"
 
     def __str__(self) -> str:
@@ -78,7 +80,7 @@ def plan_features(params: Params, train: Sequence[ManifestRow], validation: Sequ
     return FeaturePlan(
         clips=len(distinct),
         uses=round(steps * settings.batch_size * with_media) + validations * sum(bool(row.media) for row in validation),
-        bytes_needed=sum(each // params.model.num_frames if row.kind == "image" else each for row in distinct.values()),
+        bytes_needed=sum(row_bytes(row, each, params.model.num_frames) for row in distinct.values()),
         bytes_a_clip=each,
         bytes_free=shutil.disk_usage(_existing(STORE)).free,
         fixed_frames=settings.sampling != "rand",
@@ -93,6 +95,11 @@ def clip_bytes(params: Params) -> int:
     vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy != "default")
     return params.model.num_frames * patches * vision.hidden_size * NUMBER_BYTES[params.features.dtype]
+
+
+def row_bytes(row: ManifestRow, each: int, num_frames: int) -> int:
+    """Of a row's clip, or its picture: one frame. each: of a clip."""
+    return each // num_frames if row.kind == "image" else each
 
 
 def decide(params: Params, plan: FeaturePlan) -> str | None:

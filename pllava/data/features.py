@@ -12,10 +12,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.data.feature_plan import OTHER_FRAMES, clip_bytes, decide, plan_features, size
+from pllava.data.feature_plan import OTHER_FRAMES, clip_bytes, decide, plan_features, row_bytes, size
 from pllava.data.feature_store import STORE, ShardReader, clip_key, digest_of, settings
 from pllava.data.manifest import PREPARED, ManifestRow, read_manifest
 from pllava.errors import PllavaError
@@ -49,14 +51,19 @@ def _features(params: Params) -> Path:
         return _write_none("no row has a clip or a picture")
     plan = plan_features(params, rows["train"], rows["validation"])
     print(plan, file=sys.stderr)
-    if reason := decide(params, plan):
-        print(f"features: not stored, {reason}; training runs the tower in every step", file=sys.stderr)
-        return _write_none(reason)
     clips: dict[str, ManifestRow] = {}
     for row in (*rows["train"], *rows["validation"]):
         if row.media:  # else text alone
             clips.setdefault(clip_key(row), row)  # of several rows of a clip, the first
     build = Build(params, dict(sorted(clips.items())))
+    if plan.too_big:
+        plan = replace(plan, bytes_there=build.bytes_there())
+    if reason := decide(params, plan):
+        print(f"features: not stored, {reason}; training runs the tower in every step", file=sys.stderr)
+        return _write_none(reason)
+    if build.is_there():
+        print(f"{STORE}: {len(clips)} clip(s), whole from before", file=sys.stderr)
+        return STORE
     build.run()
     stored, unreadable = build.index()
     if len(unreadable) > params.data.max_bad_fraction * len(clips):
@@ -88,20 +95,41 @@ class Build:
     """One store in the making: a plan of shards, the finished ones in `folder`, and where else its clips may be found."""
 
     def __init__(self, params: Params, clips: dict[str, ManifestRow]) -> None:
+        self.params, self.clips = params, clips
+        each, num_frames = clip_bytes(params), params.model.num_frames
+        self.sizes = {key: row_bytes(row, each, num_frames) for key, row in clips.items()}
+        self.shards = _shards(self.sizes)
+        self.kept: list[str] = []
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        return settings(self.params)  # reads the tower's weights
+
+    @cached_property
+    def folder(self) -> Path:
         import hashlib
 
-        self.params, self.clips, self.settings = params, clips, settings(params)
-        name = hashlib.sha256(repr(sorted(self.settings.items())).encode()).hexdigest()[:16]
-        self.folder = PARTIAL / name
+        return PARTIAL / hashlib.sha256(repr(sorted(self.settings.items())).encode()).hexdigest()[:16]
+
+    def bytes_there(self) -> int:
+        """Of clips that need not be encoded, as far as is said."""
+        return sum(self.sizes[key] for key in self._stored())
+
+    def is_there(self) -> bool:
+        """Whether the store is what this would end in: it takes no room to say so, on a disk that has none left."""
+        index = _read_index(STORE)
+        shards = {key: entry["shard"] for key, entry in index.get("clips", {}).items()}
+        if index.get("settings") != self.settings or shards != {key: name for name, keys in self.shards.items() for key in keys}:
+            return False
+        reader = ShardReader(STORE, index["clips"])
+        return {file.name for file in STORE.iterdir()} == {"index.json", *self.shards} and all(_is_good(reader, key) for key in shards)
+
+    def run(self) -> None:
+        """Encode what is missing, in `features.processes` processes that take shards in turn."""
         for other in PARTIAL.glob("*"):
             if other != self.folder:
                 shutil.rmtree(other)  # of other settings: no use any more
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.shards = _shards(clips, clip_bytes(params), params.model.num_frames)
-        self.kept: list[str] = []
-
-    def run(self) -> None:
-        """Encode what is missing, in `features.processes` processes that take shards in turn."""
         self.kept = [name for name, keys in self.shards.items() if self._is_whole(name, keys)]
         missing = [name for name in self.shards if name not in self.kept]
         if self.kept:
@@ -145,7 +173,8 @@ class Build:
             attn_implementation=params.model.attn_implementation,
         )
         keys = [key for name in names for key in self.shards[name]]
-        before = self._older_clips(set(keys))
+        stored = self._stored()
+        before = {key: stored[key] for key in keys if key in stored and _is_good(stored[key], key)}
         fresh = [key for key in keys if key not in before]
         encoded = self._encoded(
             model, [self.clips[key] for key in fresh], Pixels(processor, params.model.num_frames, params.train.sampling, params.seed)
@@ -207,18 +236,19 @@ class Build:
         contents = self._contents(name)
         if contents is None or sorted([*contents["clips"], *contents["unreadable"]]) != keys or contents["unreadable"]:
             return False  # what could not be read is tried again
-        return all(_is_good(ShardReader(self.folder, contents["clips"]), key) for key in keys)
+        reader = ShardReader(self.folder, contents["clips"])  # one: opening a shard reads all of its header
+        return all(_is_good(reader, key) for key in keys)
 
-    def _older_clips(self, keys: set[str]) -> dict[str, ShardReader]:
-        """Clips that are already encoded with these settings: in data/features, or in shards of a run with other clips."""
+    def _stored(self) -> dict[str, ShardReader]:
+        """Clips that are already encoded with these settings: in data/features, or in shards of a run that was killed."""
         found: dict[str, ShardReader] = {}
         index = _read_index(STORE)
         if index.get("settings") == self.settings:
             found |= dict.fromkeys(index["clips"], ShardReader(STORE, index["clips"]))
         for file in sorted(self.folder.glob("*.safetensors.json")):
-            if file.name.removesuffix(".json") not in self.kept and (contents := self._contents(file.name.removesuffix(".json"))):
+            if contents := self._contents(file.name.removesuffix(".json")):
                 found |= dict.fromkeys(contents["clips"], ShardReader(self.folder, contents["clips"]))
-        return {key: reader for key, reader in found.items() if key in keys and _is_good(reader, key)}
+        return {key: reader for key, reader in found.items() if key in self.clips}
 
     def index(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Entries of all clips, and those that could not be read, each sorted by key."""
@@ -227,16 +257,16 @@ class Build:
         return clips, {key: reason for content in contents for key, reason in content["unreadable"].items()}
 
 
-def _shards(clips: dict[str, ManifestRow], each: int, num_frames: int) -> dict[str, list[str]]:
+def _shards(sizes: dict[str, int]) -> dict[str, list[str]]:
     """Keys of each shard, in order, by the size the clips are planned to have."""
     shards: list[list[str]] = []
     room = 0
-    for key, row in clips.items():
+    for key, needed in sizes.items():
         if room <= 0:
             shards.append([])
             room = SHARD_BYTES
         shards[-1].append(key)
-        room -= each // num_frames if row.kind == "image" else each
+        room -= needed
     return {f"features-{number:05d}.safetensors": keys for number, keys in enumerate(shards)}
 
 

@@ -53,6 +53,11 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
+def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """So many bytes on the disk."""
+    monkeypatch.setattr(feature_plan.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, count))
+
+
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four clips of the small corpus a shard."""
@@ -160,7 +165,9 @@ stage.features(load_params("killed.json"))
 """
 
 
-def test_killed_and_resumed_equals_uninterrupted(prepared: Project, small_shards: None, encoded: list[int]) -> None:
+def test_killed_and_resumed_equals_uninterrupted(
+    prepared: Project, small_shards: None, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     params = prepared()
     features(params)
     whole = hashes()
@@ -175,6 +182,7 @@ def test_killed_and_resumed_equals_uninterrupted(prepared: Project, small_shards
     inode = first.stat().st_ino
     assert not STORE.exists()
     encoded.clear()
+    free(monkeypatch, 300_000)  # less than for all clips, enough for those that are left
     features(params)
     assert hashes() == whole
     assert (STORE / first.name).stat().st_ino == inode, "the finished shard was kept, not made again"
@@ -242,11 +250,23 @@ def test_auto_decides_and_training_follows(prepared: Project, capsys: pytest.Cap
     features(prepared(features=auto, train={"sampling": "rand"}))
     assert json.loads((STORE / "index.json").read_text())["reason"].startswith("train.sampling rand")
 
-    monkeypatch.setattr(feature_plan.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 10**5))
+    free(monkeypatch, 10**5)
     features(params)
     assert open_store(params) is None
     with pytest.raises(PllavaError, match="the disk is too small for the features"):
         features(prepared())
+
+
+def test_what_is_stored_already_needs_no_room(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """246 kB twice fit in 620 kB; then they are there, once here and once in DVC's cache."""
+    shutil.rmtree(STORE)
+    free(monkeypatch, 620_000)
+    features(prepared(features={"enabled": "auto"}))
+    written = (STORE / "index.json").stat().st_ino
+    free(monkeypatch, 130_000)
+    for params in (prepared(features={"enabled": "auto"}), prepared()):
+        features(params)
+        assert open_store(params) and (STORE / "index.json").stat().st_ino == written, "nothing was written again"
 
 
 def test_a_clip_of_full_size_takes_what_the_reference_says(monkeypatch: pytest.MonkeyPatch) -> None:
