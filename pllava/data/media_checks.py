@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from pllava.data.media import Bound, MediaJob, MediaReport, check_media
 
+RECORDED = "SELECT report FROM media WHERE path = ? AND fingerprint = ?"
 COMMIT_SECONDS = 2.0  # work that a kill costs at most, besides the files under way
 
 
@@ -55,7 +57,7 @@ class MediaChecks:
         for path, bounds in asked.items():
             bounds, known = tuple(bounds), None
             prints[path] = fingerprint(path)
-            row = self._database.execute("SELECT report FROM media WHERE path = ? AND fingerprint = ?", (path, prints[path])).fetchone()
+            row = self._database.execute(RECORDED, (path, prints[path])).fetchone()
             if row:
                 known = _load(path, row[0])
                 bounds = tuple(bound for bound in bounds if bound not in known.checked)
@@ -92,6 +94,16 @@ class MediaChecks:
         except BrokenProcessPool:
             self._pool = None
             yield from _one_by_one(jobs[done:])
+
+
+def recorded(folder: Path, paths: Iterable[str]) -> dict[str, str]:
+    """{path: sha256} of those that have not changed since they were checked, by size and time of change."""
+    try:
+        with closing(sqlite3.connect(f"{(folder / 'media.sqlite').absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as database:
+            rows = {path: database.execute(RECORDED, (path, fingerprint(path))).fetchone() for path in paths}
+    except sqlite3.Error:  # nothing was checked here
+        return {}
+    return {path: sha256 for path, row in rows.items() if row and (sha256 := json.loads(row[0])["sha256"])}
 
 
 def _one_by_one(jobs: list[MediaJob]) -> Iterator[tuple[MediaJob, MediaReport]]:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pllava.evaluate.judge import Judge
     from pllava.params import Params
 
-PREPARED = Path("data/prepared/test.parquet")
 PACKAGES = ("pllava", "torch", "transformers", "tokenizers", "peft", "numpy", "pillow", "decord2", "av")
 
 
@@ -48,7 +47,7 @@ def provenance(
         "base_sha256": manifest.get("base_sha256"),
         "adapter_sha256": manifest["adapter_sha256"],
         "lora_alpha": lora_alpha,
-        "data_sha256": data_sha256(settings.root, benchmark.annotations(settings.root), samples, _known_media(name)),
+        "data_sha256": data_sha256(settings.root, benchmark.annotations(settings.root), samples, _known_media(samples)),
         "template": settings.template,
         "template_sha256": template.sha256,
         "max_new_tokens": settings.max_new_tokens,
@@ -141,13 +140,12 @@ def _rounded(values: dict[str, float]) -> dict[str, Any]:
     return {name: round(value, 6) if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _known_media(benchmark: str) -> dict[str, str]:
-    """{media path: sha256} as `prepare` recorded it; nothing when it has not run."""
-    if not PREPARED.is_file():
-        return {}
-    from pllava.data.manifest import read_test_rows
+def _known_media(samples: Sequence[Sample]) -> dict[str, str]:
+    """{media path: sha256} as `prepare` recorded it, of media that have not changed since; nothing when it has not run."""
+    from pllava.data.media_checks import recorded
+    from pllava.data.prepare import STATE
 
-    return {row.media: row.media_sha256 for row in read_test_rows(PREPARED) if row.benchmark == benchmark}
+    return recorded(STATE, {sample.media.as_posix() for sample in samples})
 
 
 def code_sha256() -> str:

@@ -10,6 +10,7 @@ from pllava.chat import load_template
 from pllava.data.manifest import read_test_rows
 from pllava.data.prepare import prepare
 from pllava.errors import PllavaError
+from pllava.evaluate import fingerprint, metrics
 from pllava.evaluate.benchmark import load_benchmark
 from pllava.evaluate.runner import check_questions
 from pllava.params import BENCHMARKS, Params
@@ -59,3 +60,24 @@ def test_questions_of_ones_own_benchmark_may_have_names(project: Project, tmp_pa
     benchmark = load_benchmark("own", source)
     with pytest.raises(PllavaError, match="two questions have the id 'first'"):
         check_questions(benchmark.samples(params.evaluate.benchmarks["own"].root), benchmark, load_template("vicuna"))
+
+
+def test_a_clip_that_changed_after_the_data_gate_is_another(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What prepare hashed is not read again, but for what has changed since."""
+    root, read = write_layout("msrvtt_qa", tmp_path / "root"), []
+    hashed = fingerprint.media_sha256
+    monkeypatch.setattr(fingerprint, "media_sha256", lambda media: read.append(media) or hashed(media))
+    params = with_benchmark(project, "msrvtt_qa", root)
+    prepare(params)
+    benchmark = load_benchmark("msrvtt_qa")
+    samples = benchmark.samples(root)
+    read.clear()
+
+    def data() -> str:
+        return metrics.provenance(params, "msrvtt_qa", benchmark, samples, load_template("vicuna"), None, None, None)["data_sha256"]
+
+    before = data()
+    assert not read
+    clip, other = sorted({sample.media for sample in samples})[:2]
+    clip.write_bytes(other.read_bytes())
+    assert data() != before and read == [clip]
