@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pllava.errors import PllavaError
 
+LOCK_SECONDS = 60  # a process whose command was killed may still be ending
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pllava.evaluate", description="Answer a share of a benchmark's questions")
@@ -17,8 +19,12 @@ def main() -> int:
     parser.add_argument("--units", type=Path, required=True, help="JSON list of unit numbers, the same for all processes")
     parser.add_argument("--limit", type=int, default=None)
     arguments = parser.parse_args()
+    from pllava.train.stopping import end_with_parent
+
+    end_with_parent()
     from accelerate import PartialState
 
+    from pllava.evaluate.journal import alone, shard
     from pllava.evaluate.runner import answer_share, make_job
     from pllava.files import read_json
     from pllava.params import load_params
@@ -27,7 +33,8 @@ def main() -> int:
     try:
         params = load_params(arguments.params)
         job = make_job(params, arguments.benchmark, arguments.limit, arguments.journal)
-        answer_share(params, job, read_json(arguments.units), state.process_index, state.num_processes, state.device)
+        with alone(shard(job.journal, state.process_index), LOCK_SECONDS):
+            answer_share(params, job, read_json(arguments.units), state.process_index, state.num_processes, state.device)
     except PllavaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

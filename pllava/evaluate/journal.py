@@ -80,11 +80,11 @@ class Answers:
                 yield json.loads(files[number].readline())
 
 
-def alone(path: Path) -> AbstractContextManager[None]:
+def alone(path: Path, seconds: float = 0.0) -> AbstractContextManager[None]:
     """Two evaluations must not work at one journal: the first to end would take it from the other."""
     name = path.parent.name
     busy = f"{name} is being evaluated with these settings by another process"
-    return files.alone(path.parent.with_name(f"{name}-{path.stem}.lock"), busy)
+    return files.alone(path.parent.with_name(f"{name}-{path.stem}.lock"), busy, seconds)
 
 
 def shard(path: Path, rank: int) -> Path:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pllava.errors import PllavaError
 from pllava.files import write_json
 from pllava.train.launch import end_tree, terminate_as_interrupt
+from pllava.train.stopping import end_with_parent
 
 if TYPE_CHECKING:
     from pllava.params import Params
@@ -37,7 +38,8 @@ def answer_in_processes(params: Params, benchmark: str, limit: int | None, journ
     files = orders(journal)
     write_json(files.params, params.model_dump(mode="json"))
     write_json(files.units, list(units))
-    with terminate_as_interrupt(), subprocess.Popen(command(benchmark, limit, journal, processes), env=_environment()) as child:
+    words = command(benchmark, limit, journal, processes)
+    with terminate_as_interrupt(), subprocess.Popen(words, env=_environment(), preexec_fn=end_with_parent) as child:
         try:
             code = child.wait()
         except BaseException:

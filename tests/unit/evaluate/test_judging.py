@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from judge_server import KEY, Server, fails, says
@@ -196,6 +198,29 @@ def test_one_evaluation_of_the_same_at_a_time_and_each_with_orders_of_its_own(pa
     evaluate(params, "vcgbench")
     files = [set(shards.orders(Path(".state/evaluate/vcgbench") / f"{key}.jsonl")) for key in ("a", "b")]
     assert not files[0] & files[1]
+
+
+def test_processes_wait_for_those_before_and_end_with_their_command(params: Params, monkeypatch: pytest.MonkeyPatch):
+    """One that outlived its command would write into the journals of the next."""
+    from pllava.evaluate import runner
+    from pllava.evaluate.journal import alone, shard
+
+    for name in ("BASE_URL", "MODEL"):
+        monkeypatch.delenv(f"PLLAVA_JUDGE_{name}", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    journal = runner.make_job(params, "vcgbench").journal
+    script = "from pllava.evaluate import runner; from pllava.params import load_params\n"
+    script += "runner.evaluate(load_params('params.yaml'), 'vcgbench', processes=2)"
+    with alone(shard(journal, 0)), alone(shard(journal, 1)):
+        command = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+        assert command.stderr
+        assert len(list(islice((line for line in command.stderr if "waiting up to" in line), 2))) == 2
+        started = psutil.Process(command.pid).children(recursive=True)
+        assert len(started) >= 3  # the launcher and what it launched
+        command.kill()
+        command.wait()
+        assert not psutil.wait_procs(started, timeout=40)[1]
+        assert not list(journal.parent.glob("*.jsonl"))
 
 
 def test_shares_do_not_depend_on_who_begins_first(params: Params, monkeypatch: pytest.MonkeyPatch):
