@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 REACH = 2.0  # pixels (of the coarser picture) that bicubic looks to either side
+MOST_PIXELS = 1 << 23  # of a picture between two passes, 4 bytes each; a frame of 3840 x 2160 stays below
 Span = tuple[int, int]  # first pixel, and the one after the last
 
 
@@ -93,6 +94,9 @@ def _read_by(step: Pass, wanted: Span) -> Span:
 
 def _one_pass(image: Image.Image, step: Pass, have: Span, wanted: Span) -> tuple[Image.Image, Span]:
     """The new line, and which of its pixels these are."""
+    at_once = max(1, MOST_PIXELS // max(step.old, step.new))
+    if image.size[1 - step.axis] > at_once:
+        return _in_strips(image, step, have, wanted, at_once), wanted
     if step.old % step.new == 0:
         factor = step.old // step.new
         made = (have[0] // factor, have[1] // factor)
@@ -106,6 +110,20 @@ def _one_pass(image: Image.Image, step: Pass, have: Span, wanted: Span) -> tuple
     length = made[1] - made[0]
     size = (length, image.height) if step.axis == 0 else (image.width, length)
     return image.resize(size, Image.Resampling.BICUBIC), made
+
+
+def _in_strips(image: Image.Image, step: Pass, have: Span, wanted: Span, at_once: int) -> Image.Image:
+    """The wanted pixels, so many lines at a time: each is computed whole, and of a frame of extreme aspect little of it is kept."""
+    lines, length = image.size[1 - step.axis], wanted[1] - wanted[0]
+    made = Image.new("RGB", (length, lines) if step.axis == 0 else (lines, length))
+    for first in range(0, lines, at_once):
+        last = min(first + at_once, lines)
+        strip = image.crop((0, first, image.width, last) if step.axis == 0 else (first, 0, last, image.height))
+        strip, (start, _) = _one_pass(strip, step, have, wanted)
+        low, high = wanted[0] - start, wanted[1] - start
+        kept = strip.crop((low, 0, high, strip.height) if step.axis == 0 else (0, low, strip.width, high))
+        made.paste(kept, (0, first) if step.axis == 0 else (first, 0))
+    return made
 
 
 def _cut(image: Image.Image, spans: list[Span], need: tuple[Span, Span]) -> Image.Image:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from pllava.video import region
 from pllava.video.aspect import steps, tower_pictures
 from pllava.video.region import Crop, Pass, crop
 
@@ -50,3 +54,28 @@ def test_a_second_time_changes_nothing_and_neither_do_threads(size: tuple[int, i
     assert once[0].shape == (3, 56, 56, 3)
     np.testing.assert_array_equal(tower_pictures(once, 56, (56, 56))[0], once[0])
     np.testing.assert_array_equal(tower_pictures([frames], 56, (56, 56), threads=2)[0], once[0])
+
+
+def test_a_frame_of_extreme_aspect_takes_little_memory():
+    """Scaled whole, a frame of 2 x 4000 pixels is one of 336 x 672,000: 0.9 GB. What is kept of it are 336 x 336."""
+    script = """
+import resource, sys
+import numpy as np
+from pllava.video.aspect import tower_pictures
+frame = np.random.default_rng(5).integers(0, 256, (1, 4000, 2, 3), np.uint8)
+tower_pictures([frame[:, :2]], 336, (336, 336))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert tower_pictures([frame], 336, (336, 336))[0].shape == (1, 336, 336, 3)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown // (1 << 20 if sys.platform == "darwin" else 1 << 10))
+"""
+    assert int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout) < 150
+
+
+def test_strips_are_the_whole(monkeypatch: pytest.MonkeyPatch):
+    for size in ((16, 900), (900, 16), (300, 200), (1281, 3)):
+        frame = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        todo = steps([size], 0, 56, (56, 56))
+        for most in (1, 2000, 50_000):
+            monkeypatch.setattr(region, "MOST_PIXELS", most)
+            np.testing.assert_array_equal(crop(frame, todo), whole(frame, todo))
