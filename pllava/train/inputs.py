@@ -22,7 +22,7 @@ from pllava.data.manifest import PREPARED, read_manifest
 from pllava.data.pixels import Pixels
 from pllava.errors import PllavaError
 from pllava.train.steps import StepSampler, validation_batches
-from pllava.train.stopping import leave_to_parent
+from pllava.train.stopping import leave_to_parent, not_now
 
 if TYPE_CHECKING:
     from pllava.params import Params
@@ -70,16 +70,20 @@ class Inputs:
             self.processes,
             done,
         )
-        return iter(self.loader("train", sampler))
+        return self.batches("train", sampler)
 
     def validation(self, even: bool = False) -> Iterator[Batch]:
         """Every validation row once, shared by the processes. even: as many batches in each; one more than its own counts no token."""
         batches = validation_batches(self.lengths["validation"], self.params.train.batch_size // self.params.train.gradient_accumulation)
-        yield from self.loader("validation", batches[self.process :: self.processes])
+        yield from self.batches("validation", batches[self.process :: self.processes])
         if even and self.process >= len(batches) % self.processes > 0:
-            for batch in self.loader("validation", batches[:1]):
+            for batch in self.batches("validation", batches[:1]):
                 batch["labels"] = torch.full_like(batch["labels"], IGNORE)
                 yield batch
+
+    def batches(self, split: str, sampler: Any) -> Iterator[Batch]:
+        with not_now():  # workers are started
+            return iter(self.loader(split, sampler))
 
     def loader(self, split: str, sampler: Any) -> DataLoader:
         return DataLoader(

@@ -45,12 +45,23 @@ class StopRequest:
         self.made = True
 
 
+@contextmanager
+def not_now() -> Iterator[None]:
+    """Hold back a request to end: the processes that are started here are born with it held back, until `leave_to_parent` sees to it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_to_parent(worker: int) -> None:
     """In a process that decodes: a signal to the whole process group is for the training to answer. If a worker died of it, as torch lets
     it, the training would die too, before it has saved. Only the training itself ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on a Mac
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    told_apart = hasattr(signal, "sigwaitinfo")  # not on a Mac: there a worker dies of it
+    signal.pthread_sigmask(signal.SIG_BLOCK if told_apart else signal.SIG_UNBLOCK, {signal.SIGTERM})
+    if told_apart:
         threading.Thread(target=_end_when_parent_says, args=(os.getppid(),), daemon=True).start()
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+import pllava
 from pllava.errors import PllavaError
 from pllava.files import read_json, sha256_file
 from pllava.model.convert import convert
 from pllava.params import Params
+from pllava.train import inputs
 from pllava.train.loop import OUTPUT, run
 
 Project = Callable[..., Params]
@@ -61,6 +64,26 @@ def test_the_alpha_of_a_published_adapter_is_the_callers(prepared: Project, refe
         assert read_json(OUTPUT / "adapter/adapter_config.json")["lora_alpha"] == alpha
         before.append(history()[0]["val_loss"])
     assert before[0] != before[1]
+
+
+def test_no_worker_dies_of_a_request_to_end_at_its_birth(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every validation starts some, before torch lets us see to it."""
+    leave = inputs.leave_to_parent
+
+    def born(worker: int) -> None:
+        Path(f"held-{worker}").write_text(
+            " ".join(sorted(signal.Signals(number).name for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+        )
+        leave(worker)
+
+    monkeypatch.setattr(inputs, "leave_to_parent", born)
+    params = prepared(features={"enabled": False}, data={"workers": 1})
+    made = inputs.Inputs(params, pllava.load(params.model.base, num_frames=4)[1])
+    for batches in (made.steps(1), made.validation()):
+        assert len(list(batches)) == 1
+        assert Path("held-0").read_text() == "SIGINT SIGTERM"
+        Path("held-0").unlink()
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_clip_that_is_gone_is_replaced_and_counted(prepared: Project, capfd: pytest.CaptureFixture[str]) -> None:
