@@ -71,7 +71,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("PLLAVA_DEBUG") or not (problem := _of_the_disk(error)):
             raise
-        say(f"error: {problem}. Make room or give the right to write there, then repeat the command; what was finished is kept")
+        say(f"error: {problem}. Make room, or give the right to read and write there, then repeat the command; what was finished is kept")
         sys.exit(1)
 
 

@@ -159,7 +159,9 @@ class EndpointJudge:
             raise _FailedError(f"status {error.status_code}", _retry_after(error), may_pass) from None
         except openai.APITimeoutError:
             raise _FailedError(f"no reply within {self.settings.timeout_seconds:g} s") from None
-        except openai.OpenAIError as error:
+        except _FailedError:
+            raise
+        except Exception as error:  # the connection broke: the client's own errors, or its transport's while a body is read
             raise _FailedError(type(error).__name__) from None
         try:
             completion = json.loads(body)
@@ -176,15 +178,10 @@ class EndpointJudge:
     def _body(self, response: Any) -> bytes:
         """All of it. The client's time-out is of one read: a body that comes byte by byte would take for ever."""
         parts, until = [], time.monotonic() + self.settings.timeout_seconds
-        try:
-            for part in response.iter_bytes():
-                parts.append(part)
-                if time.monotonic() > until:
-                    raise _FailedError(f"no whole reply within {self.settings.timeout_seconds:g} s")
-        except _FailedError:
-            raise
-        except Exception as error:  # the connection broke: the transport's own errors, whichever it is
-            raise _FailedError(type(error).__name__) from None
+        for part in response.iter_bytes():
+            parts.append(part)
+            if time.monotonic() > until:
+                raise _FailedError(f"no whole reply within {self.settings.timeout_seconds:g} s")
         return b"".join(parts)
 
     def _count(self, **added: int) -> None:

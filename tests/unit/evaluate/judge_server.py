@@ -75,6 +75,10 @@ def half_a_reply(handler: Handler, body: dict[str, Any]) -> None:
     handler.send(200, json.dumps({"id": "1", "choices": [{"message": {"content": "{'pred': 'yes', 'score': 5}"}}]}), cut=30)
 
 
+def half_an_error(handler: Handler, body: dict[str, Any]) -> None:
+    handler.send(500, json.dumps({"error": {"message": "out of memory, and much to say about it"}}), cut=30)
+
+
 def wrong_json(handler: Handler, body: dict[str, Any]) -> None:
     handler.send(200, '{"choices": [{"message": ')
 

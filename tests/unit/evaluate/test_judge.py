@@ -18,6 +18,7 @@ from judge_server import (
     drips,
     fails,
     half_a_reply,
+    half_an_error,
     hangs_up,
     says,
     sleeps,
@@ -75,7 +76,7 @@ def test_dimensions_are_a_fifth_of_their_score(server: Server):
     "trouble",
     [
         *(fails(429), fails(429, Retry_After="0.02"), fails(500), fails(503), fails(408)),
-        *(half_a_reply, wrong_json, another_object, a_web_page, hangs_up, sleeps),
+        *(half_a_reply, half_an_error, wrong_json, another_object, a_web_page, hangs_up, sleeps),
         *(says("yes, 4"), says("```{'pred': 'yes', 'score': 4}```"), says("{'pred': 'yes', 'sc"), says(None), says("")),
     ],
 )
@@ -86,13 +87,14 @@ def test_trouble_that_passes_leaves_no_trace(server: Server, trouble: Act):
 
 
 @pytest.mark.parametrize(
-    "trouble", [fails(500), fails(429), fails(400), half_a_reply, wrong_json, another_object, sleeps, drips, says("5")]
+    "trouble", [fails(500), fails(429), fails(400), half_a_reply, half_an_error, wrong_json, another_object, sleeps, drips, says("5")]
 )
 def test_trouble_that_stays_is_missing_and_never_0(server: Server, trouble: Act):
-    server.default, began = trouble, time.monotonic()
-    score = make_judge(settings(attempts=2)).score(rubric.ANSWER, **FIELDS)
+    server.default = trouble
+    judge, began = make_judge(settings(attempts=2)), time.monotonic()
+    score = judge.score(rubric.ANSWER, **FIELDS)
     assert score.value is None and score.score is None and score.correct is None and score.missing
-    assert time.monotonic() - began < 4  # two tries of half a second
+    assert time.monotonic() - began < 9  # two tries of half a second; the server takes five for one
     assert KEY not in score.missing and not list(Path(".state").rglob("*.json"))  # what can't be read is not kept
 
 
@@ -108,10 +110,10 @@ def test_a_wrong_set_up_stops_at_once_without_the_key(server: Server, status: in
 
 
 def test_a_stopped_run_does_not_wait_for_those_that_wait_to_ask_again(server: Server):
-    server.acts, began = [fails(429, Retry_After="20")] * 3 + [fails(401)], time.monotonic()
+    server.acts, began = [fails(429, Retry_After="30")] * 3 + [fails(401)], time.monotonic()
     with pytest.raises(PllavaError, match="status 401"):
         score(rows(4), load_benchmark("msvd_qa"), make_judge(settings()), 0.5)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_too_many_missing_judgements_fail_the_run(server: Server):
