@@ -62,6 +62,7 @@ def _features(params: Params) -> Path:
         print(f"features: not stored, {reason}; training runs the tower in every step", file=sys.stderr)
         return _write_none(reason)
     if build.is_there():
+        shutil.rmtree(PARTIAL, ignore_errors=True)
         print(f"{STORE}: {len(clips)} clip(s), whole from before", file=sys.stderr)
         return STORE
     build.run()
