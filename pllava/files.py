@@ -110,6 +110,18 @@ def _remove_abandoned(path: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
+def folder_of_process(home: Path, prefix: str = "") -> Path:
+    """A new empty folder that nobody else reads. Those of processes that were killed are removed."""
+    home.mkdir(parents=True, exist_ok=True)
+    for left in home.glob(f"{prefix}*"):
+        pid = left.name.removeprefix(prefix)
+        if pid.isdigit() and (int(pid) == os.getpid() or not process_is_alive(int(pid))):  # in a container, a pid comes again
+            shutil.rmtree(left, ignore_errors=True)
+    folder = home / f"{prefix}{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
 @contextmanager
 def alone(lock: Path, busy: str, seconds: float = 0.0) -> Iterator[None]:
     """One process at a time; a killed one lets go of the lock. Raises PllavaError with `busy` and the lock's name when another keeps it

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pllava.errors import PllavaError
-from pllava.files import process_is_alive
+from pllava.files import folder_of_process
 
 FORGOTTEN = 3600  # seconds
 
@@ -30,11 +30,7 @@ class Uploads:
 
     def open(self) -> Path:
         """Make the folder, and remove those of processes that ended."""
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in self.home.iterdir():
-            if not (folder.name.isdigit() and process_is_alive(int(folder.name))):
-                shutil.rmtree(folder, ignore_errors=True)
-        return self.root
+        return folder_of_process(self.home)
 
     def keep_what_is_there(self) -> None:
         """The page's own pictures, which Gradio puts in the same folder: they stay."""
