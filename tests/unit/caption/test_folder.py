@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -216,15 +217,28 @@ def test_mistakes_are_said_and_leave_nothing(videos: Path, tmp_path: Path, job: 
 
 def test_two_runs_do_not_write_one_file(videos: Path, tmp_path: Path, job: Callable[..., Job]):
     def second(job: Job, batches: Any, tell: Any) -> Iterator[Any]:
-        import sqlite3
-
-        with sqlite3.connect(tmp_path / ".out.jsonl.progress") as database:
-            database.execute("UPDATE run SET pid = ?", (os.getppid(),))
         with pytest.raises(PllavaError, match="is writing these captions"):
             run([videos], tmp_path / "out.jsonl", job)
         yield from caption_batches(job, batches, tell)
 
     assert run([videos], tmp_path / "out.jsonl", job(), run=second).captioned == 8
+    assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_a_killed_run_is_no_obstacle_though_its_pid_is_someone_elses_by_now(videos: Path, tmp_path: Path, job: Callable[..., Job]):
+    with sqlite3.connect(tmp_path / ".out.jsonl.progress") as database:  # as earlier versions wrote it
+        database.execute("CREATE TABLE run (settings TEXT, pid INTEGER)")
+        database.execute("INSERT INTO run VALUES (?, ?)", (job().sha256(), os.getppid()))
+    assert run([videos], tmp_path / "out.jsonl", job()).captioned == 8
+    assert run([videos], tmp_path / "out.jsonl", job()).kept == 8
+
+
+def test_failures_of_one_file_are_not_those_of_another(videos: Path, tmp_path: Path, job: Callable[..., Job]):
+    (videos / "0.mp4").write_bytes(b"junk")
+    first = run([videos], tmp_path / "out.jsonl", job())
+    second = run([videos / "1.mp4"], tmp_path / "out.csv", job())
+    assert second.failed == 0 and [Path(row["video"]).name for row in rows(first.failures)] == ["0.mp4"]
+    assert first.failures.name == "out.failures.jsonl"
 
 
 def test_limits_are_named():
