@@ -97,7 +97,7 @@ class Visits:
                     return
                 yield [*history, _says(answer)]
             if not answer:
-                yield [*history, _says("(the model said nothing)")]
+                yield [*history, _says(PROBLEM + "The model said nothing.")]
         except PllavaError as error:
             yield [*history, _says(PROBLEM + sentence(error, clip.path))]
         except Exception:

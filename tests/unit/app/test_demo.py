@@ -151,6 +151,16 @@ def test_a_stopped_or_refused_question_is_no_part_of_the_conversation():
     assert pairs(history) == [("what?", "that")]
 
 
+def test_an_answer_without_a_word_is_no_part_of_the_conversation():
+    from types import SimpleNamespace
+
+    from pllava.app.visit import Clip, Visits, pairs
+
+    silent = Visits(SimpleNamespace(stream=lambda *_: iter(())), None)
+    [*_, last] = silent.reply(Clip("a.mp4", "", None), [{"role": "user", "content": "what?"}], None)
+    assert last[-1]["content"].endswith("said nothing.") and pairs(last) == []
+
+
 def test_asking_again_goes_back_to_the_question():
     from pllava.app.visit import up_to
 
