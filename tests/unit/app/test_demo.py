@@ -157,8 +157,29 @@ def test_an_answer_without_a_word_is_no_part_of_the_conversation():
     from pllava.app.visit import Clip, Visits, pairs
 
     silent = Visits(SimpleNamespace(stream=lambda *_: iter(())), None)
-    [*_, last] = silent.reply(Clip("a.mp4", "", None), [{"role": "user", "content": "what?"}], None)
+    silent.asks("anna", [{"role": "user", "content": "what?"}])
+    [*_, last] = silent.reply("anna", Clip("a.mp4", "", None), None)
     assert last[-1]["content"].endswith("said nothing.") and pairs(last) == []
+
+
+def test_a_question_asked_during_an_answer_ends_it_and_is_answered_whatever_the_page_shows():
+    from types import SimpleNamespace
+
+    from pllava.app.visit import Clip, Visits, asked, text_of
+
+    visits, clip = Visits(SimpleNamespace(stream=lambda path, question, *_: iter([question, question * 2])), None), Clip("a.mp4", "", None)
+
+    def ask(question, history):
+        visits.asks("anna", asked(question, history))
+        return visits.reply("anna", clip, None)
+
+    first = ask("a", [])
+    next(first)
+    shown = next(first)
+    second = ask("b", shown)
+    assert list(first) == []
+    assert [text_of(message) for message in list(second)[-1]] == ["a", "a", "b", "bb"]
+    assert list(visits.reply("anna", clip, None)) == []  # of a question that was answered with another's turn
 
 
 def test_asking_again_goes_back_to_the_question():
