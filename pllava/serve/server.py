@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pllava.app.guard import from_elsewhere
 from pllava.errors import PllavaError
 from pllava.serve.answering import Answerer
 from pllava.serve.errors import ApiError, bad
@@ -266,13 +267,13 @@ class Guard:
             await send(message)
 
         try:
-            self._check(scope["path"], headers)
+            self._check(scope, headers)
             await self.app(scope, counted, noted)
         except ApiError as error:
             with suppress(RuntimeError):  # a response had begun
                 await answer_error(error)(scope, receive, noted)
 
-    def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         key = self.settings.api_key
         if key is None:
             # A page in a browser on this machine must not ask: under a name of its own, or by a form.
@@ -280,10 +281,9 @@ class Guard:
             name = host.rsplit(":", 1)[0].strip("[]") if not host.endswith("]") else host.strip("[]")
             if not is_loopback(name):
                 raise ApiError(403, "without a key this server answers to 127.0.0.1 and localhost only")
-            origin = headers.get(b"origin", b"").decode("latin-1")
-            if headers.get(b"sec-fetch-site") == b"cross-site" or (origin and origin.rpartition("://")[2] != host):
-                raise ApiError(403, "without a key this server does not answer to web pages of others")
-        elif path not in OPEN:
+            if from_elsewhere(scope):
+                raise ApiError(403, "without a key this server takes nothing from a web page of another origin")
+        elif scope["path"] not in OPEN:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), key.encode()):
                 raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

@@ -209,8 +209,8 @@ def test_only_uploads_are_read(client, url, tmp_path):
     secret = tmp_path / "secret.mp4"
     secret.write_bytes(b"words nobody may read")
 
-    def status(address, data=None, host=None):
-        headers = {"Content-Type": "application/json"} | ({"Host": host} if host else {})
+    def status(address, data=None, **more):
+        headers = {"Content-Type": "application/json"} | more
         request = urllib.request.Request(url + address, data=data and json.dumps(data).encode(), headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
@@ -239,7 +239,10 @@ def test_only_uploads_are_read(client, url, tmp_path):
             assert b"event: error" in body and b"words nobody" not in body
         else:
             assert code == 403
-    assert status("/", host="attacker.example")[0] == 421
+    assert status("/", Host="attacker.example")[0] == 421
+    for foreign in ({"Origin": "https://attacker.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert status("/gradio_api/upload", {}, **foreign)[0] == 403
+        assert status("/", **foreign)[0] == 200  # a link that leads here
 
 
 def test_an_upload_is_gone_after_its_question(client, corpus):
