@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,15 +112,34 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def folder_of_process(home: Path, prefix: str = "") -> Path:
-    """A new empty folder that nobody else reads. Those of processes that were killed are removed."""
+    """A new empty folder that nobody else reads; those of processes that ended without removing theirs go.
+
+    A lock tells which: in containers that share the place, pids say nothing.
+    """
     home.mkdir(parents=True, exist_ok=True)
     for left in home.glob(f"{prefix}*"):
-        pid = left.name.removeprefix(prefix)
-        if pid.isdigit() and (int(pid) == os.getpid() or not process_is_alive(int(pid))):  # in a container, a pid comes again
+        if (handle := _locked(left)) is not None:
             shutil.rmtree(left, ignore_errors=True)
-    folder = home / f"{prefix}{os.getpid()}"
-    folder.mkdir(mode=0o700)
-    return folder
+            os.close(handle)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=home))
+        if _locked(folder) is not None and folder.is_dir():  # not taken for one that was left
+            return folder
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor with the folder's lock, which is let go when it is closed or the process ends; None when it is another's."""
+    import fcntl
+
+    handle = None
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if handle is not None:
+            os.close(handle)
+        return None
+    return handle
 
 
 @contextmanager

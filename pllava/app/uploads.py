@@ -20,9 +20,10 @@ FORGOTTEN = 3600  # seconds
 class Uploads:
     """A folder of this process. Gradio puts what is uploaded into `<root>/<hash>/<name>`; two visitors with one file share it."""
 
+    root: Path  # once it is open
+
     def __init__(self, home: Path) -> None:
         self.home = home.absolute()
-        self.root = self.home / str(os.getpid())
         self._held: dict[str, set[Path]] = {}  # session -> files
         self._sent: Counter[Path] = Counter()  # how often a file came in without being looked at or asked about yet (arrivals.py)
         self._page: set[Path] = set()  # the page's own pictures
@@ -30,7 +31,8 @@ class Uploads:
 
     def open(self) -> Path:
         """Make the folder, and remove those of processes that ended."""
-        return folder_of_process(self.home)
+        self.root = folder_of_process(self.home)
+        return self.root
 
     def keep_what_is_there(self) -> None:
         """The page's own pictures, which Gradio puts in the same folder: they stay."""

@@ -64,7 +64,7 @@ def caption_all(
     kind = format_of(out, format)
     if subtitles and not job.dense:
         raise PllavaError("subtitles are made of dense captions: add --dense")
-    for target in [out, *([Path(subtitles) / "any"] if subtitles else ())]:
+    for target in [out, *([Path(subtitles) / ".vtt"] if subtitles else ())]:
         require_writable(target)
     if run is None:
         from pllava.caption.batch import caption_batches

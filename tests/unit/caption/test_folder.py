@@ -164,6 +164,7 @@ def test_dense_rows_and_subtitles(videos: Path, write_scenes: WriteScenes, tmp_p
 
     write_scenes("clips/long.mp4", [20, 20])
     (videos / "junk.mp4").write_bytes(b"junk")
+    (tmp_path / "subtitles" / "any").mkdir(parents=True)
     dense = job(dense=Dense(summary=True), max_new_tokens=2)
     done = run([videos], tmp_path / "a.jsonl", dense, subtitles=tmp_path / "subtitles")
     assert (done.captioned, done.failed) == (9, 1)

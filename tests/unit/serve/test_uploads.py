@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -41,14 +40,13 @@ def test_an_upload_that_kills_its_reader_is_refused_and_the_next_is_taken(refere
 
 
 def test_what_a_killed_server_left_is_removed_at_the_next_start(folder: Path):
-    ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True).stdout.strip()
-    left, others = folder / f"pllava-serve-{ended}" / "file-1", folder / "pllava-serve-1" / "file-1"
+    left, others = folder / "pllava-serve-x1" / "file-1", folder / "other" / "file-1"
     for path in (left, others):
         path.parent.mkdir()
         path.write_bytes(b"x")
     with Readers(1) as readers:
-        files = Files(ServeSettings(), readers)
-    assert not left.parent.exists() and others.exists()
+        first, files = Files(ServeSettings(), readers), Files(ServeSettings(), readers)
+    assert not left.parent.exists() and others.exists() and first.folder.is_dir()
     assert files.folder.stat().st_mode & 0o777 == 0o700
     files.close()
     assert not files.folder.exists()
