@@ -17,10 +17,11 @@ from rich.console import Console
 from pllava.caption.batch import caption_batches
 from pllava.caption.folder import Summary, caption_all
 from pllava.caption.inputs import expand
-from pllava.caption.job import Dense, Job
+from pllava.caption.job import Dense, Job, make_job
 from pllava.caption.limits import parse_limits
 from pllava.chat import VideoChat
 from pllava.errors import PllavaError
+from pllava.params import load_params
 
 WriteScenes = Callable[..., Path]
 QUIET = Console(file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
@@ -247,3 +248,9 @@ def test_limits_are_named():
     for wrong in ("max_minutes=3", "max_seconds", "max_seconds=x", "max_bytes=inf", "max_seconds=nan", "max_frames=-1"):
         with pytest.raises(PllavaError, match="NAME=NUMBER"):
             parse_limits([wrong])
+
+
+@pytest.mark.parametrize("limits", [{"max_minutes": 3}, {"max_seconds": -1}])
+def test_limits_of_a_form_are_checked_too(tiny_base_dir: Path, limits: dict[str, float]):
+    with pytest.raises(PllavaError, match="NAME=NUMBER"):
+        make_job(load_params(Path(__file__).parents[3] / "recipes/tiny.yaml"), str(tiny_base_dir), limits=limits)
