@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +110,37 @@ def _remove_abandoned(path: Path) -> None:
             left.replace(path)  # killed between the two renames: the old folder is the whole one
         else:
             shutil.rmtree(left, ignore_errors=True)
+
+
+def folder_of_process(home: Path, prefix: str = "") -> Path:
+    """A new empty folder that nobody else reads; those of processes that ended without removing theirs go.
+
+    A lock tells which: in containers that share the place, pids say nothing.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    for left in home.glob(f"{prefix}*"):
+        if (handle := _locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(handle)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=home))
+        if _locked(folder) is not None and folder.is_dir():  # not taken for one that was left
+            return folder
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor with the folder's lock, which is let go when it is closed or the process ends; None when it is another's."""
+    import fcntl
+
+    handle = None
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if handle is not None:
+            os.close(handle)
+        return None
+    return handle
 
 
 @contextmanager

@@ -99,12 +99,12 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
     def note(history: list[Message], request: gr.Request) -> None:
         visits.asks(str(request.session_hash), history)
 
-    def reply(clip: Clip | None, history: list[Message], request: gr.Request, *values: Any) -> Iterator[list[Message]]:
+    def reply(clip: Clip | None, request: gr.Request, *values: Any) -> Iterator[list[Message]]:
         try:
             settings = settings_of(*values)
         except (PllavaError, TypeError, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
-        yield from visits.reply(clip, history, settings, str(request.session_hash))
+        yield from visits.reply(str(request.session_hash), clip, settings)
 
     def caption(clip: Clip | None, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         if clip is None:
@@ -222,7 +222,7 @@ def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], upl
 
         def answer(before: Any) -> None:
             noted = before.then(note, chat, None, **HIDDEN)
-            answers.append(noted.then(reply, [clip, chat, *settings], chat, trigger_mode="multiple", **MODEL))
+            answers.append(noted.then(reply, [clip, *settings], chat, trigger_mode="multiple", **MODEL))
 
         answer(question.submit(lambda q, history: ("", asked(q, history)), [question, chat], [question, chat], **HIDDEN))
         answer(examples.click(lambda row, history: asked(row[0], history), [examples, chat], chat, **HIDDEN))

@@ -93,7 +93,7 @@ def _deploy(params: Params, restart: bool) -> Deployment:
         return _deployment(running, restarted=False)
     if not stays:
         process.require_free_port(
-            params.deploy.host, params.deploy.port, "Stop that process, or set another deploy.port in params.yaml; then: pllava deploy"
+            params.deploy.host, params.deploy.port, "Set another deploy.host or deploy.port in params.yaml; then: pllava deploy"
         )
     clip = first_sample(params)
     if running and serving and running.get("code") == switch.code():

@@ -38,9 +38,12 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = _headers(scope)
         if self.hosts is not None and _name(headers.get("host", "")) not in self.hosts:
             await _refuse(send, 421, "this name is not ours; open the address that `pllava demo` printed")
+            return
+        if self.hosts is not None and from_elsewhere(scope):
+            await _refuse(send, 403, "a page of another origin sends nothing here")
             return
         path = unquote(scope["path"])
         if any(part in path for part in FETCHING):
@@ -63,6 +66,17 @@ class Guard:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+def from_elsewhere(scope: Scope) -> bool:
+    """Whether a browser posts this for a page of another origin, as it does for a form without asking first."""
+    headers = _headers(scope)
+    foreign = "origin" in headers and headers["origin"].rpartition("://")[2] != headers.get("host")
+    return scope["method"] not in ("GET", "HEAD") and (foreign or headers.get("sec-fetch-site") == "cross-site")
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -64,9 +64,7 @@ def require_free_port(host: str, port: int, next_step: str) -> None:
             return
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise PllavaError(
-                    f"cannot listen on {host}:{port}: {error.strerror}. Set deploy.host and deploy.port in params.yaml"
-                ) from None
+                raise PllavaError(f"cannot listen on {host}:{port}: {error.strerror}. {next_step}") from None
     raise PllavaError(f"port {port} on {host} is in use{_holder(port)}. {next_step}")
 
 

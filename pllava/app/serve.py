@@ -58,7 +58,7 @@ def open_page(
     host, port = host or params.deploy.host, port or params.deploy.port
     if login is None and not is_loopback(host):
         say(f"{host} can be reached from other machines and no password is asked for; pllava demo --auth NAME:PASSWORD asks for one")
-    require_free_port(host, port, next_step="pllava demo --port PORT takes another one")
+    require_free_port(host, port, next_step="Take another: pllava demo --host HOST --port PORT")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     uploads = Uploads(UPLOADS)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads.open())

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pllava.errors import PllavaError
-from pllava.files import process_is_alive
+from pllava.files import folder_of_process
 
 FORGOTTEN = 3600  # seconds
 
@@ -20,9 +20,10 @@ FORGOTTEN = 3600  # seconds
 class Uploads:
     """A folder of this process. Gradio puts what is uploaded into `<root>/<hash>/<name>`; two visitors with one file share it."""
 
+    root: Path  # once it is open
+
     def __init__(self, home: Path) -> None:
         self.home = home.absolute()
-        self.root = self.home / str(os.getpid())
         self._held: dict[str, set[Path]] = {}  # session -> files
         self._sent: Counter[Path] = Counter()  # how often a file came in without being looked at or asked about yet (arrivals.py)
         self._page: set[Path] = set()  # the page's own pictures
@@ -30,10 +31,7 @@ class Uploads:
 
     def open(self) -> Path:
         """Make the folder, and remove those of processes that ended."""
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in self.home.iterdir():
-            if not (folder.name.isdigit() and process_is_alive(int(folder.name))):
-                shutil.rmtree(folder, ignore_errors=True)
+        self.root = folder_of_process(self.home)
         return self.root
 
     def keep_what_is_there(self) -> None:

@@ -41,7 +41,7 @@ class Visits:
         self.engine = engine
         self.uploads = uploads
         self.turns = turns
-        self._asked: dict[str, list[str]] = {}  # session -> the conversation with its last question
+        self._asked: dict[str, list[Message]] = {}  # session -> the conversation whose last question waits for its answer
 
     def look(self, session: str, path: str, settings: Settings, ours: bool = False) -> Clip:
         """Take a file, if its content is a video or an image that can be read and is not too large; else it is removed at once.
@@ -76,15 +76,17 @@ class Visits:
 
     def asks(self, session: str, history: list[Message]) -> None:
         """A visitor's next question: the answer to the one before ends as far as it has come."""
-        self._asked[session] = [text_of(message) for message in history]
+        self._asked[session] = history
 
-    def reply(self, clip: Clip | None, history: list[Message], settings: Settings, session: str | None = None) -> Iterator[list[Message]]:
-        """The conversation with the answer to its last question growing; what goes wrong is said in the chat."""
-        texts = [text_of(message) for message in history]
-        if session is not None and self._asked.get(session, texts) != texts:
+    def reply(self, session: str, clip: Clip | None, settings: Settings) -> Iterator[list[Message]]:
+        """The conversation with the answer to its last question growing; what goes wrong is said in the chat.
+
+        What the page shows by now is not asked for: the answer before may have been written over the question.
+        """
+        if (history := self._asked.pop(session, None)) is None:
             return
+        yield history
         if not history or history[-1]["role"] != "user":
-            yield history
             return
         if clip is None:
             yield [*history, _says(PROBLEM + "Please choose a video first: upload one, or take a held-out clip.")]
@@ -93,11 +95,11 @@ class Visits:
         try:
             answer = ""
             for answer in self.engine.stream(clip.path, text_of(history[-1]), said, settings):
-                if session is not None and self._asked.get(session, texts) != texts:
+                if session in self._asked:
                     return
                 yield [*history, _says(answer)]
             if not answer:
-                yield [*history, _says("(the model said nothing)")]
+                yield [*history, _says(PROBLEM + "The model said nothing.")]
         except PllavaError as error:
             yield [*history, _says(PROBLEM + sentence(error, clip.path))]
         except Exception:

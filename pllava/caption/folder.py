@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pllava.caption.progress import CaptionProgress
 from pllava.caption.store import Row, Store
 from pllava.caption.subtitles import write_captions
 from pllava.errors import PllavaError
+from pllava.files import alone
 
 Tell = Callable[[str, float], None]
 Run = Callable[[Job, Iterable[list[str]], Tell], Iterator[list[tuple[str, Row]]]]
@@ -62,14 +64,14 @@ def caption_all(
     kind = format_of(out, format)
     if subtitles and not job.dense:
         raise PllavaError("subtitles are made of dense captions: add --dense")
-    for target in [out, *([Path(subtitles) / "any"] if subtitles else ())]:
+    for target in [out, *([Path(subtitles) / ".vtt"] if subtitles else ())]:
         require_writable(target)
     if run is None:
         from pllava.caption.batch import caption_batches
 
         run = caption_batches
-    failures = out.with_name(f"{out.stem}.failures.jsonl")
-    with Store(out.with_name(f".{out.name}.progress"), job.sha256(), fresh) as store:
+    failures = out.with_name(f"{out.name.removesuffix('.jsonl')}.failures.jsonl")
+    with _progress(out, job, fresh) as store:
         total = store.set_inputs(expand(sources))
         if not total:
             raise PllavaError(f"no videos in {', '.join(map(str, sources))}")
@@ -90,6 +92,17 @@ def caption_all(
         if subtitles:
             _write_subtitles(Path(subtitles), store, subtitle_format)
     return Summary(total, captioned, failed, min(kept, captioned), out, failures)
+
+
+@contextmanager
+def _progress(out: Path, job: Job, fresh: bool) -> Iterator[Store]:
+    lock = out.with_name(f".{out.name}.lock")
+    with alone(lock, f"{out}: another process is writing these captions"):
+        try:
+            with Store(out.with_name(f".{out.name}.progress"), job.sha256(), fresh) as store:
+                yield store
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _write_failures(path: Path, store: Store) -> int:

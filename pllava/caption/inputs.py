@@ -37,7 +37,7 @@ def expand(sources: Iterable[str | Path]) -> Iterator[str]:
 def _one(source: str) -> Iterator[str]:
     path = Path(source)
     if os.path.lexists(source):  # a broken link is tried, and fails by its name
-        if path.is_dir() and not _is_clip(path):
+        if path.is_dir() and not is_clip(path):
             yield from _walk(source, ())
         else:
             yield source
@@ -86,7 +86,7 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
         return
     for name, is_folder in found:
         path = os.path.join(folder, name)  # noqa: PTH118
-        if is_folder and not _is_clip(Path(path)):
+        if is_folder and not is_clip(Path(path)):
             yield from _walk(path, (*above, identity))
         elif is_folder or (os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")):  # noqa: PTH122
             yield path
@@ -113,7 +113,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_clip(folder: Path) -> bool:
+def is_clip(folder: Path) -> bool:
     """A folder of frames 1.jpg, 00002.jpg, ... and nothing but pictures."""
     try:
         with os.scandir(folder) as entries:

@@ -69,8 +69,12 @@ class Job(BaseModel):
 def make_job(
     params: Params, model: str | None = None, adapter: str | None = None, template: str | None = None, **settings: Any
 ) -> tuple[Job, str]:
-    """The job, and which model it is for, in words. Raises PllavaError when there is no such model, or the question holds a marker."""
+    """The job, and which model it is for, in words.
+
+    Raises PllavaError when there is no such model, the question holds a marker, or a limit means nothing.
+    """
     from pllava.app.source import choose
+    from pllava.caption.limits import parse_limits
     from pllava.chat.template import load_template
     from pllava.errors import PllavaError
 
@@ -81,7 +85,7 @@ def make_job(
     load_template(source.template).check(job.question)
     if job.dense:
         job.dense.scenes()
-    job.bounds()
+    parse_limits(f"{name}={value}" for name, value in job.limits.items())
     return job, f"{source.name}, {source.why}"
 
 

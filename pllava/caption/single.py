@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pllava.caption.inputs import is_clip
 from pllava.caption.job import Job
 from pllava.caption.subtitles import FORMATS, format_of, to_srt, to_vtt, write_captions
 from pllava.errors import PllavaError
@@ -20,7 +21,7 @@ def is_one(sources: Sequence[str], out: Path | None, format: str | None, subtitl
     if subtitles:
         return False
     wanted = format in FORMATS or (format is None and out is not None and out.suffix.removeprefix(".").lower() in FORMATS)
-    alone = len(sources) == 1 and Path(sources[0]).is_file()
+    alone = len(sources) == 1 and (Path(sources[0]).is_file() or is_clip(Path(sources[0])))
     if wanted and not alone:
         raise PllavaError("subtitles are of one video; for many add --subtitles FOLDER, and let --out end in .jsonl, .parquet or .csv")
     return wanted or (alone and out is None and format is None)

@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from pllava.errors import PllavaError
-from pllava.files import process_is_alive
 
 Row = dict[str, Any]  # of a video; "error" instead of a caption where it failed
 TABLES = """
-CREATE TABLE IF NOT EXISTS run (settings TEXT, pid INTEGER);
+CREATE TABLE IF NOT EXISTS run (settings TEXT);
 CREATE TABLE IF NOT EXISTS inputs (position INTEGER PRIMARY KEY, path BLOB UNIQUE);
 CREATE TABLE IF NOT EXISTS done (path BLOB PRIMARY KEY, fingerprint TEXT, failed INTEGER, row TEXT) WITHOUT ROWID;
 """
 
 
 class Store:
-    """A context manager. settings: a hash of all that captions depend on besides the videos; rows of others are dropped."""
+    """A context manager, for one process at a time. settings: a hash of what captions depend on besides the videos; rows of others go."""
 
     def __init__(self, path: Path, settings: str, fresh: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,22 +35,18 @@ class Store:
             self._database.executescript(TABLES)
         except sqlite3.DatabaseError as error:
             raise PllavaError(f"{path}: not the progress of a captioning run ({error}). Remove it to start over") from None
-        before = self._database.execute("SELECT settings, pid FROM run").fetchone()
-        if before and before[1] not in (None, os.getpid()) and process_is_alive(before[1]):
-            raise PllavaError(f"{path}: process {before[1]} is writing these captions. Wait for it, or choose another --out")
+        before = self._database.execute("SELECT settings FROM run").fetchone()
         self.dropped = bool(before and (fresh or before[0] != settings) and self._count("done"))
         if not before or fresh or before[0] != settings:
             self._database.execute("DELETE FROM done")
         self._database.execute("DELETE FROM run")
-        self._database.execute("INSERT INTO run VALUES (?, ?)", (settings, os.getpid()))
+        self._database.execute("INSERT INTO run (settings) VALUES (?)", (settings,))
         self._database.commit()
 
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._database.execute("UPDATE run SET pid = NULL")
-        self._database.commit()
         empty = not self._count("done")
         self._database.close()
         if empty:

@@ -39,7 +39,8 @@ def path_key(path: Path) -> str:
 
 
 def frames_key(video: VideoFrames) -> str:
-    """Hash of sampled frames."""
-    digest = hashlib.sha256(repr(video.frames.shape).encode())
+    """Hash of sampled frames with their times: equal pixels may stand at other places of a clip."""
+    facts = (video.frames.shape, video.times.tolist(), video.indices, video.fps, video.num_frames_total, video.duration, video.reader)
+    digest = hashlib.sha256(repr(facts).encode())
     digest.update(video.frames.tobytes())
     return "frames " + digest.hexdigest()

@@ -96,6 +96,8 @@ class VideoChat:
 
     def watch_all(self, videos: Iterable[str | Path | VideoFrames], batch_size: int = 8, workers: int = 2) -> list[WatchedVideo]:
         """Several videos of any sizes, `batch_size` encoded at once. Each is what `watch` gives. Raises PllavaError where that does."""
+        if batch_size < 1 or workers < 1:
+            raise PllavaError(f"batch_size {batch_size}, workers {workers}: both must be at least 1")
         sources = [self._source(video, None, None) for video in videos]
         # Equal videos are encoded once; what depends on chance is told apart by its place.
         keys = [number if key is None else self._full_key(key) for number, (key, _) in enumerate(sources)]
@@ -186,6 +188,8 @@ class VideoChat:
             raise PllavaError(f"{len(videos)} videos, {len(asked)} questions: give one question for each, or a single one for all")
         prompts = [self.template.prompt_for(question) for question in asked]
         settings = Generation(max_new_tokens, **options)
+        if batch_size < 1:
+            raise PllavaError(f"batch_size {batch_size}: need >= 1")
         size = 1 if settings.samples_beams else batch_size
         answers: list[Answer] = []
         for first in range(0, len(prompts), size):

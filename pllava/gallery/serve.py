@@ -34,7 +34,7 @@ def serve(
 
     login = read_auth(auth)
     require_auth_beyond_loopback(host, login)
-    require_free_port(host, port, next_step="pllava gallery --port PORT takes another one")
+    require_free_port(host, port, next_step="Take another: pllava gallery --host HOST --port PORT")
     began = time.monotonic()
     results = Current(places, params, media)
     shown = results.now()

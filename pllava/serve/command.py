@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from pllava.app.process import require_free_port
 from pllava.app.source import ModelSource, choose, describe_runtime, load_chat
 from pllava.params import Params
 from pllava.serve.settings import ServeSettings
-from pllava.video.readers import TIME_LIMIT, Readers
 
 
 def serve(
@@ -24,18 +22,17 @@ def serve(
     """Raises PllavaError: no such model, port in use, an open host without a key."""
     import uvicorn
 
-    require_free_port(settings.host, settings.port, next_step="pllava serve --port PORT takes another one")
+    require_free_port(settings.host, settings.port, next_step="Take another: pllava serve --host HOST --port PORT")
     source = choose(params, model, adapter, template)
     say(f"model: {source.name}, {source.why}")
     from pllava.serve.server import build_app
 
     chat = load_chat(source, lora_alpha)
-    chat.readers = Readers(1, min(settings.timeout, TIME_LIMIT), settings.limits)  # no file stops the server, whatever is in it
     say(f"runs on {describe_runtime(chat.model)}; template {source.template}")
     names = model_names(source, model, params.registry.model_name)
     say(f"http://{settings.host}:{settings.port}/v1 serves {names[0]}" + ("" if settings.api_key else "; no key is needed"))
     config = uvicorn.Config(
-        build_app(chat, names, replace(settings)),
+        build_app(chat, names, settings),
         host=settings.host,
         port=settings.port,
         log_level="warning",

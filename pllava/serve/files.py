@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pllava.errors import PllavaError
+from pllava.files import folder_of_process
 from pllava.serve.errors import ApiError, bad
 from pllava.serve.settings import ServeSettings
+from pllava.video.readers import Readers
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Stored:
 class Files:
     """Names are ours; types are found by content, when a file is read."""
 
-    def __init__(self, settings: ServeSettings) -> None:
-        self.settings = settings
-        self.folder = Path(tempfile.mkdtemp(prefix="pllava-serve-"))
+    def __init__(self, settings: ServeSettings, readers: Readers) -> None:
+        self.settings, self.readers = settings, readers
+        self.folder = folder_of_process(Path(tempfile.gettempdir()), "pllava-serve-")
         self._stored: OrderedDict[str, Stored] = OrderedDict()  # oldest first
         self._lock = threading.Lock()
 
@@ -65,10 +67,8 @@ class Files:
         return stored
 
     def _check(self, path: Path) -> None:
-        from pllava.video.reader import probe
-
         try:
-            probe(path, self.settings.limits)
+            self.readers.read(path, 1)
         except PllavaError as error:
             raise bad(named(error, path), "file") from None
 

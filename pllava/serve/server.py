@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pllava.app.guard import from_elsewhere
 from pllava.errors import PllavaError
 from pllava.serve.answering import Answerer
 from pllava.serve.errors import ApiError, bad
@@ -26,6 +27,7 @@ from pllava.serve.metrics import Metrics
 from pllava.serve.protocol import ChatRequest, parse
 from pllava.serve.refused_body import RefusedBody
 from pllava.serve.settings import ServeSettings, is_loopback
+from pllava.video.readers import TIME_LIMIT, Readers
 
 if TYPE_CHECKING:
     from pllava.chat import Answer, VideoChat
@@ -35,7 +37,10 @@ OPEN = {"/health"}  # without a key
 
 def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) -> FastAPI:
     """names: what a request may call the model; the first is listed."""
-    files, jobs, metrics = Files(settings), JobQueue(settings.max_waiting), Metrics()
+    # No file stops the server, whatever is in it.
+    readers = chat.readers = Readers(1, min(settings.timeout, TIME_LIMIT), settings.limits)
+    files, jobs, metrics = Files(settings, readers), JobQueue(settings.max_waiting), Metrics()
+    uploading = asyncio.Lock()  # one reader for uploads, and one for questions
     metrics.watch(jobs, chat.cache)
     answerer = Answerer(chat, files, metrics)
     created = int(time.time())
@@ -43,8 +48,7 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        if chat.readers is not None:
-            chat.readers.close()  # a clip that is being read would keep us waiting
+        readers.close()  # a clip that is being read would keep us waiting
         await run_in_threadpool(jobs.close)
         files.close()
 
@@ -79,7 +83,8 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
             part = form.get("file")
             if part is None or isinstance(part, str):
                 raise bad("the form has no part named file", "file")
-            return (await run_in_threadpool(files.add, part.file, part.filename or "")).shown()
+            async with uploading:
+                return (await run_in_threadpool(files.add, part.file, part.filename or "")).shown()
 
     @app.get("/v1/files")
     async def list_files() -> dict[str, Any]:
@@ -262,21 +267,23 @@ class Guard:
             await send(message)
 
         try:
-            self._check(scope["path"], headers)
+            self._check(scope, headers)
             await self.app(scope, counted, noted)
         except ApiError as error:
             with suppress(RuntimeError):  # a response had begun
                 await answer_error(error)(scope, receive, noted)
 
-    def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         key = self.settings.api_key
         if key is None:
-            # A page in a browser on this machine must not ask under a name of its own.
+            # A page in a browser on this machine must not ask: under a name of its own, or by a form.
             host = headers.get(b"host", b"").decode("latin-1")
             name = host.rsplit(":", 1)[0].strip("[]") if not host.endswith("]") else host.strip("[]")
             if not is_loopback(name):
                 raise ApiError(403, "without a key this server answers to 127.0.0.1 and localhost only")
-        elif path not in OPEN:
+            if from_elsewhere(scope):
+                raise ApiError(403, "without a key this server takes nothing from a web page of another origin")
+        elif scope["path"] not in OPEN:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), key.encode()):
                 raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

@@ -63,7 +63,14 @@ class PyavSource:
         """uint8 [T, H, W, 3]."""
         found = self._by_time(set(indices)) if self._pts else None
         found = found or self._by_number(set(indices))
-        return np.stack([_resized(found[index], (self.width, self.height)) for index in indices])
+        return np.stack([found[index] for index in indices])
+
+    def _picture(self, frame: Any) -> np.ndarray:
+        """uint8 [H, W, 3] at the size of the first frame: a recording may change it on the way."""
+        picture = upright(frame)
+        if picture.shape[:2] == (self.height, self.width):
+            return picture
+        return np.asarray(Image.fromarray(picture).resize((self.width, self.height), Image.Resampling.BICUBIC))
 
     def _packets(self) -> tuple[list[int], list[int]]:
         """Times of all frames, and of those that are key frames, in order; empty when some packet has none."""
@@ -126,7 +133,7 @@ class PyavSource:
                     frame = next(frame for frame in frames if frame.pts is None or frame.pts >= pts)
                     if frame.pts != pts:
                         return None
-                    found[index], position = upright(frame), pts
+                    found[index], position = self._picture(frame), pts
         except (av.FFmpegError, ValueError, StopIteration):
             return None
         return found
@@ -135,7 +142,7 @@ class PyavSource:
         found: dict[int, np.ndarray] = {}
         for number, frame in enumerate(self._frames()):
             if number in wanted:
-                found[number] = upright(frame)
+                found[number] = self._picture(frame)
             if len(found) == len(wanted):
                 return found
         raise PllavaError(f"{self.path}: damaged: {len(self.times)} frames by its index, {number + 1} decode. {MEND}")
@@ -156,13 +163,6 @@ def upright(frame: Any) -> np.ndarray:
     """uint8 [H, W, 3] of a PyAV frame, with the rotation its metadata asks for (as decord applies it)."""
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-
-
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] at the size (width, height) of the first frame: a recording may change it on the way."""
-    if picture.shape[1::-1] == size:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
 def check_whole(path: Path, header: Header, count: int) -> None:

@@ -128,8 +128,9 @@ def _part(source: Source, start: float | None, end: float | None) -> tuple[float
     """The bound in seconds, checked; None for the whole clip."""
     if start is None and end is None:
         return None
-    low, high = float(start or 0), source.duration if end is None else float(end)
-    if low > 0 and round(low * source.fps) >= round(source.duration * source.fps):
+    longest = max(source.duration, len(source.times) / source.fps)
+    low, high = float(start or 0), source.duration if end is None else min(float(end), longest)
+    if low > 0 and round(min(low, longest) * source.fps) >= round(source.duration * source.fps):
         raise PllavaError(f"{source.path}: start {low} s is past the end of the clip, {source.duration:.2f} s")
     if not 0 <= low <= high:
         raise PllavaError(f"{source.path}: start {low} s, end {high} s: need 0 <= start <= end")

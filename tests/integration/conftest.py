@@ -1,12 +1,18 @@
 """What several integration tests need once a session."""
 
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 import flows  # noqa: F401  settles Prefect's environment before Prefect reads it
 from pllava.registry import store
+
+# Prefect leaves a service to be drained when Python ends. A decoding worker, forked after it was used here, has none and would fail
+# on its way out; for users training and encoding have a process of their own, without Prefect.
+os.register_at_fork(after_in_child=threading._threading_atexits.clear)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,7 @@ def test_shared_out_weights_take_text_stills_and_clips(prepared: Project) -> Non
     prepare(params)
     shutil.rmtree(STORE)
     features(params)
-    finish(start(params))  # not here: workers forked after Prefect was used in this process run its way out, and fail
+    run(params)
     one = history()
     shutil.rmtree("outputs")
     finish(start(params.model_copy(update={"train": params.train.model_copy(update={"accelerate": CONFIGS[1]})})))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pllava.files import alone, atomic_dir
+from pllava.files import alone, atomic_dir, folder_of_process
 
 KILLED = """
 import os, pathlib, sys
@@ -17,6 +17,13 @@ from pllava.files import atomic_dir
 with atomic_dir(sys.argv[1]) as folder:
     (folder / "half").write_text("x")
     os.kill(os.getpid(), 9)
+"""
+
+WAITING = """
+import pathlib, sys
+from pllava.files import folder_of_process
+print(folder_of_process(pathlib.Path(sys.argv[1]), "up-"), flush=True)
+sys.stdin.read()
 """
 
 
@@ -43,6 +50,18 @@ def test_what_a_killed_process_left_is_removed_and_the_old_folder_stays(tmp_path
     write(tmp_path / "out", "new")
     assert (tmp_path / "out" / "file").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_of_a_killed_process_goes_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", WAITING, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    theirs = Path(other.stdout.readline().strip())
+    ours = folder_of_process(tmp_path, "up-")
+    assert theirs.is_dir() and theirs != ours
+    other.kill()
+    other.communicate()
+    third = folder_of_process(tmp_path, "up-")
+    assert sorted(tmp_path.iterdir()) == sorted([ours, third])
 
 
 def test_killed_between_the_renames_brings_the_old_folder_back(tmp_path: Path) -> None:

@@ -151,6 +151,37 @@ def test_a_stopped_or_refused_question_is_no_part_of_the_conversation():
     assert pairs(history) == [("what?", "that")]
 
 
+def test_an_answer_without_a_word_is_no_part_of_the_conversation():
+    from types import SimpleNamespace
+
+    from pllava.app.visit import Clip, Visits, pairs
+
+    silent = Visits(SimpleNamespace(stream=lambda *_: iter(())), None)
+    silent.asks("anna", [{"role": "user", "content": "what?"}])
+    [*_, last] = silent.reply("anna", Clip("a.mp4", "", None), None)
+    assert last[-1]["content"].endswith("said nothing.") and pairs(last) == []
+
+
+def test_a_question_asked_during_an_answer_ends_it_and_is_answered_whatever_the_page_shows():
+    from types import SimpleNamespace
+
+    from pllava.app.visit import Clip, Visits, asked, text_of
+
+    visits, clip = Visits(SimpleNamespace(stream=lambda path, question, *_: iter([question, question * 2])), None), Clip("a.mp4", "", None)
+
+    def ask(question, history):
+        visits.asks("anna", asked(question, history))
+        return visits.reply("anna", clip, None)
+
+    first = ask("a", [])
+    next(first)
+    shown = next(first)
+    second = ask("b", shown)
+    assert list(first) == []
+    assert [text_of(message) for message in list(second)[-1]] == ["a", "a", "b", "bb"]
+    assert list(visits.reply("anna", clip, None)) == []  # of a question that was answered with another's turn
+
+
 def test_asking_again_goes_back_to_the_question():
     from pllava.app.visit import up_to
 
@@ -178,8 +209,8 @@ def test_only_uploads_are_read(client, url, tmp_path):
     secret = tmp_path / "secret.mp4"
     secret.write_bytes(b"words nobody may read")
 
-    def status(address, data=None, host=None):
-        headers = {"Content-Type": "application/json"} | ({"Host": host} if host else {})
+    def status(address, data=None, **more):
+        headers = {"Content-Type": "application/json"} | more
         request = urllib.request.Request(url + address, data=data and json.dumps(data).encode(), headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
@@ -208,7 +239,10 @@ def test_only_uploads_are_read(client, url, tmp_path):
             assert b"event: error" in body and b"words nobody" not in body
         else:
             assert code == 403
-    assert status("/", host="attacker.example")[0] == 421
+    assert status("/", Host="attacker.example")[0] == 421
+    for foreign in ({"Origin": "https://attacker.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert status("/gradio_api/upload", {}, **foreign)[0] == 403
+        assert status("/", **foreign)[0] == 200  # a link that leads here
 
 
 def test_an_upload_is_gone_after_its_question(client, corpus):

@@ -79,5 +79,5 @@ def test_a_busy_port_is_named_with_its_holder():
 
 
 def test_an_address_that_is_not_ours_is_no_busy_port():
-    with pytest.raises(PllavaError, match=r"cannot listen on 192\.0\.2\.1"):
-        process.require_free_port("192.0.2.1", 7860, "")
+    with pytest.raises(PllavaError, match=r"cannot listen on 192\.0\.2\.1:7860: .* Take --host"):
+        process.require_free_port("192.0.2.1", 7860, "Take --host")

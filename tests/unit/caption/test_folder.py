@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from rich.console import Console
 from pllava.caption.batch import caption_batches
 from pllava.caption.folder import Summary, caption_all
 from pllava.caption.inputs import expand
-from pllava.caption.job import Dense, Job
+from pllava.caption.job import Dense, Job, make_job
 from pllava.caption.limits import parse_limits
 from pllava.chat import VideoChat
 from pllava.errors import PllavaError
+from pllava.params import load_params
 
 WriteScenes = Callable[..., Path]
 QUIET = Console(file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
@@ -163,6 +165,7 @@ def test_dense_rows_and_subtitles(videos: Path, write_scenes: WriteScenes, tmp_p
 
     write_scenes("clips/long.mp4", [20, 20])
     (videos / "junk.mp4").write_bytes(b"junk")
+    (tmp_path / "subtitles" / "any").mkdir(parents=True)
     dense = job(dense=Dense(summary=True), max_new_tokens=2)
     done = run([videos], tmp_path / "a.jsonl", dense, subtitles=tmp_path / "subtitles")
     assert (done.captioned, done.failed) == (9, 1)
@@ -216,15 +219,28 @@ def test_mistakes_are_said_and_leave_nothing(videos: Path, tmp_path: Path, job: 
 
 def test_two_runs_do_not_write_one_file(videos: Path, tmp_path: Path, job: Callable[..., Job]):
     def second(job: Job, batches: Any, tell: Any) -> Iterator[Any]:
-        import sqlite3
-
-        with sqlite3.connect(tmp_path / ".out.jsonl.progress") as database:
-            database.execute("UPDATE run SET pid = ?", (os.getppid(),))
         with pytest.raises(PllavaError, match="is writing these captions"):
             run([videos], tmp_path / "out.jsonl", job)
         yield from caption_batches(job, batches, tell)
 
     assert run([videos], tmp_path / "out.jsonl", job(), run=second).captioned == 8
+    assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_a_killed_run_is_no_obstacle_though_its_pid_is_someone_elses_by_now(videos: Path, tmp_path: Path, job: Callable[..., Job]):
+    with sqlite3.connect(tmp_path / ".out.jsonl.progress") as database:  # as earlier versions wrote it
+        database.execute("CREATE TABLE run (settings TEXT, pid INTEGER)")
+        database.execute("INSERT INTO run VALUES (?, ?)", (job().sha256(), os.getppid()))
+    assert run([videos], tmp_path / "out.jsonl", job()).captioned == 8
+    assert run([videos], tmp_path / "out.jsonl", job()).kept == 8
+
+
+def test_failures_of_one_file_are_not_those_of_another(videos: Path, tmp_path: Path, job: Callable[..., Job]):
+    (videos / "0.mp4").write_bytes(b"junk")
+    first = run([videos], tmp_path / "out.jsonl", job())
+    second = run([videos / "1.mp4"], tmp_path / "out.csv", job())
+    assert second.failed == 0 and [Path(row["video"]).name for row in rows(first.failures)] == ["0.mp4"]
+    assert first.failures.name == "out.failures.jsonl"
 
 
 def test_limits_are_named():
@@ -232,3 +248,9 @@ def test_limits_are_named():
     for wrong in ("max_minutes=3", "max_seconds", "max_seconds=x", "max_bytes=inf", "max_seconds=nan", "max_frames=-1"):
         with pytest.raises(PllavaError, match="NAME=NUMBER"):
             parse_limits([wrong])
+
+
+@pytest.mark.parametrize("limits", [{"max_minutes": 3}, {"max_seconds": -1}])
+def test_limits_of_a_form_are_checked_too(tiny_base_dir: Path, limits: dict[str, float]):
+    with pytest.raises(PllavaError, match="NAME=NUMBER"):
+        make_job(load_params(Path(__file__).parents[3] / "recipes/tiny.yaml"), str(tiny_base_dir), limits=limits)

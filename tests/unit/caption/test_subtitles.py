@@ -71,6 +71,13 @@ def test_a_folder_of_subtitles_is_beside_a_file_with_a_row_a_video(tmp_path: Pat
     assert not is_one(alone, None, None, tmp_path / "subtitles")
 
 
+def test_a_folder_of_frames_is_one_video(tmp_path: Path):
+    with pytest.raises(PllavaError, match="of one video"):
+        is_one([str(tmp_path)], Path("a.vtt"), None)
+    (tmp_path / "00001.jpg").touch()
+    assert is_one([str(tmp_path)], Path("a.vtt"), None)
+
+
 def test_a_cue_lasts_at_least_a_millisecond():
     assert "00:00:01.000 --> 00:00:01.001" in to_vtt([Segment(1.0, 1.0, "a")])
 

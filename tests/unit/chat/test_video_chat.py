@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Callable
@@ -59,8 +60,17 @@ def test_videos_of_a_batch_are_those_watched_alone(chat: VideoChat, reference: P
         chat.ask_each(videos, QUESTIONS[:2])
 
 
-def test_a_batch_may_be_empty(video: WatchedVideo):
+def test_a_batch_may_be_empty_but_not_of_size_nothing(video: WatchedVideo, chat: VideoChat):
     assert video.ask_all([]) == []
+    for wrong in (lambda: video.ask_all(["Who?"], batch_size=0), lambda: chat.watch_all([video.frames], batch_size=0)):
+        with pytest.raises(PllavaError, match="batch_size 0"):
+            wrong()
+
+
+def test_equal_pixels_at_other_times_keep_their_times(chat: VideoChat, video: WatchedVideo):
+    later = dataclasses.replace(video.frames, times=video.frames.times + 60)
+    watched = chat.watch_all([video.frames, later])
+    assert [one.frames.times[0] for one in watched] == [video.frames.times[0], video.frames.times[0] + 60]
 
 
 def test_long_answers_outgrow_the_room_behind_the_prefix(video: WatchedVideo, plain: Plain):

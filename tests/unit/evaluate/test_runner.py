@@ -206,5 +206,5 @@ def test_a_question_with_a_marker_is_named_before_anything_runs(params: Params, 
         evaluate(change(params, benchmarks={"mvbench": benchmark}))
     entries[1]["question"] = "What \ud83d?"
     file.write_text(json.dumps(entries))
-    with pytest.raises(PllavaError, match=r"action_count/0001: .*half a character"):
+    with pytest.raises(PllavaError, match=r"action_count/0001: .*half of a character"):
         evaluate(change(params, benchmarks={"mvbench": benchmark}))

@@ -189,12 +189,16 @@ def test_limits(make_clip: MakeClip, limit: dict[str, float]):
         read_video(make_clip(), 8, limits=Limits(**limit))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("start", "end"), [(-1, None), (1.5, 0.5), (2.5, None), (2.5, 3), (float("nan"), None)])
+@pytest.mark.parametrize(
+    ("start", "end"), [(-1, None), (1.5, 0.5), (2.5, None), (2.5, 3), (float("nan"), None), (0, float("nan")), (float("inf"), None)]
+)
 def test_parts_outside_the_clip(make_clip: MakeClip, start: float, end: float | None):
     with pytest.raises(PllavaError, match=r"past the end|need 0 <= start <= end"):
         read_video(make_clip(), 8, start=start, end=end)
 
 
-def test_an_end_past_the_clip_is_cut(make_clip: MakeClip):
-    video = read_video(make_clip(), 8, start=1.0, end=100)
-    assert video.indices == sorted(video.indices) and video.indices[0] >= 12 and video.indices[-1] <= 23
+@pytest.mark.parametrize("sampling", ["eval", "demo", "middle"])
+@pytest.mark.parametrize("end", [100, 1e308, float("inf")])
+def test_an_end_past_the_clip_is_cut(make_clip: MakeClip, sampling: str, end: float):
+    video = read_video(make_clip(), 8, sampling, start=1.0, end=end)
+    assert video.indices == sorted(set(video.indices)) and video.indices[0] >= 12 and video.indices[-1] <= 23

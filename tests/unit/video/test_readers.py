@@ -48,16 +48,19 @@ def test_pictures_are_made_there(make_clip: MakeClip):
     np.testing.assert_array_equal(made, tower_pictures([read_video(path, 4).frames], 56, (56, 56))[0])
 
 
-@pytest.mark.parametrize(("sent", "said"), [(signal.SIGSTOP, "not read within 0.7 s"), (signal.SIGSEGV, "decoder died .signal 11")])
-def test_a_reader_that_hangs_or_dies_is_replaced(make_clip: MakeClip, sent: int, said: str):
+@pytest.mark.parametrize(
+    ("sent", "limit", "said"), [(signal.SIGSTOP, 0.7, "not read within 0.7 s"), (signal.SIGSEGV, 60, "decoder died .signal 11")]
+)
+def test_a_reader_that_hangs_or_dies_is_replaced(make_clip: MakeClip, sent: int, limit: float, said: str):
     path = make_clip()
-    with Readers(1, time_limit=0.7) as readers:
+    with Readers(1, time_limit=60) as readers:
         readers.read(path, 4)
         os.kill(readers._idle[0].process.pid, sent)
+        readers.time_limit = limit
         began = time.monotonic()
         with pytest.raises(PllavaError, match=said):
             readers.read(path, 4)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20
         readers.time_limit = 60
         assert readers.read(path, 4).frames.shape == (4, 48, 64, 3)
 

@@ -1,0 +1,72 @@
+"""What is uploaded is read in another process, is gone with the server that took it, and comes from no web page."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from pllava.serve.errors import ApiError
+from pllava.serve.files import Files
+from pllava.serve.metrics import Metrics
+from pllava.serve.server import Guard
+from pllava.serve.settings import ServeSettings
+from pllava.video.readers import Readers
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where uploads are kept."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_an_upload_that_kills_its_reader_is_refused_and_the_next_is_taken(reference: Path):
+    clip = (reference / "video" / "clip_short.mp4").read_bytes()
+    with Readers(1) as readers:
+        files = Files(ServeSettings(), readers)
+        first = files.add(io.BytesIO(clip), "a.mp4")
+        readers._idle[0].process.kill()
+        with pytest.raises(ApiError, match=r"^the video: the decoder died"):
+            files.add(io.BytesIO(clip), "b.mp4")
+        second = files.add(io.BytesIO(clip), "c.mp4")
+    assert files.all() == [first, second] and {path.name for path in files.folder.iterdir()} == {first.id, second.id}
+
+
+def test_what_a_killed_server_left_is_removed_at_the_next_start(folder: Path):
+    left, others = folder / "pllava-serve-x1" / "file-1", folder / "other" / "file-1"
+    for path in (left, others):
+        path.parent.mkdir()
+        path.write_bytes(b"x")
+    with Readers(1) as readers:
+        first, files = Files(ServeSettings(), readers), Files(ServeSettings(), readers)
+    assert not left.parent.exists() and others.exists() and first.folder.is_dir()
+    assert files.folder.stat().st_mode & 0o777 == 0o700
+    files.close()
+    assert not files.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Origin": "https://attacker.example"}, 403),
+        ({"Origin": "http://localhost:3000", "Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+@pytest.mark.parametrize("key", [None, "secret"])
+def test_a_page_of_another_origin_posts_nothing_where_no_key_is_needed(headers: dict[str, str], status: int, key: str | None):
+    app = Starlette(routes=[Route("/v1/files", lambda _: PlainTextResponse("taken"), methods=["POST"])])
+    client = TestClient(Guard(app, ServeSettings(api_key=key), Metrics()), base_url="http://localhost:8000")
+    sent = client.post("/v1/files", headers=headers | {"Authorization": "Bearer secret"})
+    assert sent.status_code == (status if key is None else 200)
