@@ -101,7 +101,7 @@ def test_a_study_leaves_an_unfinished_training_alone(prepared: Project) -> None:
 
 
 def test_points_may_differ_in_precision(prepared: Project) -> None:
-    points = {precision: {"train.mixed_precision": precision} for precision in ("no", "bf16")}
+    points = {precision: {"train.mixed_precision": precision} for precision in ("bf16", "no")}  # the next test begins with "no"
     folder = study(prepared(), write_study(points, seeds=[5]))
     assert set(json.loads((folder / "results.json").read_text())["points"]) == {"no", "bf16"}
 
