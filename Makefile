@@ -24,16 +24,25 @@ export TOKENIZERS_PARALLELISM := false
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Programs in .venv/bin name the folder they were installed in: where the project was moved or copied they are made anew.
+WAS := $(shell sed -n 's,^command = .* -m venv \(/.*\)/.venv$$,\1,p' .venv/pyvenv.cfg 2>/dev/null)
+MOVED := $(if $(filter-out $(CURDIR),$(WAS)),moved)
+.PHONY: moved
+moved:
+	@echo "this folder was $(WAS): .venv is made anew"
+	@rm -rf .venv
+
 # The stamp holds what was installed; a file that is only newer costs nothing.
-$(INSTALLED): requirements.lock pyproject.toml
+LOCKED := requirements.lock pyproject.toml
+$(INSTALLED): $(LOCKED) $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version or 0)'
-	@if ! cat $^ | cmp -s - $@; then \
+	@if ! cat $(LOCKED) | cmp -s - $@; then \
 		echo "installing requirements.lock into .venv (about 3 minutes and 2 GB the first time)"; \
 		$(PYTHON) -m venv .venv; \
 		$(BIN)/python -m pip install -q -r requirements.lock; \
 		$(BIN)/python -m pip install -q --no-deps -e .; \
 	fi
-	@cat $^ > $@
+	@cat $(LOCKED) > $@
 
 run: $(INSTALLED) ## bring the pipeline up to date, judge the model, serve the champion
 	@$(BIN)/python -m flows.pipeline

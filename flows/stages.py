@@ -13,6 +13,7 @@ from flows import retry
 from flows.dag import Stage, read_dag
 from flows.stage import run_stage
 from pllava.files import read_json
+from pllava.params import load_params
 from pllava.registry.card import metrics_table, title
 
 
@@ -55,8 +56,13 @@ def first_failure(futures: list[PrefectFuture[Any]]) -> str | None:
     return next((future.state.message or "failed" for future in futures if future.state.is_failed() or future.state.is_crashed()), None)
 
 
+def measured(root: Path) -> dict[str, Any]:
+    """metrics/<benchmark>.json of the benchmarks of params.yaml; one that has left it may have left its file."""
+    paths = {name: root / "metrics" / f"{name}.json" for name in load_params(root / "params.yaml").evaluate.benchmarks}
+    return {name: read_json(path) for name, path in paths.items() if path.is_file()}
+
+
 def publish_metrics(root: Path) -> None:
     """The numbers as a page of the flow run."""
-    found = {path.stem: read_json(path) for path in sorted((root / "metrics").glob("*.json"))}
-    parts = [f"## {title(name, metrics)}\n\n{metrics_table(metrics)}\n" for name, metrics in found.items()]
+    parts = [f"## {title(name, metrics)}\n\n{metrics_table(metrics)}\n" for name, metrics in measured(root).items()]
     create_markdown_artifact("\n".join(parts) or "No metrics.", key="metrics", description="Percent, with 95 % intervals")

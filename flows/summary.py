@@ -9,15 +9,15 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from pllava.files import read_json
+from flows.stages import measured
 from pllava.registry.card import MODELS, score_text, title
 
 
 def print_summary(root: Path, outcome: list[Any], console: Console | None = None) -> None:
     """`outcome`: what the flow returned, [version, version, Champion, Deployment?]."""
     console = console or Console(emoji=False)
-    for path in sorted((root / "metrics").glob("*.json")):
-        console.print(metrics_table(path.stem, read_json(path)))
+    for benchmark, metrics in measured(root).items():
+        console.print(metrics_table(benchmark, metrics))
     _, _, champion, *served = outcome
     console.print(f"[bold]{escape(str(champion))}[/bold]")
     for deployment in served:

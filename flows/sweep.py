@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -102,13 +103,18 @@ def _sweep(
     run_id = sweeps.parent(params, ROOT, home.name, known, tags)
     write_json(record, asked | {"run_id": run_id, "settings": {point.key: point.settings for point in todo}})
     get_run_logger().info("sweep %s: %d points in %s", home.name, len(todo), home.relative_to(ROOT))
-    rows, failures = run_points.with_options(task_runner=task_runner(runner, workers))(
-        ROOT, home, todo, alphas, benchmark, limit, str(flow_run.get_id() or "")
-    )
+    try:
+        rows, failures = run_points.with_options(task_runner=task_runner(runner, workers))(
+            ROOT, home, todo, alphas, benchmark, limit, str(flow_run.get_id() or "")
+        )
+    except BaseException as error:  # cancelled, or no runner
+        with suppress(Exception):
+            sweeps.finish(run_id, None, {}, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
     for row in rows:
         sweeps.child(params, run_id, row, [home / row["key"] / file for file in row["files"]])
     if not rows:
-        sweeps.finish(run_id, None, {}, complete=False)
+        sweeps.finish(run_id, None, {}, "FAILED")
         return Failed(message="no point was finished:\n" + "\n".join(failures))
     report = home / "report"
     sweep_report.chart(rows, benchmark, report / "chart.png")
@@ -117,7 +123,7 @@ def _sweep(
     write_json(report / "table.json", rows)
     write_json(home / SOURCES, sweep_report.sources(rows))
     first = sweep_report.best(rows)
-    sweeps.finish(run_id, report, {f"{benchmark}/best": first["average"]["value"]}, complete=not failures)
+    sweeps.finish(run_id, report, {f"{benchmark}/best": first["average"]["value"]}, "FAILED" if failures else "FINISHED")
     picture = base64.b64encode((report / "chart.png").read_bytes()).decode()
     create_markdown_artifact(text, key="sweep-table", description=f"{home.name}: {benchmark}, percent, with 95 % intervals")
     create_image_artifact(f"data:image/png;base64,{picture}", key="sweep-chart", description="Against pooling shape and against alpha")

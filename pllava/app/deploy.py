@@ -25,6 +25,7 @@ from pllava.app.samples import Sample, first_sample
 from pllava.app.source import champion
 from pllava.errors import PllavaError
 from pllava.files import atomic_write_text
+from pllava.operate import supervisor
 from pllava.operate.stack import recorded as recorded_stack
 from pllava.params import Params
 from pllava.registry.promote import adopt
@@ -73,9 +74,11 @@ def stop_demo() -> int | None:
 
 
 def _where_the_stack_has_it(params: Params) -> Params:
-    """While the services run, the port is the one `make up` was given."""
+    """While the services run, the port is the one `make up` was given. A record alone may be of before the machine was started anew."""
     stack = recorded_stack(project_root())
-    return params.model_copy(update={"deploy": params.deploy.model_copy(update={"port": stack.demo_port})}) if stack else params
+    if stack is None or supervisor.connect(stack.root) is None:
+        return params
+    return params.model_copy(update={"deploy": params.deploy.model_copy(update={"port": stack.demo_port})})
 
 
 def _deploy(params: Params, restart: bool) -> Deployment:

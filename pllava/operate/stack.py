@@ -50,23 +50,22 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Stack:
-    """Addresses of one project's services. Two projects differ in `root` and in ports."""
+    """Addresses of one project's services. Two projects differ in `root` and in ports.
+
+    mlflow_elsewhere: was there a tracking server when the services were started? Then none is started here.
+    """
 
     root: Path
     mlflow_port: int
     prefect_port: int
     demo_port: int
     bridge_port: int
+    mlflow_elsewhere: bool = False
 
     @property
     def mlflow_url(self) -> str:
-        return os.environ.get("MLFLOW_TRACKING_URI", "") if self.mlflow_elsewhere else f"http://{HOST}:{self.mlflow_port}"
-
-    @property
-    def mlflow_elsewhere(self) -> bool:
-        """Is there a tracking server already? Then none is started."""
-        address = os.environ.get("MLFLOW_TRACKING_URI", "")
-        return address.startswith("http") and address.rstrip("/") != f"http://{HOST}:{self.mlflow_port}"
+        here = f"http://{HOST}:{self.mlflow_port}"
+        return os.environ.get("MLFLOW_TRACKING_URI", "elsewhere (MLFLOW_TRACKING_URI)") if self.mlflow_elsewhere else here
 
     @property
     def prefect_url(self) -> str:
@@ -93,7 +92,9 @@ class Stack:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")])),
         }
         # Records in the project's sqlite file are opened by each process itself, as the command line does; others go through the server.
-        if self.mlflow_elsewhere or any(os.environ.get(name) for name in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION")):
+        # An address elsewhere, which may hold a password, is inherited.
+        stores = any(os.environ.get(name) for name in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"))
+        if stores and not self.mlflow_elsewhere:
             shared["MLFLOW_TRACKING_URI"] = self.mlflow_url
         return {**{name: value for name, value in QUIET.items() if name not in os.environ}, **shared}
 
@@ -109,7 +110,10 @@ def wanted(root: Path) -> Stack:
     ports = {name: _port(variable, default or fallback[name]) for name, (variable, default) in PORTS.items()}
     if len(set(ports.values())) < len(ports):
         raise PllavaError(f"two services cannot share a port: {ports}. Set {', '.join(variable for variable, _ in PORTS.values())}")
-    return Stack(root, **{f"{name}_port": port for name, port in ports.items()})
+    address = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    ours = [f"http://{host}:{ports['mlflow']}" for host in (HOST, "localhost")]
+    elsewhere = address.startswith("http") and address not in ours
+    return Stack(root, mlflow_elsewhere=elsewhere, **{f"{name}_port": port for name, port in ports.items()})
 
 
 def recorded(root: Path) -> Stack | None:

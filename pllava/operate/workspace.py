@@ -47,10 +47,11 @@ class Workspace:
         return "\n".join(lines)
 
     def environment(self) -> dict[str, str]:
-        """What a command in here sees: this folder's code first, and the MLflow records of the project."""
+        """What a command in here sees: this folder's code first, and the project's MLflow records, also those MLflow has missed."""
         environment = {**os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")]))
         environment.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self.main / '.state/mlflow/mlflow.db'}")
+        environment["PLLAVA_MAIN"] = str(self.main)
         return environment
 
 
@@ -65,11 +66,11 @@ def workspace(main: Path, name: str) -> Iterator[Workspace]:
     with _held(place / f"{name}.lock", f"a workspace {name!r} is in use"):
         try:
             with FileLock(place / "making.lock"):
-                _remove_abandoned(main)
+                remove_abandoned(main, place)
                 made = _make(main, folder, name)
             yield made
         finally:
-            _remove(main, folder)
+            remove(main, folder)
             (place / f"{name}.lock").unlink(missing_ok=True)
 
 
@@ -98,7 +99,7 @@ def tidy(main: Path) -> None:
     place = main / PLACE
     if place.is_dir():
         with FileLock(place / "making.lock"):
-            _remove_abandoned(main)
+            remove_abandoned(main, place)
 
 
 def keep(place: Workspace, message: str) -> str:
@@ -124,7 +125,7 @@ def _make(main: Path, folder: Path, name: str) -> Workspace:
             f"{main} is no git repository with a commit: a run with other settings needs one. Run: git init && git commit"
         ) from None
     if folder.exists():
-        _remove(main, folder)
+        remove(main, folder)
     _git(main, "worktree", "add", "--quiet", "--detach", str(folder), commit)
     changes = subprocess.run(["git", "-C", str(top), "diff", *AS_A_PATCH, "HEAD"], capture_output=True, check=True).stdout
     if changes:
@@ -156,20 +157,20 @@ def share_cache(main: Path, root: Path) -> None:
                 config.setdefault("remote", {}).setdefault(remote, {})["url"] = settings["url"]
 
 
-def _remove_abandoned(main: Path) -> None:
+def remove_abandoned(main: Path, place: Path) -> None:
     """Folders of runs that were killed: nobody holds their lock."""
-    for folder in (main / PLACE).iterdir():
+    for folder in place.iterdir():
         lock = folder.with_name(f"{folder.name}.lock")
         if folder.is_dir():
             try:
                 with FileLock(lock, timeout=0):
-                    _remove(main, folder)
+                    remove(main, folder)
                 lock.unlink(missing_ok=True)
             except Timeout:
                 continue
 
 
-def _remove(main: Path, folder: Path) -> None:
+def remove(main: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(["git", "-C", str(main), "worktree", "prune"], capture_output=True)
 

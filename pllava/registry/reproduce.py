@@ -7,7 +7,7 @@ training reads is brought there by DVC, from the cache or by running its stages;
 from __future__ import annotations
 
 import os
-import shutil
+import secrets
 import signal
 import subprocess
 import sys
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pllava.errors import PllavaError
-from pllava.files import atomic_write_text, read_json
-from pllava.operate.workspace import share_cache
+from pllava.files import alone, atomic_write_text, read_json
+from pllava.operate.workspace import remove, remove_abandoned, share_cache
 from pllava.params import load_params
 from pllava.registry import provenance
 from pllava.registry.resolve import locate
@@ -81,6 +81,7 @@ def reproduce(uri: str, say: Callable[[object], None] = print) -> Reproduction:
             "PYTHONPATH": str(tree),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
             "MLFLOW_TRACKING_URI": setup(),
+            "PLLAVA_MAIN": str(root),
             "PLLAVA_REPRODUCES": f"models:/{version.name}/{number}",
         }
         _data(tree, environment, say)
@@ -170,17 +171,19 @@ def _worktree(root: Path, commit: str) -> Iterator[Path]:
     """A checkout of the commit with the project's DVC cache; removed in any case, also when we are asked to end."""
     home = root / HOME
     home.mkdir(parents=True, exist_ok=True)
-    tree = Path(tempfile.mkdtemp(dir=home, prefix=f"{commit[:12]}."))
-    tree.rmdir()
+    remove_abandoned(root, home)
+    tree = home / f"{commit[:12]}.{secrets.token_hex(4)}"
+    lock = home / f"{tree.name}.lock"
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        _git(root, "worktree", "add", "--detach", "--quiet", str(tree), commit)
-        share_cache(root, tree)
-        yield tree
+        with alone(lock, f"{tree} is in use"):
+            _git(root, "worktree", "add", "--detach", "--quiet", str(tree), commit)
+            share_cache(root, tree)
+            yield tree
     finally:
         signal.signal(signal.SIGTERM, before)
-        shutil.rmtree(tree, ignore_errors=True)
-        _git(root, "worktree", "prune")
+        remove(root, tree)
+        lock.unlink(missing_ok=True)
 
 
 def _git(root: Path, *arguments: str) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from pllava.errors import PllavaError
-from pllava.files import read_json, sha256_file
+from pllava.files import alone, read_json, sha256_file
 from pllava.registry.package import ADAPTER
 from pllava.registry.store import client, project_root
 from pllava.registry.versions import by_alias, pick
 
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 DOWNLOADED = Path(".state/models")
+PATIENCE = 600.0  # seconds for another process that fetches the same version
 
 
 def resolve(uri: str) -> Path:
@@ -40,14 +41,19 @@ def locate(uri: str) -> tuple[int, Path]:
     if place.scheme in ("", "file"):
         folder = Path(unquote(place.path))
     else:
-        folder = project_root() / DOWNLOADED / name / str(number)
-        if not folder.is_dir():
-            _download(source, folder, connection.tracking_uri)
+        # Named by its content, too: version 3 of another server is another folder.
+        folder = project_root() / DOWNLOADED / name / f"{number}-{version.tags.get('adapter_sha256', '')[:12]}"
+        with alone(folder.with_name(f".{folder.name}.lock"), f"another process fetches {uri}", PATIENCE):
+            if not folder.is_dir():
+                _download(source, folder, connection.tracking_uri)
     if (folder / "MLmodel").is_file():
         folder = folder / ADAPTER
     digest = verify(folder)
     if digest != version.tags.get("adapter_sha256"):
-        raise PllavaError(f"{folder} is not what version {number} of {name} was registered with: adapter_sha256 is {digest}")
+        raise PllavaError(
+            f"{folder} is not what version {number} of {name} was registered with: adapter_sha256 is {digest}. "
+            "Take another version: pllava rollback"
+        )
     return number, folder
 
 
@@ -69,6 +75,5 @@ def _download(source: str, folder: Path, uri: str) -> None:
     """Fetch from a tracking server; the folder appears when all of it is there."""
     import mlflow.artifacts
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
         Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=partial, tracking_uri=uri)).replace(folder)

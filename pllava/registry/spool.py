@@ -3,7 +3,8 @@
     spool.add({"metrics": [["loss", 0.5, 1700000000000, 10]]})      # name, value, milliseconds, step
     deliver(connection, root, create)                               # the files of trainings that are over; sent ones are removed
 
-The first line says which run it is, or how to make it. A training that ended without a last word is recorded as killed.
+The first line says which run it is, or how to make it. A training that ended without a last word is recorded as killed. Files
+of the run are copied to a folder beside, for the next training writes over them. A workspace, which is removed, keeps all in its project.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.files import atomic_write_text, process_is_alive
+from pllava.files import alone, atomic_write_text, process_is_alive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 FOLDER = Path(".state/tracking")
+MAIN = "PLLAVA_MAIN"  # in the environment of a workspace: the project folder it was made from
+PATIENCE = 600.0  # seconds for another process that delivers
 METRICS_A_CALL = 200  # a call costs ~50 ms whatever its size
 Entry = dict[str, Any]
 
@@ -31,7 +36,7 @@ class Spool:
     """The file of this process's training; it appears with the first thing that cannot be sent."""
 
     def __init__(self, root: Path, header: Entry) -> None:
-        self.path = root / FOLDER / f"{int(time.time() * 1000)}-{os.getpid()}.jsonl"
+        self.path = _home(root) / f"{int(time.time() * 1000)}-{os.getpid()}.jsonl"
         self.header = header
 
     @property
@@ -43,10 +48,19 @@ class Spool:
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write_text(self.path, json.dumps(self.header) + "\n")
+        if "artifacts" in entry:
+            entry = {"artifacts": [self._copy(Path(entry["artifacts"][0])), entry["artifacts"][1]]}
         with self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def _copy(self, source: Path) -> str:
+        beside = self.path.with_suffix("")
+        beside.mkdir(exist_ok=True)
+        target = Path(tempfile.mkdtemp(dir=beside)) / source.name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+        return str(target.relative_to(self.path.parent))
 
     def send(self, connection: MlflowClient, create: Callable[[Entry], str]) -> str:
         """Send all of it, remove the file; the run's id. Raises what the connection raises, and then everything is still there."""
@@ -54,9 +68,17 @@ class Spool:
 
 
 def deliver(connection: MlflowClient, root: Path, create: Callable[[Entry], str]) -> int:
-    """Send what trainings that are over have left; how many there were. Raises what the connection raises."""
+    """Send what trainings that are over have left, one process at a time; how many there were. Raises what the connection raises."""
+    home = _home(root)
+    if not any(home.glob("*.jsonl")):
+        return 0
+    with alone(home / "lock", "another process delivers what MLflow missed", PATIENCE):
+        return _deliver(connection, sorted(home.glob("*.jsonl")), create)
+
+
+def _deliver(connection: MlflowClient, paths: list[Path], create: Callable[[Entry], str]) -> int:
     count = 0
-    for path in sorted((root / FOLDER).glob("*.jsonl")):
+    for path in paths:
         over = "status" in _lines(path)[-1]
         if not over and process_is_alive(int(path.stem.rsplit("-", 1)[1])):
             continue
@@ -67,6 +89,10 @@ def deliver(connection: MlflowClient, root: Path, create: Callable[[Entry], str]
     if count:
         log.warning("MLflow answers again: %d training(s) that were recorded without it are delivered", count)
     return count
+
+
+def _home(root: Path) -> Path:
+    return Path(os.environ.get(MAIN) or root) / FOLDER
 
 
 def _send(path: Path, connection: MlflowClient, create: Callable[[Entry], str]) -> str:
@@ -83,12 +109,12 @@ def _send(path: Path, connection: MlflowClient, create: Callable[[Entry], str]) 
     for entry in entries:
         if "tags" in entry:
             connection.log_batch(run_id, tags=[RunTag(key, value) for key, value in entry["tags"].items()])
-        if "artifacts" in entry and Path(entry["artifacts"][0]).exists():
-            place, folder = entry["artifacts"]
-            (connection.log_artifacts if Path(place).is_dir() else connection.log_artifact)(run_id, place, folder)
+        if "artifacts" in entry and (place := path.parent / entry["artifacts"][0]).exists():
+            (connection.log_artifacts if place.is_dir() else connection.log_artifact)(run_id, str(place), entry["artifacts"][1])
         if "status" in entry:
             connection.set_terminated(run_id, entry["status"], entry["time"])
     path.unlink()
+    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     return run_id
 
 

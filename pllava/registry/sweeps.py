@@ -64,11 +64,11 @@ def child(params: Params, parent_id: str, row: dict[str, Any], files: list[Path]
 BOUNDS = {"value": "", "low": "_low", "high": "_high"}
 
 
-def finish(parent_id: str, folder: Path | None, scores: dict[str, float], complete: bool) -> None:
-    """The table and the chart into the parent; it ends."""
+def finish(parent_id: str, folder: Path | None, scores: dict[str, float], status: str) -> None:
+    """The table and the chart into the parent; it ends FINISHED, FAILED or KILLED."""
     run = Run(client(), parent_id)
     run.log_metrics(scores)
     run.flush()
     if folder is not None:
         run.log_artifacts(folder, "sweep")
-    client().set_terminated(parent_id, "FINISHED" if complete else "FAILED")
+    client().set_terminated(parent_id, status)

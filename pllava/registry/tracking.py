@@ -216,6 +216,7 @@ def _open(root: Path, params: Params, resume: bool) -> Run:
         "run_id": None,
         "params": params.model_dump(mode="json"),
         "tags": provenance.code_tags(root),
+        "data": provenance.dataset_digests(root, params),
         "started": int(time.time() * 1000),
     }
     spool = Spool(root, header)
@@ -225,7 +226,7 @@ def _open(root: Path, params: Params, resume: bool) -> Run:
         run = _reopen(connection, root) if resume else None
         if run is None:
             _close_abandoned(connection, root)
-            run = Run(connection, _create(connection, root, params))
+            run = Run(connection, _create_from(connection, header))
     except PllavaError as error:
         say_away(error, True)
         (root / RUN_FILE).unlink(missing_ok=True)  # another training's: this one must not go on in it
@@ -266,7 +267,9 @@ def _deliver(connection: MlflowClient, root: Path) -> None:
 
 
 def _create_from(connection: MlflowClient, header: dict[str, Any]) -> str:
-    return _create(connection, project_root(), Params.model_validate(header["params"]), header["tags"], header["started"])
+    """The run as it would have been made then; the folder may hold other data by now."""
+    params = Params.model_validate(header["params"])
+    return _create(connection, project_root(), params, header["tags"], header["started"], header.get("data"))
 
 
 def _close_abandoned(connection: MlflowClient, root: Path) -> None:
@@ -281,7 +284,14 @@ def _close_abandoned(connection: MlflowClient, root: Path) -> None:
             connection.set_terminated(last.info.run_id, "KILLED")
 
 
-def _create(connection: MlflowClient, root: Path, params: Params, tags: dict[str, str] | None = None, started: int | None = None) -> str:
+def _create(
+    connection: MlflowClient,
+    root: Path,
+    params: Params,
+    tags: dict[str, str] | None = None,
+    started: int | None = None,
+    data: dict[str, tuple[str, str]] | None = None,
+) -> str:
     """A run that holds all settings, the code, the packages and the data it starts from."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
@@ -298,7 +308,7 @@ def _create(connection: MlflowClient, root: Path, params: Params, tags: dict[str
         connection.log_batch(run_id, params=settings[start : start + 100])
     inputs = [
         DatasetInput(Dataset(name, digest, "local", path), [InputTag("mlflow.data.context", "training")])
-        for name, (path, digest) in provenance.dataset_digests(root, params).items()
+        for name, (path, digest) in (provenance.dataset_digests(root, params) if data is None else data).items()
     ]
     connection.log_inputs(run_id, inputs)
     return run_id

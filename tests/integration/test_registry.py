@@ -1,19 +1,24 @@
 """From a trained adapter to the champion and back, on a real MLflow store."""
 
 import json
+import logging
 import os
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow.models import Model
+from prefect.exceptions import TerminationSignal
 
+from flows import sweep
 from pllava import registry
 from pllava.errors import PllavaError
 from pllava.files import sha256_file, write_json
+from pllava.operate.points import Grid
 from pllava.params import load_params
-from pllava.registry import store, tracking
+from pllava.registry import provenance, store, tracking
 from pllava.registry.measurements import keep, unmeasured
 from pllava.registry.resolve import locate
 
@@ -257,6 +262,20 @@ def test_a_process_that_goes_on_to_another_project_finds_that_ones_records(param
     assert locate("models:/pllava/1")[1].is_relative_to(other)
 
 
+def test_a_sweep_that_was_cancelled_does_not_look_as_if_it_went_on(params, monkeypatch):
+    def cancelled(*_):
+        raise TerminationSignal(15)
+
+    monkeypatch.setattr(sweep, "ROOT", Path.cwd())
+    monkeypatch.setattr(sweep, "get_run_logger", lambda: logging.getLogger("sweep"))
+    monkeypatch.setattr(sweep, "run_points", SimpleNamespace(with_options=lambda task_runner: cancelled))
+    with pytest.raises(TerminationSignal):
+        sweep._sweep(Grid(), [{"train.lora.r": 2}], [], "mvbench", None, "thread", 1, False, None)
+    connection = store.client()
+    (run,) = connection.search_runs([store.experiment_id(connection, params.registry.experiment)])
+    assert run.info.run_name.startswith("sweep ") and run.info.status == "KILLED"
+
+
 def test_what_the_champion_has_to_be_measured_on_is_known(params):
     crown(params, b"first")
     assert unmeasured(params, 1) == (None, []), "nobody to compare with"
@@ -299,14 +318,19 @@ def curve(run_id, name="loss"):
 def test_what_mlflow_missed_is_delivered_when_it_answers(params, monkeypatch, caplog):
     """Away from the first second to the last: a later stage finds the whole run, under its time and its code."""
     gone = Away(monkeypatch)
+    Path("data/prepared").mkdir(parents=True)
+    Path("data/prepared/manifest.json").write_text("of then")
+    (_, digest) = provenance.dataset_digests(Path.cwd(), params)["prepared"]
     assert train(params) is None
     (kept,) = Path(".state/tracking").glob("*.jsonl")
+    Path("data/prepared/manifest.json").write_text("of today")
     assert "kept in .state/tracking" in caplog.text
     gone.away = False
     found = tracking.adapter_run(gone, params)
     assert curve(found.info.run_id) == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert found.info.status == "FINISHED" and "restored" not in found.data.tags
     assert found.data.params["train.lora.r"] == str(params.train.lora.r)
+    assert [item.dataset.digest for item in found.inputs.dataset_inputs if item.dataset.name == "prepared"] == [digest]
     assert not kept.exists()
 
 

@@ -1,4 +1,4 @@
-"""`make status` while a stage runs: DVC, which is busy then, is no failure, and its advice to remove a lock is not passed on."""
+"""Make: a stage that runs is no failure of `make status`, and a folder that was moved gets an environment of its own."""
 
 import shutil
 import subprocess
@@ -29,3 +29,30 @@ def test_status_while_a_stage_runs(tmp_path, dvc, code, works, said):
         (tmp_path / name).touch()
     done = subprocess.run(["make", "-s", "status"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode == 0) == works and said in done.stdout and ("rwlock" in done.stdout) is False
+
+
+VENV = """#!/bin/sh
+case "$*" in *venv*) ;; *) exit 0 ;; esac
+mkdir -p .venv/bin
+printf '#!/bin/sh\\n' | tee .venv/bin/python .venv/bin/pllava .venv/bin/dvc > /dev/null
+chmod +x .venv/bin/*
+echo "command = python3 -m venv $PWD/.venv" > .venv/pyvenv.cfg
+"""
+
+
+def test_a_folder_that_was_moved_makes_its_programs_anew(tmp_path):
+    """They would start the interpreter of the folder that is gone, or of another copy."""
+    first, second = tmp_path / "a folder", tmp_path / "another"
+    first.mkdir()
+    shutil.copy(MAKEFILE, first)
+    for name in ("requirements.lock", "pyproject.toml", "python"):
+        (first / name).write_text(VENV if name == "python" else name)
+    (first / "python").chmod(0o755)
+
+    def status(folder):
+        command = ["make", "-s", "status", "PYTHON=./python"]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+    assert "installing" in status(first) and "installing" not in status(first)
+    first.rename(second)
+    assert "made anew" in status(second) and "made anew" not in status(second)

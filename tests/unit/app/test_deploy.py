@@ -11,6 +11,7 @@ from pllava.app import deploy as deployment
 from pllava.app import process
 from pllava.app.samples import Sample
 from pllava.errors import PllavaError
+from pllava.operate.stack import Stack
 from pllava.params import load_params
 from pllava.registry.promote import Champion
 
@@ -128,3 +129,11 @@ def test_torch_and_gradio_are_not_imported_to_find_that_all_is_well():
 
     code = "import sys, pllava.app.deploy; print([name for name in ('torch', 'gradio', 'mlflow', 'transformers') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_port_of_services_counts_only_while_they_run(world, monkeypatch):
+    """A machine that was switched off leaves their record."""
+    Stack(Path.cwd(), 5000, 4200, 7999, 5010).save()
+    assert process.recorded() is None and deployment.deploy(PARAMS) and process.recorded()["port"] == PARAMS.deploy.port
+    monkeypatch.setattr(deployment.supervisor, "connect", lambda root: object())
+    assert deployment.deploy(PARAMS) and process.recorded()["port"] == 7999
