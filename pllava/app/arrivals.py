@@ -1,4 +1,4 @@
-"""ASGI middleware that tells `Uploads` of each file as it comes in: one that two programs send at once is kept for both."""
+"""ASGI middleware that tells `Uploads` of uploads under way and of each file that came in: one that two programs send at once is kept for both."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Arrivals:
                         self.uploads.arrived(path)
             await send(message)
 
-        await self.app(scope, receive, look)
+        with self.uploads.receiving():
+            await self.app(scope, receive, look)
 
 
 def _paths(said: bytes) -> list[str]:

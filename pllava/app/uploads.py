@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pllava.errors import PllavaError
@@ -26,6 +26,8 @@ class Uploads:
         self.home = home.absolute()
         self._held: dict[str, set[Path]] = {}  # session -> files
         self._sent: Counter[Path] = Counter()  # how often a file came in without being looked at or asked about yet (arrivals.py)
+        self._coming = 0  # uploads under way: the file may be there already, and its visitor not counted yet
+        self._leaving: set[Path] = set()  # files to remove when none is
         self._page: set[Path] = set()  # the page's own pictures
         self._lock = threading.Lock()
 
@@ -40,6 +42,22 @@ class Uploads:
 
     def close(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """While an upload is under way nothing is removed: it may be of a file that another visitor lets go of just now."""
+        with self._lock:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._coming -= 1
+                if not self._coming:
+                    held = {file for files in self._held.values() for file in files}
+                    leaving, self._leaving = self._leaving - held, set()
+                    for file in leaving:
+                        self._remove(file)
 
     def arrived(self, path: str | Path) -> None:
         """Somebody sent this file, and is about to look at it or to ask about it."""
@@ -114,6 +132,9 @@ class Uploads:
 
     def _remove(self, file: Path) -> None:
         if file in self._sent:
+            return
+        if self._coming:
+            self._leaving.add(file)
             return
         with suppress(OSError):
             file.unlink(missing_ok=True)

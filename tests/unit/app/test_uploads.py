@@ -55,6 +55,30 @@ def test_a_file_that_two_programs_send_is_there_for_both(uploads):
     assert list(uploads.files()) == []
 
 
+def test_a_file_that_comes_in_while_another_visitor_lets_go_of_it_stays(uploads):
+    clip = put(uploads, "a.mp4")
+    uploads.arrived(clip)
+    with uploads.receiving():  # the second one's bytes are there, its arrival is not yet said
+        uploads.answered(clip)
+        assert clip.exists()
+        uploads.arrived(clip)
+    assert clip.exists()
+    uploads.answered(clip)
+    assert list(uploads.files()) == []
+
+
+def test_what_was_let_go_of_during_an_upload_is_removed_after_it(uploads):
+    clip, other = put(uploads, "a.mp4"), put(uploads, "b.mp4")
+    uploads.take("anna", clip)
+    with uploads.receiving(), uploads.receiving():
+        uploads.release("anna")
+        uploads.take("bert", other)
+        uploads.release("bert")
+        uploads.take("carl", other)
+        assert clip.exists()
+    assert list(uploads.files()) == [other]
+
+
 def test_nothing_outside_is_taken_or_removed(uploads, tmp_path):
     secret = tmp_path / "secret.mp4"
     secret.write_text("x")
