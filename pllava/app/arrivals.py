@@ -1,4 +1,4 @@
-"""ASGI middleware that tells `Uploads` of uploads under way and of each file that came in: one that two programs send at once is kept for both."""
+"""ASGI middleware that tells `Uploads` what comes in and what came in: a file that two programs send at once is kept for both."""
 
 from __future__ import annotations
 
