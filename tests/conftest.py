@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--reference", type=Path, default=REFERENCE, help="folder of recorded values in the schema of tests/reference/README.md"
     )
+
+
+@pytest.fixture(autouse=True)
+def torch_settings() -> Iterator[None]:
+    """A training makes torch deterministic and sets its threads: they are given back after each test."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

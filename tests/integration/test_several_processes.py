@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -32,14 +32,6 @@ CONFIGS = [ROOT / "recipes/accelerate" / name for name in ("cpu-2.yaml", "cpu-2-
 # Validation has one batch: one process has none. Clips have 1 to 4 answers, so the halves of a batch differ in supervised tokens.
 SETTINGS = {"steps": 7, "checkpoint_every": 2, "validate_every": 3, "log_every": 1, "adapter": "best"}
 Project = Callable[..., Params]
-
-
-@pytest.fixture(autouse=True)
-def torch_settings() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def start(params: Params) -> subprocess.Popen[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -27,14 +26,6 @@ from pllava.train.checkpoints import FOLDER
 
 Project = Callable[..., Params]
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True)
-def torch_settings() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def write_study(points: dict[str, Any], **changes: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -21,15 +21,6 @@ from pllava.train.loop import OUTPUT, Trainer, be_deterministic, run
 from pllava.train.steps import StepSampler
 
 Project = Callable[..., Params]
-
-
-@pytest.fixture(autouse=True)
-def torch_settings() -> Iterator[None]:
-    """The loop makes torch deterministic and sets its threads: give them back."""
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def trainer(params: Params) -> Trainer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,6 @@ from pllava.train.stopping import Stopped, StopRequest
 
 Project = Callable[..., Params]
 TRAIN = {"steps": 8, "checkpoint_every": 3, "log_every": 4, "lora": {"r": 4, "alpha": 8, "dropout": 0.2}}
-
-
-@pytest.fixture(autouse=True)
-def torch_settings() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def outputs() -> dict[str, str]:

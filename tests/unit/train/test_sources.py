@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,14 +21,6 @@ from pllava.train.loop import OUTPUT, run
 
 Project = Callable[..., Params]
 WEIGHTS = OUTPUT / "adapter" / "adapter_model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def torch_settings() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def history() -> list[dict[str, float]]:
