@@ -105,7 +105,11 @@ def test_a_clip_that_kills_its_reader_is_a_sentence_for_who_sent_it(client, corp
 
     first, second = (file.name for file in sorted((corpus / "MVBench/video/moving_direction").iterdir())[:2])
     answer = ask(first)
-    readers = [child for child in psutil.Process().children() if "pllava.video.worker" in child.cmdline()]
+    readers = [
+        child
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE and "pllava.video.worker" in child.cmdline()
+    ]
     assert readers
     for reader in readers:
         reader.kill()

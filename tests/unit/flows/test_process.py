@@ -74,13 +74,20 @@ def test_killed_outright_we_still_leave_nothing_behind(tmp_path, where):
     assert left == [] and tree() == []
 
 
+def command(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # another test's child that has just ended
+        return ""
+
+
 def test_ending_reaches_grandchildren():
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(600)'])"
     started, outcome = threading.Event(), []
     thread = threading.Thread(target=lambda: outcome.append(run(code, lambda line: started.set())))
     thread.start()
     assert started.wait(60)
-    tree = [p for p in psutil.Process().children(recursive=True) if "time.sleep(600)" in " ".join(p.cmdline())]
+    tree = [p for p in psutil.Process().children(recursive=True) if "time.sleep(600)" in command(p)]
     assert len(tree) == 2
     end_all()
     thread.join(30)

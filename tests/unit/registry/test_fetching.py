@@ -1,5 +1,6 @@
 """A version of a tracking server elsewhere is fetched once, and is that server's version."""
 
+import hashlib
 import importlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +22,7 @@ def server(tmp_path, monkeypatch):
     server = SimpleNamespace(tracking_uri="http://127.0.0.1:9", weights="these", fetched=0)
 
     def version(connection, name, number):
-        (tmp_path / "weights").write_text(server.weights)
-        digest = sha256_file(tmp_path / "weights")
+        digest = hashlib.sha256(server.weights.encode()).hexdigest()
         return SimpleNamespace(version=str(number), source="mlflow-artifacts:/1/model", tags={"adapter_sha256": digest})
 
     def download(artifact_uri, dst_path, tracking_uri):
