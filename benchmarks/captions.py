@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 import pllava
-from pllava.data.rendered.questions import CAPTION_REQUESTS
-from pllava.params import load_params
+from pllava.core.params import load_params
+from pllava.stages.render.questions import CAPTION_REQUESTS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -80,9 +80,9 @@ def run(project: Path) -> int:
     from contextlib import nullcontext
 
     os.chdir(project)
-    from pllava.evaluate import evaluate
-    from pllava.params import load_params
-    from pllava.registry import tracking
+    from pllava.core.params import load_params
+    from pllava.stages.evaluate import evaluate
+    from pllava.tracking import runs as tracking
 
     tracking.later_stage = lambda params: nullcontext(tracking.Run(None, None))  # MLflow is not what is measured
     params = load_params()
@@ -95,8 +95,8 @@ def run(project: Path) -> int:
 
 def write_adapter(project: Path) -> None:
     import pllava
+    from pllava.core.params import Lora
     from pllava.model.adapter import add_lora, save_adapter
-    from pllava.params import Lora
 
     model, _ = pllava.load(BASE, num_frames=4, pooling_shape=(4, 2, 2))
     adapted = add_lora(model, Lora(r=4, alpha=8, dropout=0, target_modules=["q_proj", "v_proj"]), seed=0)

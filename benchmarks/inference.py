@@ -156,9 +156,9 @@ def forced_logits(chat: VideoChat, clip: Path, answers: Sequence[Any]) -> torch.
 
 def accuracy(convert: Callable[[Any], Any], a_task: int = 5) -> float | None:
     """Of the default pipeline's adapter on its held-out clips, the first of each task; None where nothing is trained yet."""
-    from pllava.evaluate.letter_match import score
-    from pllava.evaluate.mvbench import BENCHMARK
-    from pllava.params import load_params
+    from pllava.benchmarks.letter_match import score
+    from pllava.benchmarks.mvbench import BENCHMARK
+    from pllava.core.params import load_params
 
     params = load_params(ROOT / "params.yaml")
     settings = params.evaluate.benchmarks.get("mvbench")

@@ -75,7 +75,7 @@ def run(path: Path, new_tokens: int) -> None:
     dense = pllava.dense_caption(chat, path, max_new_tokens=new_tokens, batch_size=8)
     starts = [segment.start for segment in dense]
     assert not dense.notes, dense.notes
-    from pllava.caption import scan
+    from pllava.chat.caption import scan
 
     [decoder] = scan._idle
     print(

@@ -49,8 +49,8 @@ def measure(folder: Path) -> None:
     """In a process of its own: prepare, then seconds and peak memory on stdout."""
     import resource
 
-    from pllava.data.prepare import prepare
-    from pllava.params import Params
+    from pllava.core.params import Params
+    from pllava.stages.prepare.run import prepare
 
     values = {
         "data": {"train": [{"name": "many", "annotations": "train.json", "media": "clips"}], "workers": 1},

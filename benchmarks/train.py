@@ -6,7 +6,7 @@ clips a step with about 90 text tokens each, two threads; random weights, real H
 published      what the published code does in a step: every layer of the tower, projector before pooling, text padded to 512, logits at
                every position and the loss over the whole vocabulary, eager attention, gradient checkpointing
 tuned          the same with sdpa attention and no gradient checkpointing
-ours           `pllava.train` itself, its `Trainer` and its step, from pixels; train.packing, gradient_checkpointing blocks:
+ours           `pllava.stages.train` itself, its `Trainer` and its step, from pixels; train.packing, gradient_checkpointing blocks:
                the memory bar needs it, the others have room for its time
 store          the same from the feature store in fp32, reading it included
 store_bf16     the same with train.mixed_precision bf16 and features stored in bf16
@@ -157,11 +157,11 @@ def serve(form: str, project: Path) -> int:
 
 
 def our_form(form: str) -> Callable[[], float]:
-    """The step of `pllava.train`; from the store the batch is read inside the clock, from pixels it is there before."""
+    """The step of `pllava.stages.train`; from the store the batch is read inside the clock, from pixels it is there before."""
     from accelerate import Accelerator
 
-    from pllava.params import load_params
-    from pllava.train.loop import Trainer, be_deterministic
+    from pllava.core.params import load_params
+    from pllava.stages.train.loop import Trainer, be_deterministic
 
     params = load_params()
     if form == "ours":
@@ -188,14 +188,14 @@ def plain_form(form: str) -> Callable[[], float]:
     from torch.nn.functional import adaptive_avg_pool3d, cross_entropy
 
     import pllava
+    from pllava.artifacts.manifest import PREPARED, read_manifest
+    from pllava.artifacts.pixels import Pixels
+    from pllava.chat.conversation import IGNORE
     from pllava.chat.template import load_template
-    from pllava.data.conversation import IGNORE
-    from pllava.data.dataset import InstructionDataset
-    from pllava.data.manifest import PREPARED, read_manifest
-    from pllava.data.pixels import Pixels
+    from pllava.core.params import load_params
     from pllava.model.adapter import add_lora
-    from pllava.params import load_params
-    from pllava.train.optimizer import adamw
+    from pllava.stages.train.dataset import InstructionDataset
+    from pllava.stages.train.optimizer import adamw
 
     params = load_params()
     settings = params.model
@@ -304,9 +304,9 @@ def write_projects(folder: Path) -> None:
     """Two project folders with the mid base, clips, manifests and features: fp32 and bf16."""
     import torch
 
-    from pllava.data.features import features
-    from pllava.data.prepare import prepare
-    from pllava.params import Params
+    from pllava.core.params import Params
+    from pllava.stages.features.run import features
+    from pllava.stages.prepare.run import prepare
 
     torch.set_num_threads(THREADS)
     write_base(folder / "base")

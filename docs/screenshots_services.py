@@ -14,7 +14,7 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-from pllava.operate import stack as stacks
+from pllava.services import stack as stacks
 
 DOCS = Path(__file__).parent
 PATIENCE = 300_000  # milliseconds

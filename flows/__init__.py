@@ -6,7 +6,7 @@ Importing this package settles Prefect's environment, which Prefect reads once, 
 import os
 from pathlib import Path
 
-from pllava.operate.stack import QUIET
+from pllava.services.stack import QUIET
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -24,11 +24,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import ROOT
 from flows.failure import tell
 from flows.process import end_all
-from pllava.caption.clips import QUESTION
-from pllava.caption.job import Dense, Job, make_job
-from pllava.caption.store import Row
-from pllava.errors import PllavaError
-from pllava.params import load_params
+from pllava.apps.caption.job import Dense, Job, make_job
+from pllava.apps.caption.store import Row
+from pllava.chat.caption.clips import QUESTION
+from pllava.core.errors import PllavaError
+from pllava.core.params import load_params
 
 Rows = list[tuple[str, Row]]
 Runner = Literal["thread", "process", "ray"]
@@ -80,7 +80,7 @@ def _with_runner(form: CaptionForm) -> Any:
 @flow(name="captions", persist_result=False)
 def captions(job: dict[str, Any], paths: list[str], output: str, subtitles: str | None, workers: int) -> Any:
     """The batches as tasks of the flow's runner; this process keeps the progress and writes the files."""
-    from pllava.caption.folder import caption_all
+    from pllava.apps.caption.folder import caption_all
 
     def run(job: Job, batches: Iterable[list[str]], tell: Callable[[str, float], None]) -> Iterator[Rows]:
         waiting: deque[PrefectFuture[list[Rows]]] = deque()
@@ -107,7 +107,7 @@ def captions(job: dict[str, Any], paths: list[str], output: str, subtitles: str 
 @task(name="captions", retries=1, cache_policy=NO_CACHE, persist_result=False)
 def caption_part(job: dict[str, Any], batches: list[list[str]]) -> list[Rows]:
     """Rows of a few batches; the model is loaded once a worker."""
-    from pllava.caption.batch import caption_batches
+    from pllava.apps.caption.batch import caption_batches
 
     os.chdir(ROOT)
     return list(caption_batches(Job(**job), batches))

@@ -2,7 +2,7 @@
 
     python -m flows.connect --mlflow http://127.0.0.1:5000 --prefect http://127.0.0.1:4200 --bridge http://127.0.0.1:5010
 
-MLflow gets a webhook that tells the bridge (pllava/operate/bridge.py); Prefect gets an automation that runs the deployment `deploy/deploy`
+MLflow gets a webhook that tells the bridge (pllava/services/bridge.py); Prefect gets an automation that runs the deployment `deploy/deploy`
 when the bridge's event comes in. All three, and the deployment, must be there. The MLflow server needs `bridge.mlflow_environment`.
 """
 
@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from flows import ROOT
-from pllava.errors import PllavaError
-from pllava.operate import bridge
+from pllava.core.errors import PllavaError
+from pllava.services import bridge
 
 WEBHOOK = "pllava-bridge"
 MOVED = "model_version_alias.created"  # also fires when an alias that is there is moved
@@ -22,7 +22,7 @@ DEPLOYMENT = "deploy/deploy"
 
 def connect(mlflow_url: str, prefect_url: str, bridge_url: str, root: Path = ROOT) -> None:
     """Register webhook and automation, or bring them up to date. Raises PllavaError when a server or the deployment is not there."""
-    from pllava.params import load_params
+    from pllava.core.params import load_params
 
     register_webhook(mlflow_url, bridge_url, root)
     register_automation(prefect_url, load_params(root / "params.yaml").registry.model_name)
@@ -46,7 +46,7 @@ def register_webhook(mlflow_url: str, bridge_url: str, root: Path) -> None:
             client.create_webhook(WEBHOOK, wanted, [MOVED], text, bridge.secret(root), "ACTIVE")
     except MlflowException as error:
         raise PllavaError(
-            f"MLflow at {mlflow_url} takes no webhook: {error}\nIt has to be started with pllava.operate.bridge.mlflow_environment"
+            f"MLflow at {mlflow_url} takes no webhook: {error}\nIt has to be started with pllava.services.bridge.mlflow_environment"
         ) from None
 
 

@@ -22,7 +22,7 @@ def read_dag(root: Path) -> list[Stage]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    from pllava.errors import PllavaError
+    from pllava.core.errors import PllavaError
 
     try:
         with Repo(str(root)) as repo:

@@ -16,8 +16,8 @@ from prefect.utilities.annotations import quote
 from flows import retry
 from flows.process import stream
 from flows.stage import LAST_LINES, environment
-from pllava.errors import PllavaError
-from pllava.params import load_params
+from pllava.core.errors import PllavaError
+from pllava.core.params import load_params
 
 # All may be repeated, and none is to be taken from a cache.
 RETRIED = {
@@ -117,7 +117,7 @@ def rollback() -> Any:
 @task(task_run_name="deploy", cache_policy=NO_CACHE)
 def deploy() -> Any:
     """The demo serves the champion and has answered a question about a held-out clip."""
-    from pllava.app.deploy import deploy
+    from pllava.services.deploy import deploy
 
     return _attempt(lambda: deploy(load_params()), "{.url} serves it")
 

@@ -1,4 +1,4 @@
-"""Serve the champion: what a promotion in MLflow's pages sets off (pllava/operate/bridge.py), and a form of its own."""
+"""Serve the champion: what a promotion in MLflow's pages sets off (pllava/services/bridge.py), and a form of its own."""
 
 import os
 from typing import Any

@@ -17,7 +17,7 @@ from prefect.states import Crashed
 from prefect.workers.process import ProcessWorker
 
 from flows import ROOT
-from pllava.operate.programs import POOL
+from pllava.services.programs import POOL
 
 
 def main() -> int:

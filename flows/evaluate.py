@@ -18,9 +18,9 @@ from flows.failure import tell
 from flows.process import end_all, stream
 from flows.stage import LAST_LINES, environment
 from flows.stages import first_failure, publish_metrics, run_stages
-from pllava.errors import PllavaError
-from pllava.operate.workspace import main_workspace
-from pllava.params import load_params
+from pllava.core.errors import PllavaError
+from pllava.core.params import load_params
+from pllava.core.worktrees import main_workspace
 
 Limit = Annotated[int | None, Field(ge=1), form.titled("Questions of each task")]
 Alpha = Annotated[float | None, Field(ge=0, le=1024), form.titled("LoRA strength (alpha)")]

@@ -10,10 +10,10 @@ from prefect.states import Completed, Failed
 
 from flows import ROOT, form
 from flows.stages import publish_metrics, run_stages
-from pllava import recipe as recipes
-from pllava.errors import PllavaError
-from pllava.operate.overrides import compose
-from pllava.operate.workspace import keep, workspace
+from pllava.core import recipes
+from pllava.core.errors import PllavaError
+from pllava.core.overrides import compose
+from pllava.core.worktrees import keep, workspace
 
 
 def is_other(recipe: str) -> bool:

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from flows import ROOT
-from pllava.errors import PllavaError
-from pllava.params import load_params
+from pllava.core.errors import PllavaError
+from pllava.core.params import load_params
 
 AS_IT_STANDS = "params.yaml as it stands"
 ALL = "all"

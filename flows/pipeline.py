@@ -18,10 +18,10 @@ from flows.experiment import is_other, run_experiment
 from flows.failure import tell
 from flows.process import end_all
 from flows.stages import first_failure, publish_metrics, run_stages
-from pllava.errors import PllavaError
-from pllava.operate.overrides import Overrides, given
-from pllava.operate.workspace import main_workspace
-from pllava.params import load_params
+from pllava.core.errors import PllavaError
+from pllava.core.overrides import Overrides, given
+from pllava.core.params import load_params
+from pllava.core.worktrees import main_workspace
 
 
 @flow(name="pipeline", on_failure=[tell], on_crashed=[tell])

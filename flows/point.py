@@ -17,11 +17,11 @@ from flows.dag import read_dag
 from flows.process import stream
 from flows.stage import LAST_LINES, environment
 from flows.stages import with_needed
-from pllava.errors import PllavaError
-from pllava.files import atomic_dir, read_json, write_json
-from pllava.operate.overrides import compose
-from pllava.operate.points import Point
-from pllava.operate.workspace import workspace
+from pllava.core.errors import PllavaError
+from pllava.core.files import atomic_dir, read_json, write_json
+from pllava.core.overrides import compose
+from pllava.core.worktrees import workspace
+from pllava.trials.points import Point
 
 ADAPTER = Path("outputs/train/adapter")
 DONE = "rows.json"  # in the point's folder, written last

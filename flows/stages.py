@@ -12,8 +12,8 @@ from prefect.runtime import flow_run
 from flows import retry
 from flows.dag import Stage, read_dag
 from flows.stage import run_stage
-from pllava.files import read_json
-from pllava.params import load_params
+from pllava.core.files import read_json
+from pllava.core.params import load_params
 from pllava.registry.card import metrics_table, title
 
 

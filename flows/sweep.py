@@ -24,11 +24,11 @@ from flows import ROOT, form
 from flows.failure import tell
 from flows.point import register, run_point
 from flows.process import accept, end_all
-from pllava.errors import PllavaError
-from pllava.files import atomic_write_text, read_json, write_json
-from pllava.gallery.sources import SOURCES
-from pllava.operate.points import Grid, Point, points
-from pllava.params import load_params
+from pllava.core.errors import PllavaError
+from pllava.core.files import atomic_write_text, read_json, write_json
+from pllava.core.params import load_params
+from pllava.registry.result_sources import SOURCES
+from pllava.trials.points import Grid, Point, points
 
 HOME = Path(".state/sweeps")
 Strengths = Annotated[
@@ -88,8 +88,9 @@ def _sweep(
     register_best: bool,
     name: str | None,
 ) -> Any:
-    from pllava.operate import sweep_report
-    from pllava.registry import provenance, sweeps
+    from pllava.tracking import provenance
+    from pllava.trials import sweep_report
+    from pllava.trials import sweep_runs as sweeps
 
     params = load_params()
     todo = points(params, grid, listed)
@@ -176,6 +177,6 @@ def task_runner(kind: str, workers: int) -> TaskRunner[Any]:
 
 def _code() -> str:
     """The commit and what is not committed: points are kept for the code that made them."""
-    from pllava.registry.provenance import _git
+    from pllava.tracking.provenance import _git
 
     return f"{_git(ROOT, 'rev-parse', 'HEAD')} {re.sub(r'^index .*$', '', _git(ROOT, 'diff', 'HEAD', '--', 'pllava', 'flows') or '')}"

@@ -12,11 +12,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pllava import registration
+from pllava.model import registration
 
 if TYPE_CHECKING:
-    from pllava.caption.dense import dense_caption
     from pllava.chat import VideoChat
+    from pllava.chat.caption.dense import dense_caption
     from pllava.model.configuration import PllavaConfig
     from pllava.model.load import load
     from pllava.model.modeling import PllavaForConditionalGeneration
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pllava.video.reader import read_video
 
 _HOME = {
-    "dense_caption": "pllava.caption.dense",
+    "dense_caption": "pllava.chat.caption.dense",
     "load": "pllava.model.load",
     "read_video": "pllava.video.reader",
     "VideoChat": "pllava.chat",

@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 from stills import COUNTS, NAMES, Still, some
 
-from pllava.data.rendered.questions import Question
-from pllava.data.rendered.scene import COLORS, PLACES, SHAPES, Look, draw, place_center, random_ground, random_names
+from pllava.stages.render.questions import Question
+from pllava.stages.render.scene import COLORS, PLACES, SHAPES, Look, draw, place_center, random_ground, random_names
 
 WAYS = ("left", "right", "up", "down")
 ASPECTS = ("its color", "it gets larger", "it gets smaller", "it is gone at times", "nothing")

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from albums import Album, Picture, Thing
 
-from pllava.data.rendered.scene import COLORS, SHAPES, Look, random_names
+from pllava.stages.render.scene import COLORS, SHAPES, Look, random_names
 
 CELLS = 9  # a picture's visual tokens: the 3 x 3 places
 LONGEST = 8

@@ -40,7 +40,7 @@ from stills import (
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
-from pllava.data.rendered.questions import CAPTION_REQUESTS
+from pllava.stages.render.questions import CAPTION_REQUESTS
 
 HERE = Path(__file__).parent
 SHARES = {"answer": 1.0, "option": 0.5, "marks": 0.25}  # of the losses of one batch

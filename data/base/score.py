@@ -18,7 +18,7 @@ from stills import CAPTION_REQUEST, Still, album_questions, random_album, random
 from tower import GRID, RENDER
 
 import pllava
-from pllava.files import write_json
+from pllava.core.files import write_json
 
 HERE = Path(__file__).parent
 

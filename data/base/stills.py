@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pllava.data.rendered.clip import CHANGES, DIRECTIONS, PHASES, random_clip
-from pllava.data.rendered.questions import Question, caption, questions
-from pllava.data.rendered.scene import COLORS, PLACES, SHAPES, Look, draw, place_center, random_ground, random_names
+from pllava.stages.render.clip import CHANGES, DIRECTIONS, PHASES, random_clip
+from pllava.stages.render.questions import Question, caption, questions
+from pllava.stages.render.scene import COLORS, PLACES, SHAPES, Look, draw, place_center, random_ground, random_names
 
 NAMES = [f"{color} {shape}" for color in COLORS for shape in SHAPES]
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")

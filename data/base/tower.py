@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from pllava.data.rendered.scene import COLORS, SHAPES, Look, draw, random_ground, random_names
+from pllava.stages.render.scene import COLORS, SHAPES, Look, draw, random_ground, random_names
 
 HERE = Path(__file__).parent
 IMAGE, PATCH, RENDER = 48, 8, 128

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.model.shared_prefix import stop_if
 
 COLD = 1e-6  # temperature; below, logits divided by it are no numbers any more, and the answer is the greedy one

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 FOLDER = Path(__file__).parent / "templates"
 PLACEHOLDER = "<image>"

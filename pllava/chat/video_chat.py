@@ -31,8 +31,8 @@ from pllava.chat.generation import FinishReason, Generation, Options, cut, seede
 from pllava.chat.media_key import frames_key, path_key
 from pllava.chat.prefix_cache import ROOM, EncodedVideo, PrefixCache, opened, split, tail_of, weights_key
 from pllava.chat.template import Template, load_template
-from pllava.chat.watched import Conversation, History, WatchedVideo
-from pllava.errors import PllavaError
+from pllava.chat.video_session import Conversation, History, WatchedVideo
+from pllava.core.errors import PllavaError
 from pllava.model.shared_prefix import BufferedLayer, stop_if
 from pllava.video.limits import Limits
 from pllava.video.reader import VideoFrames, kind_of_path, read_video

@@ -19,12 +19,12 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pllava.errors import PllavaError
-from pllava.files import atomic_dir, atomic_write_text, read_json, sha256_file, write_json
-from pllava.model import checkpoint
+from pllava.core.errors import PllavaError
+from pllava.core.files import atomic_dir, atomic_write_text, read_json, sha256_file, write_json
+from pllava.model import layouts as checkpoint
 
 if TYPE_CHECKING:
-    from pllava.params import Lora
+    from pllava.core.params import Lora
 
 WEIGHTS = "adapter_model.safetensors"
 DEFAULT_ALPHA = 32  # what the published training used; its adapters don't store it

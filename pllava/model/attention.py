@@ -1,7 +1,7 @@
 """Attention over a packed row: `use_packed_attention(model)`, then `model(..., position_ids=positions, segments=segments)`.
 
 Several samples stand one after the other in one row and none sees another. Each segment is attended by itself, causally, so no [S, S] mask
-exists and nothing is computed for pairs of samples. A segment with branches (`pllava.data.branches`) is a causal prefix and a rest with a
+exists and nothing is computed for pairs of samples. A segment with branches (`pllava.stages.train.tree_mask`) is a causal prefix and a rest with a
 mask of its own, [rest, segment].
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 PACKED = "pllava_packed_sdpa"
 

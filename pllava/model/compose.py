@@ -12,10 +12,10 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from pllava.errors import PllavaError
-from pllava.files import atomic_dir
-from pllava.model.checkpoint import check_target, resolve
+from pllava.core.errors import PllavaError
+from pllava.core.files import atomic_dir
 from pllava.model.configuration import NUM_FRAMES, POOLING_SHAPE, PllavaConfig
+from pllava.model.layouts import check_target, resolve
 from pllava.model.load import choose_dtype
 from pllava.model.modeling import PllavaForConditionalGeneration
 from pllava.model.processing import IMAGE_TOKEN, PllavaProcessor

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import LlavaConfig, PreTrainedConfig
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 # what a LLaVA base folder doesn't say: the settings of the released PLLaVA models
 NUM_FRAMES = 16

@@ -12,11 +12,12 @@ from typing import Any
 import yaml
 from safetensors.torch import save_file
 
-from pllava.errors import PllavaError
-from pllava.files import atomic_dir, atomic_write_text, read_json, write_json
-from pllava.model import adapter, checkpoint
-from pllava.model.checkpoint import Checkpoint
+from pllava.core.errors import PllavaError
+from pllava.core.files import atomic_dir, atomic_write_text, read_json, write_json
+from pllava.model import adapter
+from pllava.model import layouts as checkpoint
 from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
+from pllava.model.layouts import Checkpoint
 
 
 def convert(source: str | Path, target: str | Path, base: str | None = None, lora_alpha: float | None = None) -> Path:

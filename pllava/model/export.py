@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 
 import pllava
-from pllava.errors import PllavaError
-from pllava.files import atomic_dir, atomic_write_text, read_json, write_json
-from pllava.model.checkpoint import check_target
+from pllava.core.errors import PllavaError
+from pllava.core.files import atomic_dir, atomic_write_text, read_json, write_json
+from pllava.model.layouts import check_target
 from pllava.model.load import load
 
 ENTRY_POINTS = {

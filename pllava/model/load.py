@@ -19,11 +19,11 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig
 from transformers.quantizers.auto import AutoQuantizationConfig
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.model import adapter as lora
-from pllava.model import checkpoint
-from pllava.model.checkpoint import Checkpoint, logger
+from pllava.model import layouts as checkpoint
 from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
+from pllava.model.layouts import Checkpoint, logger
 from pllava.model.modeling import PllavaForConditionalGeneration
 from pllava.model.processing import PllavaProcessor
 

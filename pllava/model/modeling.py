@@ -25,7 +25,7 @@ from transformers.models.llava.modeling_llava import (
     LlavaMultiModalProjector,
 )
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.model.configuration import PllavaConfig
 from pllava.model.pooling import pool, repeat_frames
 from pllava.model.shared_prefix import SharedPrefixCache
@@ -161,7 +161,7 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
     config: PllavaConfig
     config_class = PllavaConfig
     input_modalities = ("video", "image", "text")
-    # LLaVA 1.6's tiling parameter, and buffers that old transformers versions stored; pllava.model.checkpoint says when it skips one
+    # LLaVA 1.6's tiling parameter, and buffers that old transformers versions stored; pllava.model.layouts says when it skips one
     _keys_to_ignore_on_load_unexpected = [r"image_newline$", r"position_ids$", r"rotary_emb\.inv_freq$"]  # noqa: RUF012
 
     def __init__(self, config: PreTrainedConfig):

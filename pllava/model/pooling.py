@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 
 def repeat_frames(features: Tensor, num_frames: int, rule: str = "published") -> Tensor:

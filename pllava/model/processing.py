@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import AutoProcessor, BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.model.configuration import NUM_FRAMES, POOLING_SHAPE, PllavaConfig
 from pllava.video.aspect import tower_pictures
 from pllava.video.sampling import repeat_indices

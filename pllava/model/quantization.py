@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 
 def quantization_config(kind: str | None) -> Any:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 GROWTH = 256  # tokens of room that a full buffer gets at least
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pllava.params import Params
+from pllava.core.params import Params
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput

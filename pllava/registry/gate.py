@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.errors import PllavaError
-from pllava.params import Params
+from pllava.core.errors import PllavaError
+from pllava.core.params import Params
 from pllava.registry.card import title
 from pllava.registry.measurements import Measurement, find
-from pllava.registry.store import client
 from pllava.registry.versions import CHAMPION, ROLLED_BACK, by_alias, pick
+from pllava.tracking.store import client
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-    from pllava.evaluate.compare import Comparison
+    from pllava.stages.evaluate.compare import Comparison
 
 SAME = ("data_sha256", "template_sha256")
 Look = Callable[["ModelVersion", str, dict[str, Any] | None], Measurement]  # (version, benchmark, under the conditions of these metrics)
@@ -120,7 +120,7 @@ def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None
 
 def _paired(champion: Measurement, candidate: Measurement, number: int | None, problems: list[str], uri: str) -> Comparison | None:
     """The paired test; None, and a problem more, when it can't be made."""
-    from pllava.evaluate.compare import compare
+    from pllava.stages.evaluate.compare import compare
 
     if champion.results is None:
         problems.append(

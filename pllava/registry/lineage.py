@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pllava.errors import PllavaError
-from pllava.files import read_json, sha256_file
-from pllava.params import Params
+from pllava.core.errors import PllavaError
+from pllava.core.files import read_json, sha256_file
+from pllava.core.params import Params
 from pllava.registry.card import dataset_inputs
-from pllava.registry.store import client, experiment_id
 from pllava.registry.versions import all_versions
+from pllava.tracking.store import client, experiment_id
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.files import read_json
+from pllava.core.files import read_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from pllava.params import Params
+    from pllava.core.params import Params
 
 WHOLE = {"metrics.json", "results.jsonl"}
 CONDITIONS = ("data_sha256", "template_sha256", "limit", "judge")  # what two measurements must share to be put side by side
@@ -68,8 +68,8 @@ def unmeasured(params: Params, version: int) -> tuple[int | None, list[str]]:
 
     Those are the benchmarks whose test set, template, limit or judge of today is not what the champion was measured with.
     """
-    from pllava.registry.store import client
     from pllava.registry.versions import CHAMPION, by_alias, pick
+    from pllava.tracking.store import client
 
     connection, name = client(), params.registry.model_name
     champion, candidate = by_alias(connection, name, CHAMPION), pick(connection, name, version)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from pllava.params import Params
+from pllava.core.params import Params
 
 CARRIED = 64 << 20  # bytes; the built-in base has 8 MB, that of the 7B model 14 GB
 ADAPTER, BASE = "artifacts/adapter", "artifacts/base"  # in the model's folder

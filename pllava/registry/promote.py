@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pllava.errors import PllavaError
-from pllava.params import Params
+from pllava.core.errors import PllavaError
+from pllava.core.params import Params
 from pllava.registry.resolve import locate
-from pllava.registry.store import MLFLOW_HOME, client, project_root
 from pllava.registry.versions import CHAMPION, KNOWN, PREVIOUS, ROLLED_BACK, all_versions, by_alias, pick
+from pllava.tracking.store import MLFLOW_HOME, client, project_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

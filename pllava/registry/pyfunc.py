@@ -43,7 +43,7 @@ class VideoQuestions(PythonModel):
         MLflow makes a DataFrame of a dict and of a list of dicts, by the model's signature; called directly, all three are taken.
         Raises MlflowException (HTTP 400) for what cannot be read.
         """
-        from pllava.errors import PllavaError
+        from pllava.core.errors import PllavaError
 
         rows = _rows(model_input)
         length = int((params or {}).get("max_new_tokens") or 100)

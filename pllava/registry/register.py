@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pllava.errors import PllavaError
-from pllava.files import read_json, sha256_file
-from pllava.params import Params
+from pllava.core.errors import PllavaError
+from pllava.core.files import read_json, sha256_file
+from pllava.core.params import Params
 from pllava.registry.card import card, dataset_inputs
 from pllava.registry.measurements import keep
 from pllava.registry.package import package
-from pllava.registry.store import client, project_root
-from pllava.registry.tracking import ADAPTER, Run, adapter_run
 from pllava.registry.versions import CANDIDATE, all_versions, ensure_model
+from pllava.tracking.runs import ADAPTER, Run, adapter_run
+from pllava.tracking.store import client, project_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pllava.errors import PllavaError
-from pllava.files import alone, atomic_write_text, read_json
-from pllava.operate.workspace import remove, remove_abandoned, share_cache
-from pllava.params import load_params
-from pllava.registry import provenance
+from pllava.core.errors import PllavaError
+from pllava.core.files import alone, atomic_write_text, read_json
+from pllava.core.params import load_params
+from pllava.core.worktrees import remove, remove_abandoned, share_cache
 from pllava.registry.resolve import locate
-from pllava.registry.store import client, project_root, setup
-from pllava.registry.tracking import ADAPTER, PARAMS
+from pllava.tracking import provenance
+from pllava.tracking.runs import ADAPTER, PARAMS
+from pllava.tracking.store import client, project_root, setup
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun

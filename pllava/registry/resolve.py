@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from pllava.errors import PllavaError
-from pllava.files import alone, read_json, sha256_file
+from pllava.core.errors import PllavaError
+from pllava.core.files import alone, read_json, sha256_file
 from pllava.registry.package import ADAPTER
-from pllava.registry.store import client, project_root
 from pllava.registry.versions import by_alias, pick
+from pllava.tracking.store import client, project_root
 
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 DOWNLOADED = Path(".state/models")

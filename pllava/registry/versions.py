@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

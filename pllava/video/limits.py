@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 
 @dataclass(frozen=True)

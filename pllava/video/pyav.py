@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.video.limits import Limits
 
 # Single-file containers. Left out on purpose: hls, dash, concat, image2, lavfi and others that open further inputs.

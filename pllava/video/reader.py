@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.video.container import DecordSource, open_container
 from pllava.video.limits import Limits
 from pllava.video.pyav import PyavSource

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.video.child import Child, Gone
 from pllava.video.limits import Limits
 from pllava.video.pyav import MEND

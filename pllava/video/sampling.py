@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 UNBOUNDED = (-100000.0, 100000.0)  # seconds
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.video.limits import Limits
 
 FOLDER_FPS = 3.0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.video.container import read_header
 from pllava.video.limits import Limits
 from pllava.video.pyav import MEND, OPEN_OPTIONS, reason, upright

@@ -8,7 +8,7 @@ from typing import Any
 import av  # noqa: F401
 import decord  # noqa: F401
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.video.aspect import tower_pictures
 from pllava.video.child import Say, serve
 from pllava.video.limits import Limits

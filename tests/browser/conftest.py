@@ -60,10 +60,10 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo(browser: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Any]]:
     """(address, folder of the uploads, gradio's page). The model is real; its pieces come slowly, so that there is time to press Stop."""
-    from pllava.app import serve
-    from pllava.app.engine import ChatEngine
-    from pllava.app.samples import Sample
-    from pllava.params import load_params
+    from pllava.apps.demo import server as serve
+    from pllava.apps.demo.engine import ChatEngine
+    from pllava.apps.demo.samples import Sample
+    from pllava.core.params import load_params
 
     stream = ChatEngine.stream
 
@@ -90,7 +90,7 @@ def open_gallery() -> Iterator[Callable[[Any], str]]:
     """open_gallery(results) -> the address of a gallery of these."""
     import uvicorn
 
-    from pllava.gallery.app import create_app
+    from pllava.apps.gallery.app import create_app
 
     running: list[tuple[Any, threading.Thread]] = []
 
@@ -113,7 +113,7 @@ def open_gallery() -> Iterator[Callable[[Any], str]]:
 @pytest.fixture(scope="session")
 def gallery(browser: Any, open_gallery: Callable[[Any], str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two sources of 120 questions. old is right on the first 60, new from the 30th to the 89th; number 7 is hostile."""
-    from pllava.gallery.current import Current
+    from pllava.apps.gallery.current import Current
 
     home = tmp_path_factory.mktemp("gallery")
     for seed in range(3):

@@ -6,7 +6,7 @@ import pytest
 from gallery_results import result, write
 from window import serious, until
 
-from pllava.gallery.current import Current
+from pllava.apps.gallery.current import Current
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 WIDTHS = pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])

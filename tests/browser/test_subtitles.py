@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from pllava.caption.segment import Segment
-from pllava.caption.subtitles import to_vtt
+from pllava.chat.caption.segment import Segment
+from pllava.chat.caption.subtitles import to_vtt
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 TEXTS = [

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import flows  # noqa: F401  settles Prefect's environment before Prefect reads it
-from pllava.registry import store
+from pllava.tracking import store
 
 # Prefect leaves a service to be drained when Python ends. A decoding worker, forked after it was used here, has none and would fail
 # on its way out; for users training and encoding have a process of their own, without Prefect.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from pllava.registry import store
+from pllava.tracking import store
 
 PROJECT = Path(__file__).parents[2]
 # `second` sleeps when train.steps is 7, fails when it is 8.

@@ -30,8 +30,8 @@ def write_adapter(base: Path, folder: Path, seed: int, config: dict, **load) -> 
     import torch
 
     import pllava
+    from pllava.core.params import Lora
     from pllava.model.adapter import add_lora, save_adapter
-    from pllava.params import Lora
 
     shutil.rmtree(folder, ignore_errors=True)
     model, _ = pllava.load(base, dtype="float32", device="cpu", **load)

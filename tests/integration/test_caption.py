@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 
 from flows import ROOT
-from pllava.caption.folder import caption_all
-from pllava.caption.job import make_job
-from pllava.data.rendered.video_writer import write_mp4
-from pllava.params import load_params
+from pllava.apps.caption.folder import caption_all
+from pllava.apps.caption.job import make_job
+from pllava.core.params import load_params
+from pllava.stages.render.video_writer import write_mp4
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 BASE = ROOT / "tests" / "reference" / "ckpt" / "tiny56_base"

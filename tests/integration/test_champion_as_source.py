@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from pllava import registry
-from pllava.files import read_json, write_json
-from pllava.params import Params
-from pllava.registry import store
+from pllava.core.files import read_json, write_json
+from pllava.core.params import Params
+from pllava.tracking import store
 from tests.unit.conftest import corpus, prepared, prepared_data, project  # noqa: F401  fixtures
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -29,7 +29,7 @@ def test_the_first_evaluation_is_the_champions(
     mlflow_template: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pllava.train.loop import run
+    from pllava.stages.train.loop import run
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     shutil.copytree(mlflow_template, store.MLFLOW_HOME)

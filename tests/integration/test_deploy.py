@@ -10,11 +10,12 @@ import psutil
 import pytest
 from serving import Visitor, write_adapter, write_clip
 
-from pllava.app import process
-from pllava.app.deploy import deploy, stop_demo
-from pllava.errors import PllavaError
-from pllava.params import Params, load_params
-from pllava.registry import store, versions
+from pllava.core import processes as process
+from pllava.core.errors import PllavaError
+from pllava.core.params import Params, load_params
+from pllava.registry import versions
+from pllava.services.deploy import deploy, stop_demo
+from pllava.tracking import store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 RECIPE = Path(__file__).parents[2] / "recipes/tiny.yaml"

@@ -5,9 +5,9 @@ import shutil
 import pytest
 from gallery_results import result, write
 
-from pllava.errors import PllavaError
-from pllava.gallery.sources import find
-from pllava.registry import store
+from pllava.core.errors import PllavaError
+from pllava.registry.result_sources import find
+from pllava.tracking import store
 
 pytestmark = pytest.mark.integration
 

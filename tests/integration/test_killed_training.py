@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pllava.files import sha256_file, write_json
-from pllava.params import Params
+from pllava.core.files import sha256_file, write_json
+from pllava.core.params import Params
 from tests.unit.conftest import corpus, make_params, prepared, prepared_data, project  # noqa: F401  fixtures
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -35,7 +35,9 @@ SETTINGS = {
 def start(params: Params) -> subprocess.Popen[str]:
     write_json("params.json", params.model_dump(mode="json"))
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen([sys.executable, "-m", "pllava.train", "--params", "params.json"], env=env, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "pllava.stages.train", "--params", "params.json"], env=env, stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_for(process: subprocess.Popen[str], pattern: str) -> None:

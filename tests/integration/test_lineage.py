@@ -11,13 +11,14 @@ import pytest
 import yaml
 
 from pllava import registry
-from pllava.errors import PllavaError
-from pllava.files import write_json
-from pllava.params import load_params
-from pllava.registry import store, tracking
+from pllava.core.errors import PllavaError
+from pllava.core.files import write_json
+from pllava.core.params import load_params
 from pllava.registry.lineage import lineage, text
-from pllava.registry.provenance import params_sha256
 from pllava.registry.reproduce import _data, _worktree, reproduce
+from pllava.tracking import runs as tracking
+from pllava.tracking import store
+from pllava.tracking.provenance import params_sha256
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]

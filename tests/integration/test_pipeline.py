@@ -156,7 +156,7 @@ def test_what_ran_when_the_services_were_killed_does_not_look_as_if_it_went_on(p
     from prefect.states import Running
 
     from flows.deployments import bury_the_dead
-    from pllava.operate.programs import POOL
+    from pllava.services.programs import POOL
 
     @flow(name="cut-off")
     def cut_off():

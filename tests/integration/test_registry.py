@@ -14,13 +14,14 @@ from prefect.exceptions import TerminationSignal
 
 from flows import sweep
 from pllava import registry
-from pllava.errors import PllavaError
-from pllava.files import sha256_file, write_json
-from pllava.operate.points import Grid
-from pllava.params import load_params
-from pllava.registry import provenance, store, tracking
+from pllava.core.errors import PllavaError
+from pllava.core.files import sha256_file, write_json
+from pllava.core.params import load_params
 from pllava.registry.measurements import keep, unmeasured
 from pllava.registry.resolve import locate
+from pllava.tracking import provenance, store
+from pllava.tracking import runs as tracking
+from pllava.trials.points import Grid
 
 pytestmark = pytest.mark.integration
 RECIPE = Path("recipes/tiny.yaml").resolve()

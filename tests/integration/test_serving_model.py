@@ -20,9 +20,10 @@ import yaml
 from serving import write_adapter, write_clip
 
 from pllava import registry
-from pllava.files import write_json
-from pllava.params import Params, load_params
-from pllava.registry import store, tracking
+from pllava.core.files import write_json
+from pllava.core.params import Params, load_params
+from pllava.tracking import runs as tracking
+from pllava.tracking import store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]

@@ -17,13 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pllava.data.feature_store import STORE
-from pllava.data.features import features
-from pllava.data.prepare import prepare
-from pllava.files import sha256_file, write_json
-from pllava.params import Params
-from pllava.train.checkpoints import FOLDER
-from pllava.train.loop import OUTPUT, run
+from pllava.artifacts.feature_store import STORE
+from pllava.core.files import sha256_file, write_json
+from pllava.core.params import Params
+from pllava.stages.features.run import features
+from pllava.stages.prepare.run import prepare
+from pllava.stages.train.loop import OUTPUT, run
+from pllava.stages.train.resume import FOLDER
 from tests.unit.conftest import corpus, make_params, prepared, prepared_data, project  # noqa: F401  fixtures
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -65,7 +65,7 @@ def test_several_processes_write_the_same_store(prepared: Project, monkeypatch: 
     def store() -> dict[str, str]:
         return {path.name: sha256_file(path) for path in sorted(STORE.iterdir())}
 
-    monkeypatch.setattr("pllava.data.features.SHARD_BYTES", 4 * 4 * 16 * 64 * 4)  # four clips a shard
+    monkeypatch.setattr("pllava.stages.features.run.SHARD_BYTES", 4 * 4 * 16 * 64 * 4)  # four clips a shard
     shutil.rmtree(STORE)
     features(prepared())
     one = store()

@@ -121,8 +121,8 @@ QUESTION = "Which way?"
 
 def train(root, base, seed):
     """Leaves behind what the stages do: an adapter, measured on the test set of this moment; its adapter_sha256."""
-    from pllava.evaluate.measure import measure
-    from pllava.params import load_params
+    from pllava.core.params import load_params
+    from pllava.registry.measure import measure
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(root)

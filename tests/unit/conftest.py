@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pllava.params import Params
+from pllava.core.params import Params
 
 BASE = Path(__file__).parents[1] / "reference" / "ckpt" / "tiny56_base"
 SIZE = 64
@@ -107,8 +107,8 @@ def project(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 @pytest.fixture(scope="session")
 def prepared_data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder data/ of a project after `prepare` and `features`. Read only."""
-    from pllava.data.features import features
-    from pllava.data.prepare import prepare
+    from pllava.stages.features.run import features
+    from pllava.stages.prepare.run import prepare
 
     root = tmp_path_factory.mktemp("prepared")
     shutil.copytree(corpus, root / "data" / "raw" / "small")

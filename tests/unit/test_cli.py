@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pllava import cli
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 PROJECT = Path(__file__).parents[2]
 COMMANDS = [
@@ -108,7 +108,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def broken(name, force=False):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("pllava.recipe.use", broken)
+    monkeypatch.setattr("pllava.core.recipes.use", broken)
     monkeypatch.setattr(sys, "argv", ["pllava", "recipe", "use", "tiny"])
     with pytest.raises(ZeroDivisionError):
         cli.main()

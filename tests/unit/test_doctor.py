@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pllava import cli, doctor
-from pllava.doctor import MISSING, OK, Check, describe, examine
+from pllava import cli
+from pllava.services import doctor
+from pllava.services.doctor import MISSING, OK, Check, describe, examine
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pllava.files import alone, atomic_dir, folder_of_process
+from pllava.core.files import alone, atomic_dir, folder_of_process
 
 KILLED = """
 import os, pathlib, sys
-from pllava.files import atomic_dir
+from pllava.core.files import atomic_dir
 with atomic_dir(sys.argv[1]) as folder:
     (folder / "half").write_text("x")
     os.kill(os.getpid(), 9)
@@ -21,7 +21,7 @@ with atomic_dir(sys.argv[1]) as folder:
 
 WAITING = """
 import pathlib, sys
-from pllava.files import folder_of_process
+from pllava.core.files import folder_of_process
 print(folder_of_process(pathlib.Path(sys.argv[1]), "up-"), flush=True)
 sys.stdin.read()
 """
@@ -84,7 +84,7 @@ def test_who_waits_for_another_says_so_at_once(tmp_path: Path):
     script = """
 import sys
 from pathlib import Path
-from pllava.files import alone
+from pllava.core.files import alone
 with alone(Path(sys.argv[1]), "another is at it", 60):
     print("at work")
 """

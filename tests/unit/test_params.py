@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pllava.errors import PllavaError
-from pllava.params import load_params
+from pllava.core.errors import PllavaError
+from pllava.core.params import load_params
 
 RECIPE = (Path(__file__).parents[2] / "recipes/tiny.yaml").read_text()
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pllava import recipe
-from pllava.errors import PllavaError
+from pllava.core import recipes as recipe
+from pllava.core.errors import PllavaError
 
 PROJECT = Path(__file__).parents[2]
 PUBLISHED = {

@@ -8,19 +8,19 @@ import yaml
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 ALTERS = {
-    "render": ["pllava/data/rendered/clip.py", "pllava/data/rendered/video_writer.py"],
+    "render": ["pllava/stages/render/clip.py", "pllava/stages/render/video_writer.py"],
     "prepare": [
         "data/raw/kitchen/train.json",  # data of one's own, as the README has it
         "data/base/tiny-llava/tokenizer.json",  # counts the tokens
         "pllava/video/reader.py",
-        "pllava/evaluate/mvbench.py",
-        "pllava/evaluate/media_index.py",  # which clips a benchmark has
-        "pllava/evaluate/vcgbench.py",
+        "pllava/benchmarks/mvbench.py",
+        "pllava/benchmarks/media_index.py",  # which clips a benchmark has
+        "pllava/benchmarks/vcgbench.py",
     ],
-    "features": ["pllava/model/processing.py", "pllava/model/modeling.py", "pllava/data/pixels.py", "pllava/video/sampling.py"],
-    "train": ["pllava/model/pooling.py", "pllava/data/feature_store.py", "pllava/video/reader.py", "pllava/train/schedule.py"],
-    "evaluate": ["data/raw/MVBench/json/moving_count.json", "pllava/evaluate/letter_match.py", "pllava/model/pooling.py"],
-    "report": ["pllava/evaluate/statistics.py", "pllava/evaluate/plots.py", "pllava/evaluate/mvbench.py"],
+    "features": ["pllava/model/processing.py", "pllava/model/modeling.py", "pllava/artifacts/pixels.py", "pllava/video/sampling.py"],
+    "train": ["pllava/model/pooling.py", "pllava/artifacts/feature_store.py", "pllava/video/reader.py", "pllava/stages/train/schedule.py"],
+    "evaluate": ["data/raw/MVBench/json/moving_count.json", "pllava/benchmarks/letter_match.py", "pllava/model/pooling.py"],
+    "report": ["pllava/benchmarks/statistics.py", "pllava/artifacts/plots.py", "pllava/benchmarks/mvbench.py"],
 }
 
 

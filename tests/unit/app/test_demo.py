@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pllava.errors import PllavaError
-from pllava.params import Params, load_params
+from pllava.core.errors import PllavaError
+from pllava.core.params import Params, load_params
 
 PROJECT = Path(__file__).parents[3]
 
@@ -22,7 +22,7 @@ def params(corpus) -> Params:
 @pytest.fixture(scope="module")
 def url(params, tiny_base_dir, tmp_path_factory):
     """Address of a page that serves the tiny random model."""
-    from pllava.app.serve import open_page
+    from pllava.apps.demo.server import open_page
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("demo"))
@@ -49,7 +49,7 @@ def test_the_answer_is_the_one_of_the_library(client, tiny_model, tiny_processor
     from gradio_client import handle_file
 
     import pllava
-    from pllava.app.engine import ChatEngine
+    from pllava.apps.demo.engine import ChatEngine
 
     clip = corpus / "MVBench/video/moving_direction/40.mp4"
     served = client.predict(handle_file(str(clip)), "Which way?", api_name="/ask")
@@ -136,14 +136,14 @@ def test_nothing_on_the_page_is_from_elsewhere(url):
 
 
 def test_a_busy_port_is_said_before_a_model_is_loaded(url, params):
-    from pllava.app.serve import open_page
+    from pllava.apps.demo.server import open_page
 
     with pytest.raises(PllavaError, match="--port"):
         open_page(params, model="no such model", port=int(url.rsplit(":", 1)[1]))
 
 
 def test_a_stopped_or_refused_question_is_no_part_of_the_conversation():
-    from pllava.app.visit import PROBLEM, pairs
+    from pllava.apps.demo.handlers import PROBLEM, pairs
 
     history = [
         {"role": "user", "content": "stopped?"},
@@ -158,7 +158,7 @@ def test_a_stopped_or_refused_question_is_no_part_of_the_conversation():
 def test_an_answer_without_a_word_is_no_part_of_the_conversation():
     from types import SimpleNamespace
 
-    from pllava.app.visit import Clip, Visits, pairs
+    from pllava.apps.demo.handlers import Clip, Visits, pairs
 
     silent = Visits(SimpleNamespace(stream=lambda *_: iter(())), None)
     silent.asks("anna", [{"role": "user", "content": "what?"}])
@@ -169,7 +169,7 @@ def test_an_answer_without_a_word_is_no_part_of_the_conversation():
 def test_a_question_asked_during_an_answer_ends_it_and_is_answered_whatever_the_page_shows():
     from types import SimpleNamespace
 
-    from pllava.app.visit import Clip, Visits, asked, text_of
+    from pllava.apps.demo.handlers import Clip, Visits, asked, text_of
 
     visits, clip = Visits(SimpleNamespace(stream=lambda path, question, *_: iter([question, question * 2])), None), Clip("a.mp4", "", None)
 
@@ -187,7 +187,7 @@ def test_a_question_asked_during_an_answer_ends_it_and_is_answered_whatever_the_
 
 
 def test_asking_again_goes_back_to_the_question():
-    from pllava.app.visit import up_to
+    from pllava.apps.demo.handlers import up_to
 
     history = [{"role": role, "content": text} for role, text in [("user", "a"), ("assistant", "1"), ("user", "b"), ("assistant", "2")]]
     assert up_to(history, 3) == history[:3]  # the answer is what was clicked
@@ -196,7 +196,7 @@ def test_asking_again_goes_back_to_the_question():
 
 
 def test_markup_is_text_in_the_chat_and_unchanged_for_the_model():
-    from pllava.app.visit import shown, text_of
+    from pllava.apps.demo.handlers import shown, text_of
 
     words = "<b>x</b> <img src=1 onerror=2> &lt; a < b && c </s> <!-- -->"
     put = shown(words)
@@ -252,7 +252,7 @@ def test_only_uploads_are_read(client, url, tmp_path):
 def test_an_upload_is_gone_after_its_question(client, corpus):
     from gradio_client import handle_file
 
-    from pllava.app.serve import UPLOADS
+    from pllava.apps.demo.server import UPLOADS
 
     client.predict(handle_file(str(corpus / "MVBench/video/moving_direction/40.mp4")), "Which way?", api_name="/ask")
     assert UPLOADS.is_dir() and list(UPLOADS.rglob("*.mp4")) == []
@@ -263,7 +263,7 @@ def test_one_file_sent_by_many_programs_at_once_is_answered_for_each(client, url
 
     from gradio_client import Client, handle_file
 
-    from pllava.app.serve import UPLOADS
+    from pllava.apps.demo.server import UPLOADS
 
     clip = str(corpus / "MVBench/video/moving_direction/40.mp4")
     expected = client.predict(handle_file(clip), "Which way?", api_name="/ask")
@@ -277,8 +277,8 @@ def test_one_file_sent_by_many_programs_at_once_is_answered_for_each(client, url
 def test_who_sends_too_much_is_told_so(url):
     import httpx
 
-    from pllava.app.guard import LARGEST_BODY
-    from pllava.app.serve import MAX_FILE_SIZE
+    from pllava.apps.demo.server import MAX_FILE_SIZE
+    from pllava.apps.web.guard import LARGEST_BODY
 
     def megabytes(count: int):
         for _ in range(count):
@@ -301,7 +301,7 @@ def test_who_sends_too_much_is_told_so(url):
 
 
 def test_a_host_beyond_this_machine_needs_a_password(params):
-    from pllava.app.serve import open_page
+    from pllava.apps.demo.server import open_page
 
     with pytest.raises(PllavaError, match="--auth"):
         open_page(params, model="no such model", host="0.0.0.0", port=1)

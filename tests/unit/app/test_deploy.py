@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from pllava.app import deploy as deployment
-from pllava.app import process
-from pllava.app.samples import Sample
-from pllava.errors import PllavaError
-from pllava.operate.stack import Stack
-from pllava.params import load_params
+from pllava.apps.demo.samples import Sample
+from pllava.core import processes as process
+from pllava.core.errors import PllavaError
+from pllava.core.params import load_params
 from pllava.registry.promote import Champion
+from pllava.services import deploy as deployment
+from pllava.services.stack import Stack
 
 PARAMS = load_params(Path(__file__).parents[3] / "recipes/tiny.yaml")
 CLIP = Sample(Path("clip.mp4"), "Moving Direction", "Which way?", "left")
@@ -127,7 +127,9 @@ def test_torch_and_gradio_are_not_imported_to_find_that_all_is_well():
     import subprocess
     import sys
 
-    code = "import sys, pllava.app.deploy; print([name for name in ('torch', 'gradio', 'mlflow', 'transformers') if name in sys.modules])"
+    code = (
+        "import sys, pllava.services.deploy; print([name for name in ('torch', 'gradio', 'mlflow', 'transformers') if name in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

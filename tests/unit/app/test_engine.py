@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from pllava.app.engine import ChatEngine, Settings
-from pllava.errors import PllavaError
+from pllava.apps.demo.engine import ChatEngine, Settings
+from pllava.core.errors import PllavaError
 from pllava.video.limits import Limits
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pllava.app.frames import strip, thumbnail
+from pllava.apps.web.frames import strip, thumbnail
 from pllava.video.reader import VideoFrames
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pllava.app import process
-from pllava.errors import PllavaError
-from pllava.files import read_json, write_json
+from pllava.core import processes as process
+from pllava.core.errors import PllavaError
+from pllava.core.files import read_json, write_json
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pllava.app import source
-from pllava.errors import PllavaError
-from pllava.files import write_json
-from pllava.params import load_params
+from pllava.chat import model_ref as source
+from pllava.core.errors import PllavaError
+from pllava.core.files import write_json
+from pllava.core.params import load_params
 
 PARAMS = load_params(Path(__file__).parents[3] / "recipes/tiny.yaml")
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from pllava.app.uploads import Uploads
-from pllava.errors import PllavaError
+from pllava.apps.web.uploads import Uploads
+from pllava.core.errors import PllavaError
 
 
 @pytest.fixture

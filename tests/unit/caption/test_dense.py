@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 import pllava
-from pllava.caption import scan as scanning
-from pllava.caption.scan import Scan
-from pllava.caption.scenes import Scene, SceneSettings
 from pllava.chat import VideoChat
-from pllava.errors import PllavaError
+from pllava.chat.caption import scan as scanning
+from pllava.chat.caption.scan import Scan
+from pllava.chat.caption.scenes import Scene, SceneSettings
+from pllava.core.errors import PllavaError
 from pllava.video.aspect import tower_pictures
 from pllava.video.limits import Limits
 from pllava.video.reader import read_video

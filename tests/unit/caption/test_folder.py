@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pllava.caption.batch import caption_batches
-from pllava.caption.folder import Summary, caption_all
-from pllava.caption.inputs import expand
-from pllava.caption.job import Dense, Job, make_job
-from pllava.caption.limits import parse_limits
+from pllava.apps.caption.batch import caption_batches
+from pllava.apps.caption.folder import Summary, caption_all
+from pllava.apps.caption.inputs import expand
+from pllava.apps.caption.job import Dense, Job, make_job
 from pllava.chat import VideoChat
-from pllava.errors import PllavaError
-from pllava.params import load_params
+from pllava.chat.caption.limits import parse_limits
+from pllava.core.errors import PllavaError
+from pllava.core.params import load_params
 
 WriteScenes = Callable[..., Path]
 QUIET = Console(file=open(os.devnull, "w"))  # noqa: SIM115, PTH123

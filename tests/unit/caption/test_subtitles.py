@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pllava.caption.segment import Segment
-from pllava.caption.single import is_one
-from pllava.caption.subtitles import to_srt, to_vtt, write_captions
-from pllava.errors import PllavaError
+from pllava.apps.caption.single import is_one
+from pllava.chat.caption.segment import Segment
+from pllava.chat.caption.subtitles import to_srt, to_vtt, write_captions
+from pllava.core.errors import PllavaError
 
 HOSTILE = [
     "a --> b",

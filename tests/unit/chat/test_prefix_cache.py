@@ -14,7 +14,7 @@ import torch
 
 from pllava.chat import VideoChat, WatchedVideo, load_template
 from pllava.chat.prefix_cache import EncodedVideo, PrefixCache
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.video.reader import read_video
 
 

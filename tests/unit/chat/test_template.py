@@ -10,7 +10,7 @@ import pytest
 
 from pllava.chat import Template, load_template, render
 from pllava.chat.template import FOLDER
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 BARE = {"pre_query_prompt": None, "post_query_prompt": None, "answer_prompt": None}
 

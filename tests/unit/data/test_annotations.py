@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pllava.data.annotations import NotJson, count_rows, rows_of
-from pllava.data.instruction import Problem, Turn, read_corpus
-from pllava.errors import PllavaError
-from pllava.params import Corpus
+from pllava.core.errors import PllavaError
+from pllava.core.params import Corpus
+from pllava.stages.prepare.annotations import NotJson, count_rows, rows_of
+from pllava.stages.prepare.instruction import Problem, Turn, read_corpus
 
 CHAT = [
     {"role": "system", "content": "Look."},

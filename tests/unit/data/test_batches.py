@@ -7,9 +7,9 @@ from itertools import islice
 
 import pytest
 
-from pllava.data.batches import epoch_batches
-from pllava.errors import PllavaError
-from pllava.train.steps import StepSampler, validation_batches
+from pllava.core.errors import PllavaError
+from pllava.stages.train.batches import epoch_batches
+from pllava.stages.train.steps import StepSampler, validation_batches
 
 LENGTHS = random.Random(0).choices(range(20, 300), k=1000)  # tokens
 

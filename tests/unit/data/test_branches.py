@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from pllava.chat.conversation import IGNORE, encode
 from pllava.chat.template import load_template
-from pllava.data.branches import branch_mask, branch_positions, encode_branches
-from pllava.data.collator import Collator
-from pllava.data.conversation import IGNORE, encode
-from pllava.data.dataset import TrainSample
+from pllava.stages.train.collator import Collator
+from pllava.stages.train.dataset import TrainSample
+from pllava.stages.train.tree_mask import branch_mask, branch_positions, encode_branches
 
 QA = [
     {"i": "", "q": "What is the man doing?", "a": "He is cooking noodles."},

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pllava.chat import load_template
-from pllava.data.conversation import IGNORE, encode, expand_placeholders, split_at_roles, training_text
-from pllava.errors import PllavaError
+from pllava.chat.conversation import IGNORE, encode, expand_placeholders, split_at_roles, training_text
+from pllava.core.errors import PllavaError
 
 MEDIA = {"video": "<Video></Video>", "image": "<Image></Image>"}
 

@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from pllava import cli
-from pllava.data.corpora import add as add_module
-from pllava.data.corpora.check import CHECKED, check_corpus
-from pllava.data.corpora.entries import with_corpus, with_dependencies, without_corpus, without_dependencies
-from pllava.data.corpora.published import CORPORA
-from pllava.data.corpora.undo import JOURNAL, Undo, recover
-from pllava.errors import PllavaError
-from pllava.params import Corpus, Params, load_params
+from pllava.core.errors import PllavaError
+from pllava.core.params import Corpus, Params, load_params
+from pllava.corpora import add as add_module
+from pllava.corpora.check import CHECKED, check_corpus
+from pllava.corpora.entries import with_corpus, with_dependencies, without_corpus, without_dependencies
+from pllava.corpora.published import CORPORA
+from pllava.corpora.undo import JOURNAL, Undo, recover
 
 PROJECT = Path(__file__).parents[3]
 RECIPES = sorted((PROJECT / "recipes").glob("*.yaml"))
@@ -78,7 +78,7 @@ def test_undo_puts_files_and_their_absence_back(tmp_path: Path, monkeypatch: pyt
 
 def test_what_a_killed_process_left_is_undone_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    code = "import os; from pllava.data.corpora.undo import Undo\nwith Undo() as undo:\n undo.keep('new'); open('new', 'w'); os._exit(9)"
+    code = "import os; from pllava.corpora.undo import Undo\nwith Undo() as undo:\n undo.keep('new'); open('new', 'w'); os._exit(9)"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 9
     assert Path("new").exists()

@@ -17,17 +17,18 @@ import pytest
 import torch
 
 import pllava
-from pllava import recipe
-from pllava.data import feature_plan, tower
-from pllava.data import features as stage
-from pllava.data.feature_plan import FeaturePlan, clip_bytes, plan_features
-from pllava.data.feature_store import STORE, FeatureStore, open_store
-from pllava.data.features import PARTIAL, features
-from pllava.data.manifest import PREPARED, ManifestRow, read_manifest
-from pllava.data.prepare import prepare
-from pllava.errors import PllavaError
-from pllava.files import sha256_file
-from pllava.params import Params
+from pllava.artifacts.feature_store import STORE, FeatureStore, open_store
+from pllava.artifacts.manifest import PREPARED, ManifestRow, read_manifest
+from pllava.core import recipes as recipe
+from pllava.core.errors import PllavaError
+from pllava.core.files import sha256_file
+from pllava.core.params import Params
+from pllava.model import tower
+from pllava.stages.features import plan as feature_plan
+from pllava.stages.features import run as stage
+from pllava.stages.features.plan import FeaturePlan, clip_bytes, plan_features
+from pllava.stages.features.run import PARTIAL, features
+from pllava.stages.prepare.run import prepare
 
 Project = Callable[..., Params]
 
@@ -151,8 +152,8 @@ def test_only_new_clips_are_encoded(prepared: Project, encoded: list[int]) -> No
 
 KILLED = """
 import os, signal, sys
-from pllava.data import features as stage
-from pllava.params import load_params
+from pllava.stages.features import run as stage
+from pllava.core.params import load_params
 stage.SHARD_BYTES = int(sys.argv[1])
 write = stage.Build._write
 def dies_after_the_second(self, name, tensors, bad):

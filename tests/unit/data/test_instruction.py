@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pllava.data.instruction import Turn, read_corpus
-from pllava.errors import PllavaError
-from pllava.params import Corpus
+from pllava.core.errors import PllavaError
+from pllava.core.params import Corpus
+from pllava.stages.prepare.instruction import Turn, read_corpus
 
 
 def read(tmp_path: Path, rows: Any, kind: Any = "video") -> Any:

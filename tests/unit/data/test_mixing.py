@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pllava.data.manifest import PREPARED, read_manifest
-from pllava.data.mixing import copies_of, rows_taken
-from pllava.data.prepare import prepare
-from pllava.files import sha256_file
-from pllava.params import Params
+from pllava.artifacts.manifest import PREPARED, read_manifest
+from pllava.core.files import sha256_file
+from pllava.core.params import Params
+from pllava.stages.prepare.mixing import copies_of, rows_taken
+from pllava.stages.prepare.run import prepare
 
 
 def taken(**settings: object) -> list[int]:
@@ -67,8 +67,8 @@ def test_weights_and_caps_in_the_manifest(project: Callable[..., Params]) -> Non
 
 
 def test_stills_and_clips_train_together_from_the_store_as_from_pixels(project: Callable[..., Params]) -> None:
-    from pllava.data.features import features
-    from pllava.train.loop import OUTPUT, run
+    from pllava.stages.features.run import features
+    from pllava.stages.train.loop import OUTPUT, run
 
     still = Path("data/raw/small/still.png")
     Image.new("RGB", (40, 30), (200, 90, 20)).save(still)

@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pllava.data.manifest import read_manifest, read_test_rows
-from pllava.data.prepare import prepare
-from pllava.errors import PllavaError
-from pllava.files import sha256_file
-from pllava.params import Params
+from pllava.artifacts.manifest import read_manifest, read_test_rows
+from pllava.core.errors import PllavaError
+from pllava.core.files import sha256_file
+from pllava.core.params import Params
+from pllava.stages.prepare.run import prepare
 
 SMALL = Path("data/raw/small")
 PREPARED = Path("data/prepared")
@@ -145,7 +145,7 @@ def test_a_stage_that_dies_leaves_the_old_folder_as_it_was(project: Project, mon
     prepare(project())
     first = hashes()
     change_rows(lambda rows: rows.pop())
-    monkeypatch.setattr("pllava.data.prepare.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("pllava.stages.prepare.run.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepare(project())
     assert hashes() == first

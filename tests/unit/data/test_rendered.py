@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pllava.data.rendered import render
-from pllava.data.rendered.clip import THEMES, random_clip
-from pllava.data.rendered.questions import STILL_TASKS, TASKS, questions
-from pllava.data.rendered.scene import COLORS
-from pllava.files import sha256_file
-from pllava.params import Params, load_params
+from pllava.core.files import sha256_file
+from pllava.core.params import Params, load_params
+from pllava.stages.render import render
+from pllava.stages.render.clip import THEMES, random_clip
+from pllava.stages.render.questions import STILL_TASKS, TASKS, questions
+from pllava.stages.render.scene import COLORS
 
 ROOT = Path(__file__).parents[3]
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from pllava.data import checked, media_checks
-from pllava.data import prepare as prepare_module
-from pllava.data.manifest import PREPARED
-from pllava.data.media import MediaJob, MediaReport, check_media
-from pllava.data.media_checks import MediaChecks
-from pllava.data.prepare import prepare
-from pllava.errors import PllavaError
-from pllava.files import alone, sha256_file
-from pllava.params import Params
+from pllava.artifacts.manifest import PREPARED
+from pllava.core.errors import PllavaError
+from pllava.core.files import alone, sha256_file
+from pllava.core.params import Params
+from pllava.stages.prepare import checked_rows as checked
+from pllava.stages.prepare import media_checks
+from pllava.stages.prepare import run as prepare_module
+from pllava.stages.prepare.media import MediaJob, MediaReport, check_media
+from pllava.stages.prepare.media_checks import MediaChecks
+from pllava.stages.prepare.run import prepare
 
 Project = Callable[..., Params]
 SMALL = Path("data/raw/small")
@@ -74,7 +75,7 @@ def test_resumed_equals_uninterrupted(project: Project, decoded: list[str], monk
 
 def test_after_a_kill_the_checks_of_media_are_there(project: Project) -> None:
     """A real kill -9, in the middle of a process."""
-    code = "import os, signal\nfrom pllava.data import prepare as p\nfrom pllava.params import Params\n"
+    code = "import os, signal\nfrom pllava.data import prepare as p\nfrom pllava.core.params import Params\n"
     code += f"params = Params.model_validate_json({project().model_dump_json()!r})\n"
     code += "p._settle = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\np.prepare(params)"
     environment = {**os.environ, "PYTHONPATH": str(Path(checked.__file__).parents[2])}

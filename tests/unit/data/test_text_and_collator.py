@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from pllava.artifacts.manifest import ManifestRow
+from pllava.chat.conversation import IGNORE
 from pllava.chat.template import load_template
-from pllava.data.collator import Collator
-from pllava.data.conversation import IGNORE
-from pllava.data.dataset import InstructionDataset, PieceCache, TrainSample, turn_order
-from pllava.data.manifest import ManifestRow
-from pllava.data.text import TextChecker
+from pllava.stages.prepare.text_checks import TextChecker
+from pllava.stages.train.collator import Collator
+from pllava.stages.train.dataset import InstructionDataset, PieceCache, TrainSample, turn_order
 
 QA = [{"i": "", "q": f"Question {k}?", "a": f"Answer {k}."} for k in range(6)]
 IMAGE, N = 600, 16
@@ -93,7 +93,7 @@ def test_clips_of_different_lengths_stay_apart() -> None:
 @pytest.mark.parametrize("key", ["i", "q", "a"])
 @pytest.mark.parametrize("marker", ["<image>", "USER:", "ASSISTANT:", "</s>", "<pad>"])
 def test_markers_are_found_in_every_text(tiny_base_dir: Any, key: str, marker: str) -> None:
-    from pllava.data.instruction import Turn
+    from pllava.stages.prepare.instruction import Turn
 
     checker = TextChecker(str(tiny_base_dir), "tiny", 160)
     fine = {"i": "", "q": "What?", "a": "This."}

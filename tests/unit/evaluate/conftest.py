@@ -53,8 +53,8 @@ def evaluation_project(tmp_path_factory: pytest.TempPathFactory, benchmark_root:
     import yaml
 
     import pllava
+    from pllava.core.params import Lora
     from pllava.model.adapter import add_lora, save_adapter
-    from pllava.params import Lora
 
     shutil.copytree(REFERENCE / "ckpt" / "tiny56_base", folder / "base")
     shutil.copytree(benchmark_root, folder / "MVBench")

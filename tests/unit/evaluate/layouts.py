@@ -9,7 +9,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from pllava.evaluate.mvbench import TASKS
+from pllava.benchmarks.mvbench import TASKS
 
 CODECS = {".mp4": "libx264", ".mkv": "libx264", ".avi": "mpeg4"}
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from layouts import VIDEO_QA, write_json, write_layout
 
+from pllava.benchmarks.benchmark import load_benchmark
+from pllava.benchmarks.media_index import MediaIndex
+from pllava.benchmarks.mvbench import TASKS
 from pllava.chat import load_template
-from pllava.errors import PllavaError
-from pllava.evaluate import evaluate
-from pllava.evaluate.benchmark import load_benchmark
-from pllava.evaluate.media_index import MediaIndex
-from pllava.evaluate.mvbench import TASKS
-from pllava.params import BENCHMARKS, Benchmark, Params, load_params
-from pllava.registry import tracking
+from pllava.core.errors import PllavaError
+from pllava.core.params import BENCHMARKS, Benchmark, Params, load_params
+from pllava.stages.evaluate import evaluate
+from pllava.tracking import runs as tracking
 from pllava.video.reader import read_video
 
 PROJECT = Path(__file__).parents[3]

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pllava import cli
-from pllava.errors import PllavaError
-from pllava.evaluate.compare import _holm, compare
+from pllava.core.errors import PllavaError
+from pllava.stages.evaluate.compare import _holm, compare
 
 
 def write(path: Path, right: list[int], task: str = "Moving Count", **fields: object) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pllava.evaluate.journal import Answers, Journal, finished, shard
+from pllava.stages.evaluate.prediction_log import Answers, Journal, finished, shard
 
 MODELS = ("base", "adapted")
 WHOLE = b'{"id": "q0", "model": "base"}\n{"unit": 0, "rows": 1}\n'

@@ -25,12 +25,12 @@ from judge_server import (
     wrong_json,
 )
 
-from pllava.errors import PllavaError
-from pllava.evaluate.benchmark import load_benchmark
-from pllava.evaluate.judge import make_judge, rubric
-from pllava.evaluate.judge.offline import OfflineJudge, exact_match, token_f1
-from pllava.evaluate.scoring import score_rows
-from pllava.params import Judge as Settings
+from pllava.benchmarks.benchmark import load_benchmark
+from pllava.benchmarks.judge import make_judge, rubric
+from pllava.benchmarks.judge.offline import OfflineJudge, exact_match, token_f1
+from pllava.benchmarks.scoring import score_rows
+from pllava.core.errors import PllavaError
+from pllava.core.params import Judge as Settings
 
 FIELDS = {"question": "What is it?", "answer": "a square", "prediction": "It is a square."}
 

@@ -18,12 +18,13 @@ import yaml
 from judge_server import KEY, Server, fails, says
 from layouts import write_layout
 
-from pllava.errors import PllavaError
-from pllava.evaluate import answering, evaluate
-from pllava.evaluate.judging import judge
-from pllava.files import sha256_file
-from pllava.params import Params, load_params
-from pllava.registry import tracking
+from pllava.core.errors import PllavaError
+from pllava.core.files import sha256_file
+from pllava.core.params import Params, load_params
+from pllava.stages.evaluate import evaluate
+from pllava.stages.evaluate import predict as answering
+from pllava.stages.evaluate.judging import judge
+from pllava.tracking import runs as tracking
 
 PROJECT = Path(__file__).parents[3]
 RESULTS, METRICS = Path("outputs/evaluate/vcgbench/results.jsonl"), Path("metrics/vcgbench.json")
@@ -165,12 +166,12 @@ def test_processes_share_the_questions_and_a_kill_costs_nothing(params: Params, 
     Path("params.yaml").write_text(yaml.safe_dump(values))
     script = """
 import os, signal, sys
-from pllava.evaluate import runner
+from pllava.stages.evaluate import run as runner
 def killed(params, benchmark, limit, journal, units, processes):
     runner.answer_share(params, runner.make_job(params, benchmark, limit, journal), units, 0, 2)
     os.kill(os.getpid(), signal.SIGKILL)
 runner.answer_in_processes = killed
-from pllava.params import load_params
+from pllava.core.params import load_params
 runner.evaluate(load_params("params.yaml"), "vcgbench")
 """
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == -9
@@ -182,12 +183,13 @@ runner.evaluate(load_params("params.yaml"), "vcgbench")
 
 
 def test_one_evaluation_of_the_same_at_a_time_and_each_with_orders_of_its_own(params: Params, monkeypatch: pytest.MonkeyPatch):
-    from pllava.evaluate import runner, shards
+    from pllava.stages.evaluate import distributed as shards
+    from pllava.stages.evaluate import run as runner
 
     for name in ("BASE_URL", "MODEL"):
         monkeypatch.delenv(f"PLLAVA_JUDGE_{name}", raising=False)
     journal = runner.make_job(params, "vcgbench").journal
-    script = "from pathlib import Path; from pllava.evaluate.journal import alone; import sys, time\n"
+    script = "from pathlib import Path; from pllava.stages.evaluate.prediction_log import alone; import sys, time\n"
     script += "with alone(Path(sys.argv[1])): print('at work', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", script, str(journal)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout and other.stdout.readline() == "at work\n"
@@ -201,14 +203,14 @@ def test_one_evaluation_of_the_same_at_a_time_and_each_with_orders_of_its_own(pa
 
 def test_processes_wait_for_those_before_and_end_with_their_command(params: Params, monkeypatch: pytest.MonkeyPatch):
     """One that outlived its command would write into the journals of the next."""
-    from pllava.evaluate import runner
-    from pllava.evaluate.journal import alone, shard
+    from pllava.stages.evaluate import run as runner
+    from pllava.stages.evaluate.prediction_log import alone, shard
 
     for name in ("BASE_URL", "MODEL"):
         monkeypatch.delenv(f"PLLAVA_JUDGE_{name}", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     journal = runner.make_job(params, "vcgbench").journal
-    script = "from pllava.evaluate import runner; from pllava.params import load_params\n"
+    script = "from pllava.stages.evaluate import runner; from pllava.core.params import load_params\n"
     script += "runner.evaluate(load_params('params.yaml'), 'vcgbench', processes=2)"
     with alone(shard(journal, 0)), alone(shard(journal, 1)):
         command = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
@@ -227,8 +229,8 @@ def test_processes_wait_for_those_before_and_end_with_their_command(params: Para
 
 def test_shares_do_not_depend_on_who_begins_first(params: Params, monkeypatch: pytest.MonkeyPatch):
     """A process that begins late must not share out anew what the others have not answered yet: units would be lost."""
-    from pllava.evaluate import runner
-    from pllava.evaluate.journal import finished
+    from pllava.stages.evaluate import run as runner
+    from pllava.stages.evaluate.prediction_log import finished
 
     for name in ("BASE_URL", "MODEL"):
         monkeypatch.delenv(f"PLLAVA_JUDGE_{name}", raising=False)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pllava.errors import PllavaError
-from pllava.evaluate.letter_match import format_question, letter_answer, score
+from pllava.benchmarks.letter_match import format_question, letter_answer, score
+from pllava.core.errors import PllavaError
 
 
 def test_recorded(reference: Path):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pllava.errors import PllavaError
-from pllava.evaluate import mvbench
-from pllava.evaluate.compare import compare
-from pllava.evaluate.measure import measure
-from pllava.params import load_params
+from pllava.benchmarks import mvbench
+from pllava.core.errors import PllavaError
+from pllava.core.params import load_params
+from pllava.registry.measure import measure
+from pllava.stages.evaluate.compare import compare
 
 MVBENCH = Path(mvbench.__file__)
 

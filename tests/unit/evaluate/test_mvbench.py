@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pllava.errors import PllavaError
-from pllava.evaluate.mvbench import TASKS, data_sha256, load_samples, score
+from pllava.benchmarks.mvbench import TASKS, data_sha256, load_samples, score
+from pllava.core.errors import PllavaError
 
 RECORDED = json.loads((Path(__file__).parents[2] / "reference" / "scoring.json").read_text())
 ENTRY = {"video": "a.mp4", "question": "Which way?", "candidates": ["left", "right"], "answer": "right"}

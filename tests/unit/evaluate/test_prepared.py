@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from pllava.artifacts.manifest import read_test_rows
+from pllava.benchmarks import fingerprint
+from pllava.benchmarks.benchmark import load_benchmark
 from pllava.chat import load_template
-from pllava.data.manifest import read_test_rows
-from pllava.data.prepare import prepare
-from pllava.errors import PllavaError
-from pllava.evaluate import fingerprint, metrics
-from pllava.evaluate.benchmark import load_benchmark
-from pllava.evaluate.runner import check_questions
-from pllava.params import BENCHMARKS, Params
+from pllava.core.errors import PllavaError
+from pllava.core.params import BENCHMARKS, Params
+from pllava.stages.evaluate import metrics
+from pllava.stages.evaluate.run import check_questions
+from pllava.stages.prepare.run import prepare
 from tests.unit.evaluate.layouts import write_layout
 
 PREPARED = Path("data/prepared")
@@ -47,7 +48,7 @@ def test_a_bad_clip_is_named_with_the_file_that_asks_for_it(project: Project, tm
 def test_questions_of_ones_own_benchmark_may_have_names(project: Project, tmp_path: Path) -> None:
     source, root = tmp_path / "own.py", write_layout("recaption", tmp_path / "root")
     source.write_text(
-        "from pathlib import Path\nfrom pllava.evaluate.benchmark import Sample\nfrom pllava.evaluate.recaption import Recaption\n"
+        "from pathlib import Path\nfrom pllava.benchmarks.benchmark import Sample\nfrom pllava.benchmarks.recaption import Recaption\n"
         "class Own(Recaption):\n"
         "    def samples(self, root, limit=None):\n"
         "        clips = sorted(Path(root).rglob('*.mp4'))\n"

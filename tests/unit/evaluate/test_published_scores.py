@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from pllava.evaluate import metrics
-from pllava.evaluate.benchmark import Benchmark, Score, load_benchmark
-from pllava.evaluate.judge import rubric
-from pllava.evaluate.judge.offline import OfflineJudge
-from pllava.evaluate.judge.reply import UnreadableReplyError, parse
-from pllava.evaluate.letter_match import score as letter_score
-from pllava.evaluate.scoring import score_rows
+from pllava.benchmarks.benchmark import Benchmark, Score, load_benchmark
+from pllava.benchmarks.judge import rubric
+from pllava.benchmarks.judge.offline import OfflineJudge
+from pllava.benchmarks.judge.reply import UnreadableReplyError, parse
+from pllava.benchmarks.letter_match import score as letter_score
+from pllava.benchmarks.scoring import score_rows
+from pllava.stages.evaluate import metrics
 
 PROVENANCE = {"benchmark": "recorded", "bootstrap_resamples": 100, "seed": 0}
 TITLES = {
@@ -141,7 +141,7 @@ def test_vcgbench(recorded: dict[str, Any]):
 
 
 def test_dimensions_of_each_kind_of_question(recorded: dict[str, Any]):
-    from pllava.evaluate.vcgbench import DIMENSIONS
+    from pllava.benchmarks.vcgbench import DIMENSIONS
 
     expected = recorded["judge_requests"]["vcg_dimensions"]
     for kind, dimensions in DIMENSIONS.items():

@@ -10,18 +10,19 @@ import pytest
 from judge_server import Server, says
 from layouts import write_layout
 
-from pllava.errors import PllavaError
-from pllava.evaluate import metrics, report
-from pllava.evaluate.benchmark import load_benchmark
-from pllava.evaluate.document import Document
-from pllava.evaluate.judge import make_judge
-from pllava.evaluate.judge.offline import OfflineJudge
-from pllava.evaluate.mvbench import BENCHMARK
-from pllava.evaluate.runner import write_scored
-from pllava.files import write_json
-from pllava.gallery.links import ADDRESS
-from pllava.params import Benchmark, Params
-from pllava.registry import tracking
+from pllava.artifacts.gallery_links import ADDRESS
+from pllava.benchmarks.benchmark import load_benchmark
+from pllava.benchmarks.judge import make_judge
+from pllava.benchmarks.judge.offline import OfflineJudge
+from pllava.benchmarks.mvbench import BENCHMARK
+from pllava.core.errors import PllavaError
+from pllava.core.files import write_json
+from pllava.core.params import Benchmark, Params
+from pllava.stages.evaluate import metrics
+from pllava.stages.evaluate.run import write_scored
+from pllava.stages.report import run as report
+from pllava.stages.report.document import Document
+from pllava.tracking import runs as tracking
 
 OPTIONS = ["left", "right", "up", "down"]
 
@@ -194,8 +195,8 @@ def test_links_lead_to_pages_of_the_gallery(project: Params, tmp_path: Path):
 
     from fastapi.testclient import TestClient
 
-    from pllava.gallery.app import create_app
-    from pllava.gallery.current import Current
+    from pllava.apps.gallery.app import create_app
+    from pllava.apps.gallery.current import Current
 
     report(project)
     page = Path("outputs/report/report.html").read_text()

@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 import pllava
-from pllava.errors import PllavaError
-from pllava.evaluate import answering, evaluate, runner
-from pllava.evaluate.mvbench import format_question, load_samples
-from pllava.evaluate.units import Clip, units
-from pllava.files import sha256_file
-from pllava.params import Params, load_params
-from pllava.registry import tracking
+from pllava.benchmarks.mvbench import format_question, load_samples
+from pllava.core.errors import PllavaError
+from pllava.core.files import sha256_file
+from pllava.core.params import Params, load_params
+from pllava.stages.evaluate import evaluate
+from pllava.stages.evaluate import predict as answering
+from pllava.stages.evaluate import run as runner
+from pllava.stages.evaluate.units import Clip, units
+from pllava.tracking import runs as tracking
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 RESULTS, METRICS = Path("outputs/evaluate/mvbench/results.jsonl"), Path("metrics/mvbench.json")
@@ -129,9 +131,9 @@ def test_killed_and_resumed_is_uninterrupted(params: Params):
     shutil.rmtree("outputs/evaluate")
     script = """
 import os, signal
-from pllava.evaluate.journal import Journal
-from pllava.evaluate import evaluate
-from pllava.params import load_params
+from pllava.stages.evaluate.prediction_log import Journal
+from pllava.stages.evaluate import evaluate
+from pllava.core.params import load_params
 add = Journal.add
 def add_then_die(self, unit, rows):
     if len(self.done) == 2:

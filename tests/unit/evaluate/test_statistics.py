@@ -7,8 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from pllava.errors import PllavaError
-from pllava.evaluate.statistics import bootstrap, resampled_accuracy
+from pllava.benchmarks.statistics import bootstrap, resampled_accuracy
+from pllava.core.errors import PllavaError
 
 
 def rows(task: str, answers: dict[str, list[int]], media: list[str] | None = None, options: int = 4) -> list[dict]:
@@ -147,5 +147,5 @@ def test_scores_of_the_same_answers_draw_the_same_videos():
 def test_large_benchmarks_are_drawn_in_pieces(monkeypatch: pytest.MonkeyPatch):
     answers = rows("A", {"m": [1, 0, 1, 1, 0, 1]})
     whole = bootstrap(answers, 300, 3).tasks["A"].resampled
-    monkeypatch.setattr("pllava.evaluate.statistics.DRAWS_AT_ONCE", 40)
+    monkeypatch.setattr("pllava.benchmarks.statistics.DRAWS_AT_ONCE", 40)
     assert np.array_equal(bootstrap(answers, 300, 3).tasks["A"].resampled, whole)

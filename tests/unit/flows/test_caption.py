@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.caption import CaptionForm, caption, task_runner
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 
 def test_the_form_refuses_what_it_does_not_know():

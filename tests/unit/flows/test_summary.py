@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.summary import metrics_table, print_summary
-from pllava.app.deploy import Deployment
-from pllava.files import write_json
+from pllava.core.files import write_json
+from pllava.services.deploy import Deployment
 
 RECIPE = Path(__file__).parents[3] / "recipes/tiny.yaml"
 SCORE = {"value": 1.0, "low": 1.0, "high": 1.0, "n": 50, "chance": 1 / 3}

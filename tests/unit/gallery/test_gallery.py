@@ -12,13 +12,14 @@ import pytest
 from fastapi.testclient import TestClient
 from gallery_results import HOSTILE, result, write
 
-from pllava.errors import PllavaError
-from pllava.gallery import current, links
-from pllava.gallery.app import create_app
-from pllava.gallery.current import Current
-from pllava.gallery.index import build
-from pllava.gallery.queries import Filter, Index
-from pllava.gallery.sources import find
+from pllava.apps.gallery import current
+from pllava.apps.gallery.app import create_app
+from pllava.apps.gallery.current import Current
+from pllava.apps.gallery.index import build
+from pllava.apps.gallery.queries import Filter, Index
+from pllava.artifacts import gallery_links as links
+from pllava.core.errors import PllavaError
+from pllava.registry.result_sources import find
 
 LOCAL = ("127.0.0.1", "localhost", "testserver")
 

@@ -10,9 +10,9 @@ import torch
 import yaml
 
 import pllava
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
+from pllava.core.params import Lora
 from pllava.model.adapter import add_lora, save_adapter, verify_adapter
-from pllava.params import Lora
 
 LORA = Lora(r=4, alpha=8, dropout=0.0)
 

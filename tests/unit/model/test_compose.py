@@ -27,7 +27,7 @@ from transformers import (
 )
 
 import pllava
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.model.compose import compose
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}

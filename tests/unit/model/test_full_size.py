@@ -9,7 +9,7 @@ import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import revert_weight_conversion
 
-from pllava.files import read_json
+from pllava.core.files import read_json
 from pllava.model.configuration import PllavaConfig
 from pllava.model.load import expected_tensors
 from pllava.model.modeling import PllavaForConditionalGeneration

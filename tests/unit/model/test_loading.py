@@ -21,11 +21,11 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 import pllava
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.model.adapter import set_lora_alpha
-from pllava.model.checkpoint import read_config
 from pllava.model.convert import convert
 from pllava.model.export import export
+from pllava.model.layouts import read_config
 from pllava.model.load import language_model_only
 from pllava.model.processing import PllavaProcessor
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 
 N, IMAGE, PAD = 16, 600, 601
 

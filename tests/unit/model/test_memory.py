@@ -10,15 +10,16 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from typer.testing import CliRunner
 
-from pllava import cli, recipe
-from pllava.errors import PllavaError
+from pllava import cli
+from pllava.core import recipes as recipe
+from pllava.core.errors import PllavaError
+from pllava.core.params import Lora
 from pllava.model import memory
 from pllava.model.adapter import add_lora
 from pllava.model.configuration import PllavaConfig
 from pllava.model.modeling import PllavaForConditionalGeneration
-from pllava.params import Lora
-from pllava.plan import describe, make_plan
-from pllava.train.optimizer import adamw
+from pllava.model.plan import describe, make_plan
+from pllava.stages.train.optimizer import adamw
 
 ROOT = Path(__file__).parents[3]
 TOLERANCE = 0.2
@@ -175,7 +176,7 @@ def test_the_plans_exit_code_says_whether_it_fits(gib: str, code: int, monkeypat
 
 def test_params_on_a_published_base_are_planned_without_fetching_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("pllava.model.checkpoint.resolve", lambda name: pytest.fail(f"{name} would be fetched"))
+    monkeypatch.setattr("pllava.model.layouts.resolve", lambda name: pytest.fail(f"{name} would be fetched"))
     assert make_plan("params.yaml", recipe.load("pllava-34b")).parameters / 1e9 == pytest.approx(34.75, abs=0.01)
 
 

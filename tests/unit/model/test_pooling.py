@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.model.pooling import pool, repeat_frames
 
 

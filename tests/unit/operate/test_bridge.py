@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from mlflow.webhooks.delivery import _generate_hmac_signature
 
-from pllava.operate import bridge
+from pllava.services import bridge
 
 NOW = int(time.time())
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pllava.commands.operate import _project
-from pllava.errors import PllavaError
-from pllava.operate.stack import Stack
-from pllava.operate.supervisor import write_settings
-from pllava.operate.up import up
-from pllava.registry.store import setup
+from pllava.cli.operate import _project
+from pllava.core.errors import PllavaError
+from pllava.services.stack import Stack
+from pllava.services.supervisor import write_settings
+from pllava.services.up import up
+from pllava.tracking.store import setup
 
 
 @pytest.mark.parametrize("name", ["My%20Project", "what?"])

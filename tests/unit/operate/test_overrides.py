@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pllava.errors import PllavaError
-from pllava.operate.overrides import NOT_OF_A_RUN, Overrides, compose, given
-from pllava.params import Params
+from pllava.core.errors import PllavaError
+from pllava.core.overrides import NOT_OF_A_RUN, Overrides, compose, given
+from pllava.core.params import Params
 
 PROJECT = Path(__file__).parents[3]
 RECIPES = sorted(path.stem for path in (PROJECT / "recipes").glob("*.yaml"))

@@ -8,15 +8,15 @@ from fastapi.testclient import TestClient
 from gallery_results import result, write
 from pydantic import ValidationError
 
-from pllava.errors import PllavaError
-from pllava.files import write_json
-from pllava.gallery import links
-from pllava.gallery.app import create_app
-from pllava.gallery.current import Current
-from pllava.gallery.sources import SOURCES
-from pllava.operate.points import Grid, points
-from pllava.operate.sweep_report import best, chart, sources, table
-from pllava.params import load_params
+from pllava.apps.gallery.app import create_app
+from pllava.apps.gallery.current import Current
+from pllava.artifacts import gallery_links as links
+from pllava.core.errors import PllavaError
+from pllava.core.files import write_json
+from pllava.core.params import load_params
+from pllava.registry.result_sources import SOURCES
+from pllava.trials.points import Grid, points
+from pllava.trials.sweep_report import best, chart, sources, table
 
 PARAMS = load_params(Path(__file__).parents[3] / "recipes/tiny.yaml")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pllava.operate.programs import programs
-from pllava.operate.stack import recorded, wanted
-from pllava.operate.supervisor import write_settings
+from pllava.services.programs import programs
+from pllava.services.stack import recorded, wanted
+from pllava.services.supervisor import write_settings
 
 RECIPE = Path(__file__).parents[3] / "recipes/tiny.yaml"
 

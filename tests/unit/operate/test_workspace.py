@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from pllava.errors import PllavaError
-from pllava.operate.workspace import main_workspace, safe_name, workspace
+from pllava.core.errors import PllavaError
+from pllava.core.worktrees import main_workspace, safe_name, workspace
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pllava.operate.workspace import main_workspace
+from pllava.core.worktrees import main_workspace
 with main_workspace(Path(sys.argv[1]), "flow run brave-otter", print):
     print("mine", flush=True)
     sys.stdin.readline()

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import mlflow.artifacts
 import pytest
 
-from pllava.files import sha256_file, write_json
+from pllava.core.files import sha256_file, write_json
 
 resolve = importlib.import_module("pllava.registry.resolve")  # the package has a function of that name
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pllava.params import load_params
+from pllava.core.params import load_params
 from pllava.registry.gate import judge as rules
 from pllava.registry.measurements import Measurement
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.registry.lineage import _of_path
 from pllava.registry.resolve import verify
 

@@ -3,8 +3,8 @@
 import os
 import subprocess
 
-from pllava.params import load_params
-from pllava.registry.provenance import code_tags, dataset_digests, flatten
+from pllava.core.params import load_params
+from pllava.tracking.provenance import code_tags, dataset_digests, flatten
 
 
 def test_nested_settings_become_dotted_names():

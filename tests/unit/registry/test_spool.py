@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pllava.operate.workspace import Workspace
-from pllava.registry.spool import FOLDER, Spool, deliver
+from pllava.core.worktrees import Workspace
+from pllava.tracking.offline_buffer import FOLDER, Spool, deliver
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pllava.errors import PllavaError
-from pllava.serve.errors import ApiError
-from pllava.serve.protocol import Media, parse
-from pllava.serve.settings import ServeSettings, is_loopback
+from pllava.apps.serve.errors import ApiError
+from pllava.apps.serve.protocol import Media, parse
+from pllava.apps.serve.settings import ServeSettings, is_loopback
+from pllava.core.errors import PllavaError
 
 SETTINGS = ServeSettings()
 DATA = base64.b64encode(b"frames").decode()

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from pllava.serve import refused_body
-from pllava.serve.refused_body import RefusedBody
+from pllava.apps.web import refused_body
+from pllava.apps.web.refused_body import RefusedBody
 
 SIZE = 24 << 20  # more than the buffers of a socket hold
 

@@ -12,11 +12,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from pllava.serve.errors import ApiError
-from pllava.serve.files import Files
-from pllava.serve.metrics import Metrics
-from pllava.serve.server import Guard
-from pllava.serve.settings import ServeSettings
+from pllava.apps.serve.errors import ApiError
+from pllava.apps.serve.files import Files
+from pllava.apps.serve.metrics import Metrics
+from pllava.apps.serve.server import Guard
+from pllava.apps.serve.settings import ServeSettings
 from pllava.video.readers import Readers
 
 

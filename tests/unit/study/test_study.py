@@ -13,16 +13,16 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pllava.errors import PllavaError
-from pllava.gallery import links
-from pllava.gallery.current import Current
-from pllava.gallery.queries import Filter
-from pllava.params import Params, load_params
-from pllava.study import run as runs
-from pllava.study.report import interval, mean_of_tasks
-from pllava.study.run import study
-from pllava.study.specification import overridden, read_study
-from pllava.train.checkpoints import FOLDER
+from pllava.apps.gallery.current import Current
+from pllava.apps.gallery.queries import Filter
+from pllava.artifacts import gallery_links as links
+from pllava.core.errors import PllavaError
+from pllava.core.params import Params, load_params
+from pllava.stages.train.resume import FOLDER
+from pllava.trials import study as runs
+from pllava.trials.specification import overridden, read_study
+from pllava.trials.study import study
+from pllava.trials.study_report import interval, mean_of_tasks
 
 Project = Callable[..., Params]
 ROOT = Path(__file__).parents[3]

@@ -13,11 +13,11 @@ import pytest
 import torch
 import yaml
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
+from pllava.core.params import Params, load_params
 from pllava.model.quantization import quantization_config
-from pllava.params import Params, load_params
-from pllava.train import launch
-from pllava.train.launch import accelerate_config, command, end_tree, train
+from pllava.stages.train import launch
+from pllava.stages.train.launch import accelerate_config, command, end_tree, train
 
 RECIPES = Path(__file__).parents[3] / "recipes/accelerate"
 Project = Callable[..., Params]
@@ -27,7 +27,7 @@ def test_command_is_a_list_and_the_params_arrive_whole(project: Project) -> None
     params = project()
     words = command(params, "a file.json")
     assert words[1:3] == ["-m", "accelerate.commands.launch"]
-    assert words[-4:] == ["-m", "pllava.train", "--params", "a file.json"]
+    assert words[-4:] == ["-m", "pllava.stages.train", "--params", "a file.json"]
     assert words[words.index("--num_processes") + 1] == "1"
     with pytest.raises(PllavaError, match="exit code 1"):  # nothing is prepared: the loop says so and ends
         train(params)

@@ -12,13 +12,13 @@ import torch
 
 import pllava
 from pllava.chat import load_template
-from pllava.data.conversation import IGNORE
-from pllava.errors import PllavaError
-from pllava.files import sha256_file
+from pllava.chat.conversation import IGNORE
+from pllava.core.errors import PllavaError
+from pllava.core.files import sha256_file
+from pllava.core.params import Params
 from pllava.model.adapter import resolved_config, verify_adapter
-from pllava.params import Params
-from pllava.train.loop import OUTPUT, Trainer, be_deterministic, run
-from pllava.train.steps import StepSampler
+from pllava.stages.train.loop import OUTPUT, Trainer, be_deterministic, run
+from pllava.stages.train.steps import StepSampler
 
 Project = Callable[..., Params]
 
@@ -119,7 +119,7 @@ def test_random_frames_and_dropout_are_functions_of_the_seed(prepared: Project) 
 
 
 def test_a_run_that_stops_leaves_nothing_half_written(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pllava.train.output.atomic_write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("pllava.stages.train.output.atomic_write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(prepared(train={"steps": 1}))
     assert list(Path("outputs").iterdir()) == []

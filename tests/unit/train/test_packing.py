@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from pllava.chat.conversation import encode
 from pllava.chat.template import load_template
-from pllava.data.branches import encode_branches
-from pllava.data.collator import Collator
-from pllava.data.conversation import encode
-from pllava.data.dataset import TrainSample
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
+from pllava.core.params import Lora
+from pllava.model.activation_checkpointing import recompute
 from pllava.model.adapter import add_lora
 from pllava.model.attention import use_packed_attention
-from pllava.model.checkpointing import recompute
-from pllava.params import Lora
+from pllava.stages.train.collator import Collator
+from pllava.stages.train.dataset import TrainSample
+from pllava.stages.train.tree_mask import encode_branches
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pllava.errors import PllavaError
-from pllava.files import sha256_file
-from pllava.params import Params
-from pllava.train.checkpoints import FOLDER, Checkpoints
-from pllava.train.loop import OUTPUT, Trainer, run
-from pllava.train.state import State
-from pllava.train.stopping import Stopped, StopRequest
+from pllava.core.errors import PllavaError
+from pllava.core.files import sha256_file
+from pllava.core.params import Params
+from pllava.core.signals import Stopped, StopRequest
+from pllava.stages.train.loop import OUTPUT, Trainer, run
+from pllava.stages.train.resume import FOLDER, Checkpoints
+from pllava.stages.train.state import State
 
 Project = Callable[..., Params]
 TRAIN = {"steps": 8, "checkpoint_every": 3, "log_every": 4, "lora": {"r": 4, "alpha": 8, "dropout": 0.2}}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pllava.train.optimizer import param_groups
-from pllava.train.schedule import cosine, lr_at, warmup_steps
+from pllava.stages.train.optimizer import param_groups
+from pllava.stages.train.schedule import cosine, lr_at, warmup_steps
 
 
 def test_recorded_rates(reference: Path):

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import pllava
-from pllava.errors import PllavaError
-from pllava.files import read_json, sha256_file
+from pllava.core.errors import PllavaError
+from pllava.core.files import read_json, sha256_file
+from pllava.core.params import Params
 from pllava.model.convert import convert
-from pllava.params import Params
-from pllava.train import inputs
-from pllava.train.loop import OUTPUT, run
+from pllava.stages.train import inputs
+from pllava.stages.train.loop import OUTPUT, run
 
 Project = Callable[..., Params]
 WEIGHTS = OUTPUT / "adapter" / "adapter_model.safetensors"
@@ -127,9 +127,9 @@ def test_text_stills_and_clips_in_one_batch(prepared: Project, turns: str, packi
     from accelerate import Accelerator
     from PIL import Image
 
-    from pllava.data.manifest import PREPARED, read_manifest
-    from pllava.data.prepare import prepare
-    from pllava.train.loop import Trainer, be_deterministic
+    from pllava.artifacts.manifest import PREPARED, read_manifest
+    from pllava.stages.prepare.run import prepare
+    from pllava.stages.train.loop import Trainer, be_deterministic
 
     small = Path("data/raw/small")
     Image.new("RGB", (40, 30), (200, 90, 20)).save(small / "still.png")

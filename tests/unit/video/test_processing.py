@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.model.processing import PllavaProcessor
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])[:, None, None]

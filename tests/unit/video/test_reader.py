@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.video.limits import Limits
 from pllava.video.reader import probe, read_video
 from pllava.video.stream import FrameStream

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.video.aspect import tower_pictures
 from pllava.video.limits import Limits
 from pllava.video.reader import read_video

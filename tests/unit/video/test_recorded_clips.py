@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.video.reader import read_video
 
 

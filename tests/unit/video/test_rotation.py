@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pllava
-from pllava.data.rendered.video_writer import write_mp4
+from pllava.stages.render.video_writer import write_mp4
 
 ONE, ONE_W = 1 << 16, 1 << 30
 MATRICES = {  # degrees clockwise: a b u c d v x y w of tkhd (ISO 14496-12), without the translation, which decoders do not need

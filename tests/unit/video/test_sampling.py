@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pllava.errors import PllavaError
+from pllava.core.errors import PllavaError
 from pllava.video.sampling import demo_indices, eval_indices, repeat_indices, train_indices
 
 

@@ -1,0 +1,1 @@
+"""What people and programs talk to: demo, gallery, API, captioning."""

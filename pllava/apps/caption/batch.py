@@ -1,0 +1,110 @@
+"""Rows of batches of videos: reading runs ahead in other processes while the model writes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from pllava.apps.caption.job import Job
+from pllava.apps.caption.output import printable
+from pllava.apps.caption.store import Row
+from pllava.chat import VideoChat
+from pllava.chat.caption.clips import caption_clips, picture_of, without_cache
+from pllava.chat.caption.dense import DenseCaption, dense_caption
+from pllava.core.errors import PllavaError
+from pllava.video.reader import VideoFrames
+from pllava.video.readers import Readers
+
+Tell = Callable[[str, float], None]  # a path, and how many of its seconds are captioned
+
+
+def caption_batches(job: Job, batches: Iterable[list[str]], tell: Tell = lambda path, position: None) -> Iterator[list[tuple[str, Row]]]:
+    """For each batch its paths with their rows. A video that cannot be captioned has a row with "error"; others are not touched."""
+    chat = without_cache(job.chat())
+    if job.dense:
+        yield from _dense_rows(job, chat, batches, tell)
+        return
+    with Readers(job.readers, job.time_limit, job.bounds(), picture_of(chat.processor)) as readers:
+        sizes: deque[int] = deque()
+
+        def paths() -> Iterator[str]:
+            for batch in batches:
+                sizes.append(len(batch))
+                yield from batch
+
+        # A batch is complete when its last clip has been read; by then the clips of the next one are under way.
+        found = readers.ahead(paths(), chat.processor.num_frames, chat.sampling, window=job.batch_size + job.readers)
+        for first in found:
+            clips = [(str(path), video) for path, video in (first, *islice(found, sizes.popleft() - 1))]
+            yield list(zip([path for path, _ in clips], _rows(job, chat, clips), strict=True))
+
+
+def _rows(job: Job, chat: VideoChat, batch: list[tuple[str, VideoFrames | PllavaError]]) -> list[Row]:
+    clips = [video for _, video in batch if isinstance(video, VideoFrames)]
+    texts: Iterator[str | PllavaError]
+    try:
+        texts = iter(caption_clips(chat, clips, job.question, job.max_new_tokens) if clips else [])
+    except PllavaError:  # one of them; which, shows alone
+        texts = iter([_alone(job, chat, clip) for clip in clips])
+    rows = []
+    for path, video in batch:
+        text = video if isinstance(video, PllavaError) else next(texts)
+        if isinstance(text, PllavaError) or isinstance(video, PllavaError):
+            rows.append(_failed(path, text if isinstance(text, PllavaError) else PllavaError(text)))
+        else:
+            rows.append(
+                {"video": printable(path), "caption": text, "duration": round(video.duration, 6), "num_frames": video.num_frames_total}
+            )
+    return rows
+
+
+def _alone(job: Job, chat: VideoChat, clip: VideoFrames) -> str | PllavaError:
+    try:
+        return caption_clips(chat, [clip], job.question, job.max_new_tokens)[0]
+    except PllavaError as error:
+        return error
+
+
+def _dense_rows(job: Job, chat: VideoChat, batches: Iterable[list[str]], tell: Tell) -> Iterator[list[tuple[str, Row]]]:
+    """While one video is captioned, the next one's first scene is being decoded."""
+    waiting: deque[list[tuple[str, DenseCaption | PllavaError]]] = deque()
+    for batch in batches:
+        waiting.append([(path, _begun(job, chat, path)) for path in batch])
+        if len(waiting) > 1:
+            yield [(path, _dense_row(path, dense, tell)) for path, dense in waiting.popleft()]
+    while waiting:
+        yield [(path, _dense_row(path, dense, tell)) for path, dense in waiting.popleft()]
+
+
+def _begun(job: Job, chat: VideoChat, path: str) -> DenseCaption | PllavaError:
+    assert job.dense is not None
+    try:
+        dense = dense_caption(
+            chat,
+            path,
+            job.question,
+            scenes=job.dense.scenes(),
+            max_new_tokens=job.max_new_tokens,
+            batch_size=job.batch_size,
+            summary=job.dense.summary,
+            limits=job.bounds(),
+            time_limit=job.time_limit,
+        )
+    except PllavaError as error:
+        return error
+    dense.scan.begin()
+    return dense
+
+
+def _dense_row(path: str, dense: DenseCaption | PllavaError, tell: Tell) -> Row:
+    if isinstance(dense, PllavaError):
+        return _failed(path, dense)
+    try:
+        return dense.entry(printable(path), lambda position: tell(path, position))
+    except PllavaError as error:
+        return _failed(path, error)
+
+
+def _failed(path: str, error: PllavaError) -> Row:
+    return {"video": printable(path), "error": printable(str(error))}

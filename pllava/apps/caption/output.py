@@ -1,0 +1,110 @@
+"""Captions to a file, a row at a time: JSON lines, CSV or Parquet. The whole file, or what was there stays."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pllava.apps.caption.store import Row
+from pllava.core.errors import PllavaError
+
+FORMATS = ("jsonl", "parquet", "csv")
+ROW_GROUP = 1024  # rows in memory, of Parquet
+PLAIN = ("video", "caption", "duration", "num_frames")
+DENSE = ("video", "start", "end", "text")  # CSV: a line a segment
+
+
+def format_of(path: Path, given: str | None = None) -> str:
+    name = given or path.suffix.removeprefix(".").lower()
+    if name not in FORMATS:
+        raise PllavaError(f"{path}: {name or 'a name without an ending'} is no format for captions; use --format {', '.join(FORMATS)}")
+    return name
+
+
+def require_writable(path: Path) -> None:
+    """Raises PllavaError, before the work and not after it, when the file could not be written."""
+    if path.is_dir():
+        raise PllavaError(f"{path} is a folder; name a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise PllavaError(f"{path}: cannot be written ({error.strerror}). Choose another place") from None
+
+
+def write_rows(path: Path, rows: Iterable[Row], format: str, dense: bool) -> int:
+    """How many rows were written."""
+    count = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal count
+        for row in rows:
+            count += 1
+            yield row
+
+    with _replacing(path) as partial:
+        {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}[format](partial, counted(), dense)
+    return count
+
+
+def printable(path: str) -> str:
+    """A file's name as text; bytes that are no UTF-8 are spelled out."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _jsonl(path: Path, rows: Iterable[Row], dense: bool) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _csv(path: Path, rows: Iterable[Row], dense: bool) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(DENSE if dense else PLAIN)
+        for row in rows:
+            if dense:
+                writer.writerows([row["video"], part["start"], part["end"], part["text"]] for part in row["segments"])
+            else:
+                writer.writerow([row[name] for name in PLAIN])
+
+
+def _parquet(path: Path, rows: Iterable[Row], dense: bool) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    text, real, whole = pa.string(), pa.float64(), pa.int64()
+    segment = pa.struct([("start", real), ("end", real), ("text", text), ("start_frame", whole), ("end_frame", whole)])
+    fields: list[tuple[str, Any]] = [("video", text), ("caption", text), ("duration", real), ("num_frames", whole)]
+    if dense:
+        lists = [("segments", pa.list_(segment)), ("summary", text), ("notes", pa.list_(text))]
+        fields = [fields[0], *fields[2:], *lists]
+    schema = pa.schema(fields)
+    with parquet.ParquetWriter(path, schema) as writer:
+        group: list[Row] = []
+        for row in rows:
+            group.append(row)
+            if len(group) == ROW_GROUP:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                group = []
+        if group:
+            writer.write_table(pa.Table.from_pylist(group, schema))
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

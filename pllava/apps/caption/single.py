@@ -1,0 +1,67 @@
+"""One long video to one file of subtitles, or to stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pllava.apps.caption.inputs import is_clip
+from pllava.apps.caption.job import Job
+from pllava.chat.caption.subtitles import FORMATS, format_of, to_srt, to_vtt, write_captions
+from pllava.core.errors import PllavaError
+
+
+def is_one(sources: Sequence[str], out: Path | None, format: str | None, subtitles: Path | None = None) -> bool:
+    """Whether one file of subtitles is asked for, and not a file with a row a video, with or without a folder of subtitles beside it.
+
+    Raises PllavaError when there are several videos for it.
+    """
+    if subtitles:
+        return False
+    wanted = format in FORMATS or (format is None and out is not None and out.suffix.removeprefix(".").lower() in FORMATS)
+    alone = len(sources) == 1 and (Path(sources[0]).is_file() or is_clip(Path(sources[0])))
+    if wanted and not alone:
+        raise PllavaError("subtitles are of one video; for many add --subtitles FOLDER, and let --out end in .jsonl, .parquet or .csv")
+    return wanted or (alone and out is None and format is None)
+
+
+def caption_one(path: str, out: Path | None, format: str | None, job: Job, say: Callable[[object], None]) -> None:
+    """Raises PllavaError when the video cannot be read; what is missing of it is logged."""
+    from rich.console import Console
+
+    from pllava.apps.caption.output import printable, require_writable
+    from pllava.apps.caption.progress import CaptionProgress
+    from pllava.chat.caption.dense import dense_caption
+    from pllava.chat.caption.segment import Segment
+    from pllava.video.reader import kind_of_path
+
+    kind = format or (format_of(out) if out else "vtt")
+    assert job.dense is not None
+    kind_of_path(Path(path))  # before the weights are read
+    if out:
+        require_writable(out)
+    dense = dense_caption(
+        job.chat(),
+        path,
+        job.question,
+        scenes=job.dense.scenes(),
+        max_new_tokens=job.max_new_tokens,
+        batch_size=job.batch_size,
+        summary=job.dense.summary,
+        limits=job.bounds(),
+        time_limit=job.time_limit,
+    )
+    with CaptionProgress(1, 0, Console(stderr=True)) as progress:
+        entry = dense.entry(printable(path), lambda position: progress.within(path, position))
+    if entry["summary"]:
+        say(f"summary: {entry['summary']}")
+    say(f"{len(entry['segments'])} captions of {dense.duration:.2f} s, {dense.num_frames} frames" + (f": {out}" if out else ""))
+    if out:
+        write_captions(out, entry, kind)
+        return
+    segments = [Segment(**segment) for segment in entry["segments"]]
+
+    made = {"vtt": lambda: to_vtt(segments, entry["notes"]), "srt": lambda: to_srt(segments), "json": lambda: json.dumps(entry) + "\n"}
+    sys.stdout.write(made[kind]())

@@ -1,0 +1,53 @@
+"""Pieces of the chat page that are plain HTML. Whatever comes from a model, a file name or an annotation is escaped here."""
+
+from __future__ import annotations
+
+import html
+import re
+
+from pllava.apps.demo.samples import Sample
+from pllava.chat.model_ref import ModelSource
+from pllava.core.errors import PllavaError
+
+NO_VIDEO = '<p class="empty">The frames the model looks at appear here.</p>'
+TOY_NOTICE = (
+    '<div class="notice">This is the tiny model of the default pipeline. All it has ever seen are rendered pictures and clips of colored '
+    "shapes, and questions about them, so it knows nothing about real videos. Clips of shapes it describes mostly right, and answers "
+    "short questions about them. The real one: "
+    "<code>pllava demo --model ermu2001/pllava-7b</code> (a GPU with 24 GB), or train it: <code>pllava recipe use pllava-7b</code>.</div>"
+)
+
+
+def head(source: ModelSource) -> str:
+    return (
+        '<div class="pllava-head"><h1>PLLaVA</h1><p>An image-language model taken to video: frames are pooled into visual tokens, '
+        f'and a language model answers.</p><span class="badge">{html.escape(source.name)}</span></div>'
+    )
+
+
+def lineage(source: ModelSource, runtime: str) -> str:
+    rows = {"served": source.name, "template": source.template, "runs on": runtime} | source.lineage
+    items = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in rows.items())
+    registered = f"models:/{source.name.split(' version ')[0]}/{source.version}" if source.version is not None else None
+    command = f"<p>The whole chain: <code>pllava lineage {html.escape(registered)}</code></p>" if registered else ""
+    return (
+        f'<details class="lineage"><summary>Served: <b>{html.escape(source.name)}</b>, on {html.escape(runtime)}. '
+        f"Where it comes from</summary><dl>{items}</dl>{command}</details>"
+    )
+
+
+def truth(clip: Sample) -> str:
+    task, question, answer = map(html.escape, (clip.task, clip.question, clip.answer))
+    return f'<p class="facts">{task}: “{question}” The annotation says: <b>{answer}</b></p>'
+
+
+def problem(text: str) -> str:
+    return f'<div class="problem" role="alert">{html.escape(text)}</div>'
+
+
+def sentence(error: PllavaError, path: str | None = None) -> str:
+    """The message for a visitor: the file's name only, where uploads are kept is nobody's business; and no advice for programmers."""
+    text = str(error)
+    if path:
+        text = text.replace(path, path.rsplit("/", 1)[-1])
+    return re.sub(r", or pass Limits\([^)]*\)", "", text)

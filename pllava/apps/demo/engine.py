@@ -1,0 +1,139 @@
+"""One model for every visitor: a lock around it, limits of what is read, and settings of one question that are gone for the next.
+
+Clips stay encoded in the chat's own cache (`VideoChat.cache`, bounded in bytes), so a follow-up question costs only its own tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pllava.core.errors import PllavaError
+from pllava.video.limits import Limits
+
+if TYPE_CHECKING:
+    from pllava.chat import VideoChat, WatchedVideo
+    from pllava.chat.model_ref import ModelSource
+    from pllava.video.readers import Readers
+
+MOST_FRAMES = 64
+LIMITS = Limits(max_bytes=200 << 20, max_seconds=30 * 60, max_decoded_bytes=1 << 30)  # what a stranger may ask of the machine
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one question is answered; None: as the model was loaded. Raises PllavaError for values that mean nothing."""
+
+    system: str | None = None
+    num_frames: int | None = None
+    num_beams: int = 1
+    temperature: float = 0.0
+    max_new_tokens: int = 200
+    lora_alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"frames must be between 1 and {MOST_FRAMES}": self.num_frames is None or 1 <= self.num_frames <= MOST_FRAMES,
+            "beams must be between 1 and 8": 1 <= self.num_beams <= 8,
+            "the temperature must be between 0 and 2": 0 <= self.temperature <= 2,
+            "the answer must be between 1 and 2,048 tokens long": 1 <= self.max_new_tokens <= 2048,
+            "alpha must be between 0 and 1,024": self.lora_alpha is None or 0 <= self.lora_alpha <= 1024,
+        }
+        if wrong := [problem for problem, fine in checks.items() if not fine]:
+            raise PllavaError("; ".join(wrong))
+
+
+class ChatEngine:
+    """Answers questions one at a time."""
+
+    def __init__(self, chat: VideoChat, limits: Limits = LIMITS) -> None:
+        from pllava.model.adapter import get_lora_alpha
+
+        self.chat = chat
+        self.limits = limits
+        self.readers: Readers | None = None  # read clips for us; a clip that hangs or kills its reader is a sentence for one visitor
+        self.source: ModelSource | None = None  # what `chat` was loaded from, where somebody wants to know
+        self._lock = threading.Lock()  # not an RLock: a stream may be advanced and closed by different threads
+        self.lora_alpha = get_lora_alpha(chat.model)
+
+    def watch(self, path: str | Path, settings: Settings | None = None) -> WatchedVideo:
+        """Decode and encode a clip, or find it in the cache. Raises PllavaError when it cannot be read, or is too large."""
+        with self.use(settings) as chat:
+            return _watch(chat, path)
+
+    def ask(self, path: str | Path, question: str, settings: Settings | None = None) -> str:
+        settings = settings or Settings()
+        with self.use(settings) as chat:
+            return _watch(chat, path).ask(question, **_options(settings)).text
+
+    def stream(
+        self, path: str | Path, question: str, history: Sequence[tuple[str, str]] = (), settings: Settings | None = None
+    ) -> Iterator[str]:
+        """The answer so far, growing. history: (question, answer) pairs, oldest first. Closing the iterator stops the model."""
+        settings = settings or Settings()
+        with self.use(settings) as chat:
+            answer = ""
+            pieces = cast("Generator[str]", _watch(chat, path).stream(question, history=history, **_options(settings)))
+            with closing(pieces):  # the model has stopped before the next visitor has it
+                for piece in pieces:
+                    answer += piece
+                    yield answer
+
+    @contextmanager
+    def use(self, settings: Settings | None = None) -> Iterator[VideoChat]:
+        """The model for one visitor alone, set as asked for."""
+        with self._lock, self._set(settings or Settings()) as chat:
+            yield chat
+
+    @contextmanager
+    def _set(self, settings: Settings) -> Iterator[VideoChat]:
+        """The chat with these settings, and its cache. What they change in the shared model is put back."""
+        chat = copy.copy(self.chat)
+        chat.limits, chat.readers = self.limits, self.readers
+        if settings.system is not None and settings.system != chat.template.system:
+            chat.template.check(settings.system, "the system prompt")
+            chat.template = chat.template.model_copy(update={"system": settings.system})
+        config, frames = _config(chat.model), _config(chat.model).num_frames
+        alpha = self.lora_alpha if settings.lora_alpha is None else settings.lora_alpha
+        rescaled = self.lora_alpha is not None and alpha != self.lora_alpha
+        try:
+            if settings.num_frames is not None:
+                chat.processor = copy.copy(chat.processor)
+                chat.processor.num_frames = config.num_frames = settings.num_frames
+            if rescaled:
+                _set_lora_alpha(chat.model, alpha)
+            yield chat
+        finally:
+            config.num_frames = frames
+            if rescaled:
+                _set_lora_alpha(chat.model, self.lora_alpha)
+
+
+def _watch(chat: VideoChat, path: str | Path) -> WatchedVideo:
+    if not Path(path).is_file():
+        raise PllavaError(f"{Path(path).name} is no longer here: a file is removed when its page is closed. Upload it again")
+    return chat.watch(path)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """Arguments of `ask` and `stream`."""
+    chosen: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature}
+    if settings.num_beams > 1:
+        chosen["num_beams"] = settings.num_beams
+    return chosen
+
+
+def _config(model: Any) -> Any:
+    return (model.get_base_model() if hasattr(model, "peft_config") else model).config
+
+
+def _set_lora_alpha(model: Any, alpha: float | None) -> None:
+    from pllava.model.adapter import set_lora_alpha
+
+    if alpha is not None:
+        set_lora_alpha(model, alpha)

@@ -1,0 +1,304 @@
+"""The chat page. Upload a clip or take a held-out one, ask, and see which model answers. `pllava demo` serves it (serve.py)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from pllava.apps.demo import components as panels
+from pllava.apps.demo.captions import FORMATS, caption_clip
+from pllava.apps.demo.components import NO_VIDEO, TOY_NOTICE
+from pllava.apps.demo.engine import MOST_FRAMES, ChatEngine, Settings
+from pllava.apps.demo.handlers import OURS, Clip, Message, Visits, asked, up_to
+from pllava.apps.demo.samples import Sample
+from pllava.apps.web.frames import thumbnail
+from pllava.apps.web.uploads import Uploads
+from pllava.chat.model_ref import ModelSource, describe_runtime, is_toy
+from pllava.core.errors import PllavaError
+
+log = logging.getLogger(__name__)
+GENERAL_QUESTIONS = ["Describe the video in detail.", "What happens in the video?"]
+MAX_QUESTION = 2000  # characters
+MAX_SYSTEM = 4000
+KEEP_UPLOADS = (3600, 24 * 3600)  # seconds: how often to look, how old an upload may get
+HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+
+
+def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], uploads: Uploads) -> gr.Blocks:
+    """The page, not yet launched. Endpoints for clients: /ask (video file, question -> answer) and /version."""
+    model = engine.chat.model
+    visits = Visits(engine, uploads, source.turns)
+
+    def serving() -> ModelSource:  # another version may have been put in since the page was built
+        return engine.source or source
+
+    def version() -> dict[str, Any]:
+        now = serving()
+        return {"model": now.name, "version": now.version, "adapter_sha256": now.adapter_sha256, "pid": os.getpid()}
+
+    def about() -> tuple[Any, ...]:
+        runtime = describe_runtime(engine.chat.model)
+        return panels.head(serving()), panels.lineage(serving(), runtime), gr.Slider(value=engine.lora_alpha or 0)
+
+    def settings_of(system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float) -> Settings:
+        return Settings(
+            system=None if system.strip() == engine.chat.template.system.strip() else system.strip()[:MAX_SYSTEM],
+            num_frames=None if int(frames) == engine.chat.processor.num_frames else int(frames),
+            num_beams=int(beams),
+            temperature=float(temperature),
+            max_new_tokens=int(tokens),
+            lora_alpha=None if engine.lora_alpha is None or alpha == engine.lora_alpha else float(alpha),
+        )
+
+    def show(clip: Clip | None, said: str, questions: list[str]) -> tuple[Any, ...]:
+        """What the page shows of a clip: state, player, picture, frames, conversation, questions to try."""
+        kind = (clip.kind or "") if clip else ""
+        video = clip is not None and not kind.startswith("image/")
+        return (
+            clip,
+            gr.Video(clip.path if clip and kind.startswith("video/") else None, visible=kind.startswith("video/"), subtitles=None),
+            gr.Image(clip.path if clip and kind.startswith("image/") else None, visible=kind.startswith("image/")),
+            said,
+            [],
+            gr.Dataset(samples=[[question] for question in questions]),
+            gr.Button(visible=video),
+            "",
+            *(gr.DownloadButton(visible=False) for _ in FORMATS),
+        )
+
+    def upload(path: str | None, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        if not path:
+            return start_over(request)
+        try:
+            clip = visits.look(str(request.session_hash), path, settings_of(*values))
+        except PllavaError as error:
+            return (None, *show(None, panels.problem(str(error)), GENERAL_QUESTIONS))  # the box is empty again, for another file
+        return (gr.skip(), *show(clip, clip.strip, GENERAL_QUESTIONS))
+
+    def take(event: gr.SelectData, request: gr.Request, *values: Any) -> tuple[Any, ...]:
+        sample = clips[event.index]
+        try:
+            clip = visits.look(str(request.session_hash), str(sample.media), settings_of(*values), ours=True)
+        except PllavaError as error:
+            return show(None, panels.problem(str(error)), GENERAL_QUESTIONS)
+        return show(clip, clip.strip + panels.truth(sample), [sample.question, *GENERAL_QUESTIONS])
+
+    def look_again(clip: Clip | None, *values: Any) -> Any:
+        if clip is None:
+            return gr.skip()
+        try:
+            return visits.look_again(clip, settings_of(*values))
+        except PllavaError as error:
+            return panels.problem(str(error))
+
+    def note(history: list[Message], request: gr.Request) -> None:
+        visits.asks(str(request.session_hash), history)
+
+    def reply(clip: Clip | None, request: gr.Request, *values: Any) -> Iterator[list[Message]]:
+        try:
+            settings = settings_of(*values)
+        except (PllavaError, TypeError, ValueError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        yield from visits.reply(str(request.session_hash), clip, settings)
+
+    def caption(clip: Clip | None, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
+        if clip is None:
+            return
+        nothing = [gr.DownloadButton(visible=False) for _ in FORMATS]
+        try:
+            for found in caption_clip(engine, uploads, str(request.session_hash), clip.path, settings_of(*values)):
+                if not found.files:
+                    yield (gr.skip(), found.listed, *nothing)
+                    continue
+                playable = (clip.kind or "").startswith("video/")
+                track = gr.Video(clip.path, subtitles=found.files[0]) if playable else gr.skip()
+                yield (track, found.listed, *(gr.DownloadButton(value=file, visible=True) for file in found.files))
+        except PllavaError as error:
+            yield (gr.skip(), panels.problem(panels.sentence(error, clip.path)), *nothing)
+        except Exception:
+            log.exception("captions failed")
+            yield (gr.skip(), panels.problem(OURS), *nothing)
+
+    def ask(video: str | None, question: str) -> str:
+        if not video:
+            raise gr.Error("a video file is needed", print_exception=False)
+        try:
+            if not question or not question.strip():
+                raise gr.Error("a question is needed", print_exception=False)
+            if len(question) > MAX_QUESTION:
+                raise gr.Error(f"the question has {len(question)} characters, {MAX_QUESTION} are allowed", print_exception=False)
+            return engine.ask(video, question.strip())
+        except gr.Error:
+            raise
+        except PllavaError as error:
+            raise gr.Error(panels.sentence(error, video), print_exception=False) from None
+        except Exception:
+            log.exception("a question failed")
+            raise gr.Error(OURS, print_exception=False) from None
+        finally:
+            uploads.answered(video)
+
+    def start_over(request: gr.Request) -> tuple[Any, ...]:
+        uploads.release(str(request.session_hash))
+        return (None, *show(None, NO_VIDEO, GENERAL_QUESTIONS))
+
+    def leave(request: gr.Request) -> None:
+        visits.leave(request.session_hash)
+
+    with gr.Blocks(title="PLLaVA", analytics_enabled=False, delete_cache=KEEP_UPLOADS) as page:
+        clip = gr.State(None)
+        head = gr.HTML(panels.head(source))
+        if is_toy(model):
+            gr.HTML(TOY_NOTICE)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=320):
+                file = gr.File(label="Upload a video or an image", file_types=["video", "image"], height=140, elem_id="upload")
+                player = gr.Video(label="Video", height=300, elem_id="video", buttons=[], interactive=False, visible=False)
+                picture = gr.Image(
+                    label="Image", height=300, elem_id="picture", buttons=[], interactive=False, visible=False, type="filepath"
+                )
+                frames = gr.HTML(NO_VIDEO, elem_id="frames")
+                dense = gr.Button("Caption the whole video", size="sm", visible=False, elem_id="dense")
+                captions = gr.HTML("", elem_id="captions")
+                with gr.Row(elem_id="downloads"):
+                    downloads = [gr.DownloadButton(kind.upper(), size="sm", min_width=80, visible=False) for kind in FORMATS]
+                if clips:
+                    gr.HTML('<p class="heading">Held-out clips <span>no training has seen them</span></p>')
+                    gallery = gr.Gallery(
+                        [(_poster(sample), sample.task) for sample in clips],
+                        label="Held-out clips",
+                        show_label=False,
+                        elem_id="samples",
+                        columns=8,
+                        height="auto",
+                        allow_preview=False,
+                        interactive=False,
+                        object_fit="cover",
+                        buttons=[],
+                    )
+            with gr.Column(scale=6, min_width=320):
+                chat = gr.Chatbot(
+                    label="Conversation",
+                    height=420,
+                    layout="bubble",
+                    buttons=["copy"],
+                    editable="user",
+                    feedback_options=None,
+                    render_markdown=False,  # what a model or a visitor wrote is text
+                    placeholder="Choose a video, then ask about it."
+                    + ("" if source.turns == "conversation" else " Each question is answered on its own."),
+                    elem_id="chat",
+                    allow_tags=False,
+                    latex_delimiters=[],
+                )
+                question = gr.Textbox(
+                    label="Your question",
+                    placeholder="Ask about the video",
+                    submit_btn=True,
+                    max_length=MAX_QUESTION,
+                    elem_id="question",
+                    html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
+                )
+                examples = gr.Dataset(
+                    label="Try", components=["textbox"], samples=[[q] for q in GENERAL_QUESTIONS], type="values", elem_id="questions"
+                )
+                with gr.Row(elem_id="actions"):
+                    stop = gr.Button("Stop", size="sm", min_width=70, elem_id="stop")
+                    retry = gr.Button("Ask again", size="sm", min_width=70, elem_id="retry")
+                    clear = gr.Button("Clear chat", size="sm", min_width=70, elem_id="clear")
+                    new = gr.Button("New video", size="sm", min_width=70, elem_id="new")
+                with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+                    settings = _advanced(engine)
+        lineage = gr.HTML(panels.lineage(source, describe_runtime(model)))
+        page.load(about, None, [head, lineage, settings[-1]], **HIDDEN)
+
+        shown = [clip, player, picture, frames, chat, examples, dense, captions, *downloads]
+        answers: list[Any] = []
+
+        def answer(before: Any) -> None:
+            noted = before.then(note, chat, None, **HIDDEN)
+            answers.append(noted.then(reply, [clip, *settings], chat, trigger_mode="multiple", **MODEL))
+
+        answer(question.submit(lambda q, history: ("", asked(q, history)), [question, chat], [question, chat], **HIDDEN))
+        answer(examples.click(lambda row, history: asked(row[0], history), [examples, chat], chat, **HIDDEN))
+        answer(retry.click(lambda history: up_to(history, len(history) - 1) if history else history, chat, chat, **HIDDEN))
+        answer(chat.retry(_retry, chat, chat, **HIDDEN))
+        answer(chat.edit(_edit, chat, chat, **HIDDEN))
+        answers.append(dense.click(caption, [clip, *settings], [player, captions, *downloads], show_progress_on=captions, **MODEL))
+        stop.click(None, cancels=answers, api_visibility="private")
+        clear.click(list, None, chat, cancels=answers, **HIDDEN)
+        new.click(start_over, None, [file, *shown], cancels=answers, **HIDDEN)
+        file.upload(upload, [file, *settings], [file, *shown], cancels=answers, show_progress_on=frames, **MODEL)
+        file.clear(start_over, None, [file, *shown], cancels=answers, **HIDDEN)
+        if clips:
+            gallery.select(take, settings, shown, cancels=answers, show_progress_on=frames, **MODEL)
+        settings[1].change(look_again, [clip, *settings], frames, trigger_mode="always_last", **MODEL)
+        page.unload(leave)
+
+        api_in = [gr.File(label="video", visible=False), gr.Textbox(label="question", visible=False)]
+        api_out, api_version = gr.Textbox(label="answer", visible=False), gr.JSON(label="version", visible=False)
+        gr.Button(visible=False).click(ask, api_in, api_out, api_name="ask", concurrency_id="model", concurrency_limit=1)
+        gr.Button(visible=False).click(version, None, api_version, api_name="version", queue=False)
+    return page
+
+
+def _advanced(engine: ChatEngine) -> list[Any]:
+    """Components of the settings, in the order of `settings_of`."""
+    processor, alpha = engine.chat.processor, engine.lora_alpha
+    t, h, w = processor.pooling_shape
+    return [
+        gr.Textbox(
+            engine.chat.template.system,
+            label="System prompt",
+            info="What the model is told before it sees the video. A new one makes it look at the video again.",
+            lines=2,
+            max_length=MAX_SYSTEM,
+        ),
+        gr.Slider(
+            1,
+            max(MOST_FRAMES, processor.num_frames),
+            processor.num_frames,
+            step=1,
+            label="Frames",
+            info=f"Moments of the clip the model sees. More show finer motion; they are pooled into the same {t * h * w:,} visual tokens.",
+        ),
+        gr.Slider(
+            1,
+            5,
+            1,
+            step=1,
+            label="Beams",
+            info="Answers that are followed side by side before the best is taken. Above 1 it is slower, and the answer comes at once.",
+        ),
+        gr.Slider(0, 2, 0, step=0.1, label="Temperature", info="0 gives the likeliest answer, always the same; higher is more varied."),
+        gr.Slider(1, 1024, 200, step=1, label="Longest answer", info="The answer is cut after so many tokens, each about three letters."),
+        gr.Slider(
+            0,
+            max(64.0, 2 * (alpha or 0)),
+            alpha or 0,
+            step=1,
+            label="LoRA alpha",
+            visible=alpha is not None,
+            info="Strength of the video training: 0 is the image model with the trained projector; the paper lowers it for long answers.",
+        ),
+    ]
+
+
+def _retry(history: list[Message], event: gr.RetryData) -> list[Message]:
+    return up_to(history, event.index)
+
+
+def _edit(history: list[Message], event: gr.EditData) -> list[Message]:
+    text = event.value if isinstance(event.value, str) else str(event.value)
+    return up_to(history, event.index, text[:MAX_QUESTION])
+
+
+def _poster(clip: Sample) -> Any:
+    from pllava.video.reader import read_video
+
+    return thumbnail(read_video(clip.media, num_frames=1).frames[0])

@@ -1,0 +1,108 @@
+"""Serve the chat page in this process: `pllava demo`.
+
+Nothing leaves the machine: loopback, no share link, system fonts, no analytics.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pllava.apps.demo import style
+from pllava.apps.demo.engine import ChatEngine
+from pllava.apps.demo.samples import samples
+from pllava.apps.web.auth import is_loopback, read_auth, require_auth_beyond_loopback
+from pllava.apps.web.uploads import Uploads
+from pllava.chat.model_ref import choose, describe_runtime, load_chat
+from pllava.core.errors import PllavaError
+from pllava.core.params import Params
+from pllava.core.processes import HOME, require_free_port
+from pllava.video.readers import Readers
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+MAX_FILE_SIZE = "200mb"
+MAX_WAITING = 16  # requests in the queue; the next visitor is told to come back
+UPLOADS = HOME / "uploads"
+
+
+def serve(params: Params, *arguments: Any, **options: Any) -> None:
+    """Load the model and serve the page until interrupted: `open_page`, and wait."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # `pllava stop` asks so; uploads are removed on the way out
+    open_page(params, *arguments, **options).block_thread()
+
+
+def open_page(
+    params: Params,
+    model: str | None = None,
+    adapter: str | None = None,
+    template: str | None = None,
+    lora_alpha: float | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    auth: str | None = None,
+    say: Callable[[object], None] = print,
+) -> gr.Blocks:
+    """Load the model and serve the page from a thread of this process.
+
+    Raises PllavaError: no such model, port in use, or a host beyond loopback that was asked for without a password.
+    """
+    login = read_auth(auth)
+    if host is not None:
+        require_auth_beyond_loopback(host, login)
+    host, port = host or params.deploy.host, port or params.deploy.port
+    if login is None and not is_loopback(host):
+        say(f"{host} can be reached from other machines and no password is asked for; pllava demo --auth NAME:PASSWORD asks for one")
+    require_free_port(host, port, next_step="Take another: pllava demo --host HOST --port PORT")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    uploads = Uploads(UPLOADS)
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads.open())
+    for name in ("NO_PROXY", "no_proxy"):  # gradio looks at its own address first, and a proxy would not find it
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), host]))
+    from starlette.middleware import Middleware
+
+    from pllava.apps.demo.page import build_demo
+    from pllava.apps.web.guard import LOCAL, Guard
+    from pllava.apps.web.refused_body import RefusedBody
+    from pllava.apps.web.upload_middleware import Arrivals
+
+    source = choose(params, model, adapter, template)
+    say(f"model: {source.name}, {source.why}")
+    engine = ChatEngine(load_chat(source, lora_alpha))
+    engine.source = source
+    engine.readers = Readers(1, limits=engine.limits)
+    say(f"runs on {describe_runtime(engine.chat.model)}; template {source.template}")
+    try:
+        clips = samples(params)
+    except PllavaError as error:
+        say(f"no sample clips: {error}")
+        clips = []
+    hosts = LOCAL | {host} if is_loopback(host) else None
+    guards = [Middleware(RefusedBody), Middleware(Guard, hosts=hosts), Middleware(Arrivals, uploads)]
+    page = build_demo(engine, source, clips, uploads)
+    page.engine = engine  # type: ignore[attr-defined]  # whoever serves the page may give it another version of the model
+    page.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        show_error=True,  # what we say by gr.Error; what goes wrong otherwise is caught before
+        ssr_mode=False,
+        max_file_size=MAX_FILE_SIZE,
+        allowed_paths=[],  # the upload folder, and nothing else
+        auth=login,
+        app_kwargs={"middleware": guards},
+        footer_links=["api"],
+        theme=style.theme(),
+        css=style.CSS,
+        prevent_thread_lock=True,
+    )
+    uploads.keep_what_is_there()
+    atexit.register(uploads.close)
+    say(f"http://{host}:{port}")
+    return page

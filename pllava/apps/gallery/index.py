@@ -1,0 +1,170 @@
+"""Results on disk, in a form that answers a filter in milliseconds: an SQLite file, built in one pass over the results.
+
+A question that several sources answered is one row, found by what was asked (clip, part of it, words, options, truth), not by its id alone:
+two test sets that share ids stay two sets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from pllava.artifacts.gallery_links import label
+from pllava.benchmarks.scoring import values
+from pllava.core.errors import PllavaError
+from pllava.registry.result_sources import ResultFile
+
+HOME = Path(".state/gallery")
+KEEP_SECONDS = 7 * 24 * 3600  # an index that nobody opened for so long is removed
+SAME = ("media", "start", "end", "question", "second_question", "candidates", "answer")  # what makes two questions one
+NEEDED = ("model", "id", "task", "media", "question", "answer", "prediction", "correct")
+RIGHT, WRONG, UNJUDGED, UNREADABLE = "right", "wrong", "not judged", "unreadable"
+ORDER = ("adapted", "single_frame", "base")  # models, in a reader's order; others follow
+
+SCHEMA = """
+CREATE TABLE models (id INTEGER PRIMARY KEY, source TEXT, model TEXT, label TEXT, UNIQUE (source, model));
+CREATE TABLE questions (id INTEGER PRIMARY KEY, file INTEGER, benchmark TEXT, sample TEXT, version TEXT, task TEXT, media TEXT,
+  start REAL, end REAL, question TEXT, second_question TEXT, candidates TEXT, answer TEXT, UNIQUE (benchmark, sample, version));
+CREATE TABLE answers (question INTEGER, model INTEGER, prediction TEXT, second_prediction TEXT, verdict TEXT, right INTEGER, value REAL,
+  error TEXT, scores TEXT, PRIMARY KEY (question, model)) WITHOUT ROWID;
+CREATE TABLE words (question INTEGER, text TEXT);
+"""
+INDEXES = """
+CREATE INDEX by_task ON questions (benchmark, task);
+CREATE INDEX by_model ON answers (model, verdict);
+"""
+
+
+def build(files: Sequence[ResultFile], home: Path = HOME) -> Path:
+    """The index of these files; an existing one is taken when the files have not changed.
+
+    Raises PllavaError for a line that is not a result, with its place, and when the index can't be kept in `home`.
+    """
+    path = home / f"{state(files)}.sqlite"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PllavaError(_cannot_keep(home, error)) from None
+    _remove_old(home)
+    if path.is_file():
+        os.utime(path)
+        return path
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(partial)) as database:
+            database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + SCHEMA)  # a half-built index is thrown away
+            _fill(database, files)
+            database.executescript(INDEXES + "ANALYZE;")
+            database.commit()
+        partial.replace(path)
+    except sqlite3.OperationalError as error:  # read-only, or the disk is full
+        raise PllavaError(_cannot_keep(home, error)) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _cannot_keep(home: Path, error: Exception) -> str:
+    return f"the index of the results can't be written to {home.absolute()}: {error}. Make room, or run in a folder that you may write to"
+
+
+def state(files: Sequence[ResultFile]) -> str:
+    """A hash that changes when one of the files does, comes or goes. Raises FileNotFoundError when one went meanwhile."""
+    stats = [(f.source, f.benchmark, str(f.path), f.path.stat().st_size, f.path.stat().st_mtime_ns) for f in files]
+    return hashlib.sha256(json.dumps([SCHEMA, INDEXES, stats]).encode()).hexdigest()[:16]
+
+
+def _fill(database: sqlite3.Connection, files: Sequence[ResultFile]) -> None:
+    models: dict[tuple[str, str], int] = {}
+    questions: dict[bytes, int] = {}
+    several = len({file.source for file in files}) > 1
+    for number, file in enumerate(files):
+        for place, row in _rows(file.path):
+            same = json.dumps([file.benchmark, row["id"], *(row.get(key) for key in SAME)], sort_keys=True)
+            digest = hashlib.sha256(same.encode()).digest()
+            try:
+                if (question := questions.get(digest)) is None:
+                    question = questions[digest] = len(questions) + 1
+                    _add_question(database, question, number, file, row, digest.hex()[:8])
+                key = (file.source, str(row["model"]))
+                if key not in models:
+                    models[key] = len(models) + 1
+                    database.execute("INSERT INTO models VALUES (?, ?, ?, ?)", (models[key], *key, label(*key, several)))
+                _add_answer(database, question, models[key], row)
+            except sqlite3.IntegrityError:
+                raise PllavaError(f"{place}: {row['id']} has a second answer of model {row['model']!r}. Evaluate again") from None
+            except (AttributeError, TypeError, ValueError, sqlite3.ProgrammingError) as error:  # a value of another kind
+                raise PllavaError(f"{place} is no result: {error}. docs/evaluation.md names the keys and what they hold") from None
+    if not questions:
+        raise PllavaError(f"{files[0].path} is empty. Evaluate first: pllava evaluate")
+
+
+def _add_question(database: sqlite3.Connection, number: int, file: int, of: ResultFile, row: dict[str, Any], version: str) -> None:
+    second, candidates = row.get("second_question"), [str(c) for c in row.get("candidates") or ()]
+    texts = (row["task"], row["media"], row["question"], row["answer"])
+    database.execute(
+        "INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(number, file, of.benchmark, str(row["id"]), version, str(row["task"]), str(row["media"])),
+            *(
+                _seconds(row.get("start")),
+                _seconds(row.get("end")),
+                str(row["question"]),
+                second,
+                json.dumps(candidates),
+                str(row["answer"]),
+            ),
+        ),
+    )
+    words = "\n".join(str(text) for text in (row["id"], *texts, second or "", *candidates))
+    database.execute("INSERT INTO words VALUES (?, ?)", (number, words.casefold()))
+
+
+def _add_answer(database: sqlite3.Connection, question: int, model: int, row: dict[str, Any]) -> None:
+    known = [value for value in values(row).values() if value is not None]
+    error, correct = row.get("error"), row["correct"]
+    verdict = UNREADABLE if error is not None else UNJUDGED if correct is None else RIGHT if correct else WRONG
+    prediction, second = str(row["prediction"]), row.get("second_prediction")
+    database.execute(
+        "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(question, model, prediction, second, verdict, None if correct is None else int(bool(correct))),
+            *(sum(known) / len(known) if known else None, error, json.dumps(row["scores"]) if row.get("scores") else None),
+        ),
+    )
+    if prediction or second:
+        database.execute("INSERT INTO words VALUES (?, ?)", (question, f"{prediction}\n{second or ''}".casefold()))
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of each line."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            place = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise PllavaError(f"{place} is not JSON: {error}. Evaluate again: pllava evaluate") from None
+            missing = [key for key in NEEDED if not isinstance(row, dict) or key not in row]
+            if missing:
+                raise PllavaError(f"{place} has no {', '.join(missing)}: it is no result. docs/evaluation.md names the keys")
+            yield place, row
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _remove_old(home: Path) -> None:
+    for path in [*home.glob("*.sqlite"), *home.glob(".*.partial")]:
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > KEEP_SECONDS:
+                path.unlink()

@@ -1,0 +1,58 @@
+"""Load a model and serve it until interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pllava.apps.serve.settings import ServeSettings
+from pllava.chat.model_ref import ModelSource, choose, describe_runtime, load_chat
+from pllava.core.params import Params
+from pllava.core.processes import require_free_port
+
+
+def serve(
+    params: Params,
+    settings: ServeSettings,
+    model: str | None = None,
+    adapter: str | None = None,
+    template: str | None = None,
+    lora_alpha: float | None = None,
+    say: Callable[[object], None] = print,
+) -> None:
+    """Raises PllavaError: no such model, port in use, an open host without a key."""
+    import uvicorn
+
+    require_free_port(settings.host, settings.port, next_step="Take another: pllava serve --host HOST --port PORT")
+    source = choose(params, model, adapter, template)
+    say(f"model: {source.name}, {source.why}")
+    from pllava.apps.serve.server import build_app
+
+    chat = load_chat(source, lora_alpha)
+    say(f"runs on {describe_runtime(chat.model)}; template {source.template}")
+    names = model_names(source, model, params.registry.model_name)
+    say(f"http://{settings.host}:{settings.port}/v1 serves {names[0]}" + ("" if settings.api_key else "; no key is needed"))
+    config = uvicorn.Config(
+        build_app(chat, names, settings),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+        limit_concurrency=256,
+    )
+    uvicorn.Server(config).run()
+
+
+def model_names(source: ModelSource, asked: str | None, registered: str) -> list[str]:
+    """What clients may call it: as it was asked for, its registry address, its folder."""
+    names = [asked] if asked else []
+    if source.version is not None:
+        names.append(f"models:/{registered}/{source.version}")
+        if source.name.endswith("(champion)"):
+            names.append(f"models:/{registered}@champion")
+    elif source.adapter is not None:
+        names.append(source.adapter)
+    else:
+        names.append(source.base)
+    return list(dict.fromkeys([*names, source.name]))

@@ -1,0 +1,109 @@
+"""Uploaded videos, in a folder of this process that goes with it."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pllava.apps.serve.errors import ApiError, bad
+from pllava.apps.serve.settings import ServeSettings
+from pllava.core.errors import PllavaError
+from pllava.core.files import folder_of_process
+from pllava.video.readers import Readers
+
+
+@dataclass(frozen=True)
+class Stored:
+    id: str
+    path: Path
+    filename: str  # what the client called it: shown, never opened
+    size: int
+    created: int
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "id": self.id, "object": "file", "bytes": self.size, "created_at": self.created, "filename": self.filename,
+            "purpose": "user_data", "status": "processed",
+        }  # fmt: skip
+
+
+class Files:
+    """Names are ours; types are found by content, when a file is read."""
+
+    def __init__(self, settings: ServeSettings, readers: Readers) -> None:
+        self.settings, self.readers = settings, readers
+        self.folder = folder_of_process(Path(tempfile.gettempdir()), "pllava-serve-")
+        self._stored: OrderedDict[str, Stored] = OrderedDict()  # oldest first
+        self._lock = threading.Lock()
+
+    def add(self, source: BinaryIO, filename: str) -> Stored:
+        """Raises ApiError: 413 for a large file, 400 for one that is no video."""
+        name = f"file-{secrets.token_hex(12)}"
+        path = self.folder / name
+        size = 0
+        try:
+            with path.open("wb") as file:
+                while chunk := source.read(1 << 20):
+                    size += len(chunk)
+                    if size > self.settings.max_bytes:
+                        raise too_large(self.settings)
+                    file.write(chunk)
+            self._check(path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        stored = Stored(name, path, Path(filename or "video").name[:200], size, int(time.time()))
+        with self._lock:
+            self._stored[name] = stored
+            while sum(one.size for one in self._stored.values()) > self.settings.max_stored_bytes and len(self._stored) > 1:
+                self._stored.popitem(last=False)[1].path.unlink(missing_ok=True)
+        return stored
+
+    def _check(self, path: Path) -> None:
+        try:
+            self.readers.read(path, 1)
+        except PllavaError as error:
+            raise bad(named(error, path), "file") from None
+
+    def get(self, name: str) -> Stored:
+        with self._lock:
+            if name not in self._stored:
+                raise ApiError(404, f"there is no file {name[:80]!r}; upload it to /v1/files", "file_id")
+            return self._stored[name]
+
+    def all(self) -> list[Stored]:
+        with self._lock:
+            return list(self._stored.values())
+
+    def remove(self, name: str) -> None:
+        stored = self.get(name)
+        with self._lock:
+            self._stored.pop(name, None)
+        stored.path.unlink(missing_ok=True)
+
+    def temporary(self, data: bytes) -> Path:
+        """A file for the video of one request; whoever asks for it removes it."""
+        if len(data) > self.settings.max_bytes:
+            raise too_large(self.settings)
+        path = self.folder / f"request-{secrets.token_hex(12)}"
+        path.write_bytes(data)
+        return path
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def too_large(settings: ServeSettings) -> ApiError:
+    return ApiError(413, f"the video is larger than the {settings.max_bytes:,} bytes this server takes", code="file_too_large")
+
+
+def named(error: Exception, path: Path) -> str:
+    """The message without the place where files are kept."""
+    return str(error).replace(str(path), "the video")

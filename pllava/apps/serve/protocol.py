@@ -1,0 +1,203 @@
+"""A chat completion request, checked: `parse(body, settings)` gives what is asked, or an ApiError that says what is wrong."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Any
+
+from pllava.apps.serve.errors import bad
+from pllava.apps.serve.settings import ServeSettings
+
+UNSUPPORTED = ("tools", "tool_choice", "functions", "function_call", "logprobs", "top_logprobs", "logit_bias", "audio", "prediction")
+MOST_STOPS = 4
+DEFAULT_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Media:
+    """The video of a request: the bytes themselves, or the id of an uploaded file."""
+
+    data: bytes | None = None
+    file_id: str | None = None
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    model: str
+    question: str
+    history: tuple[tuple[str, str], ...]
+    system: str | None
+    media: Media
+    stream: bool
+    include_usage: bool
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    stop: tuple[str, ...]
+    seed: int | None
+
+
+def parse(body: Any, settings: ServeSettings) -> ChatRequest:
+    if not isinstance(body, dict):
+        raise bad("the body must be a JSON object")
+    for name in UNSUPPORTED:
+        if body.get(name):
+            raise bad(f"{name} is not supported by this server", name, "unsupported_parameter")
+    for name in ("presence_penalty", "frequency_penalty"):
+        if body.get(name):
+            raise bad(f"{name} is not supported by this server; leave it at 0", name, "unsupported_parameter")
+    if body.get("n") not in (None, 1):
+        raise bad(f"n is {body['n']!r}; this server gives one answer a request (n=1)", "n", "unsupported_value")
+    form = body.get("response_format")
+    if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):
+        raise bad("response_format: only text is supported", "response_format", "unsupported_value")
+    model = body.get("model")
+    if not isinstance(model, str):
+        raise bad("model must be a string: a name that GET /v1/models lists", "model")
+    system, history, question, media = _conversation(body.get("messages"))
+    options = body.get("stream_options") or {}
+    if not isinstance(options, dict):
+        raise bad("stream_options must be an object", "stream_options")
+    if options and not body.get("stream"):
+        raise bad("stream_options need stream: true", "stream_options")
+    seed = body.get("seed")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise bad(f"seed is {seed!r}; an integer is needed", "seed")
+    return ChatRequest(
+        model=model,
+        question=question,
+        history=history,
+        system=system,
+        media=media,
+        stream=_flag(body, "stream"),
+        include_usage=bool(options.get("include_usage")),
+        max_new_tokens=_tokens(body, settings),
+        temperature=_number(body, "temperature", 0.0, 0.0, 2.0),
+        top_p=_number(body, "top_p", 1.0, 1e-9, 1.0),
+        stop=_stop(body.get("stop")),
+        seed=None if seed is None else seed % 2**63,
+    )
+
+
+def _flag(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value not in (None, True, False):
+        raise bad(f"{name} is {value!r}; true or false is needed", name)
+    return bool(value)
+
+
+def _tokens(body: dict[str, Any], settings: ServeSettings) -> int:
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = body.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= settings.max_new_tokens:
+            raise bad(f"{name} is {value!r}; an integer from 1 to {settings.max_new_tokens} is needed", name, "invalid_value")
+        return value
+    return min(DEFAULT_TOKENS, settings.max_new_tokens)
+
+
+def _number(body: dict[str, Any], name: str, default: float, low: float, high: float) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise bad(f"{name} is {value!r}; a number from {0 if low < 1e-6 else low:g} to {high:g} is needed", name, "invalid_value")
+    return float(value)
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    stops = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or len(stops) > MOST_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
+        raise bad(f"stop must be a string or a list of at most {MOST_STOPS} strings, none of them empty", "stop")
+    return tuple(stops)
+
+
+def _conversation(messages: Any) -> tuple[str | None, tuple[tuple[str, str], ...], str, Media]:
+    """System text, earlier (question, answer) pairs, the question, and the one video."""
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+        raise bad("messages must be a list of objects with role and content, the last of role user", "messages")
+    system = None
+    if messages[0].get("role") in ("system", "developer"):
+        system, media = _content(messages[0], "messages[0]")
+        if media:
+            raise bad("messages[0]: the video belongs in the first user message", "messages")
+        messages = messages[1:]
+    roles = [message.get("role") for message in messages]
+    if len(roles) % 2 == 0 or roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
+        raise bad(f"messages have the roles {roles}; user and assistant must take turns, user first and last", "messages")
+    texts, found = [], []
+    for number, message in enumerate(messages):
+        text, media = _content(message, f"messages[{number}]")
+        if media and (number or message["role"] != "user"):
+            raise bad(f"messages[{number}]: the video belongs in the first user message, and the conversation is about it", "messages")
+        texts.append(text)
+        found += media
+    if len(found) != 1:
+        raise bad(
+            f"the first user message holds {len(found)} videos; one is needed: a part of type video_url with a data: URL, or of type "
+            "file with the id of an uploaded file",
+            "messages",
+        )
+    if not texts[-1].strip():
+        raise bad("the last message asks nothing: its text is empty", "messages")
+    pairs = zip(texts[:-1:2], texts[1::2], strict=True)
+    return system, tuple(pairs), texts[-1], found[0]
+
+
+def _content(message: dict[str, Any], where: str) -> tuple[str, list[Media]]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content, []
+    if not isinstance(content, list):
+        raise bad(f"{where}: content must be a string or a list of parts", "messages")
+    texts, media = [], []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        value = part.get(kind) if isinstance(kind, str) else None
+        if kind == "text" and isinstance(value, str):
+            texts.append(value)
+        elif kind in ("video_url", "image_url"):
+            media.append(_url(value.get("url") if isinstance(value, dict) else value, where))
+        elif kind in ("input_video", "file") and isinstance(value, dict):
+            media.append(_file(value, where))
+        else:
+            known = "text, video_url, image_url, input_video, file"
+            raise bad(f"{where}: a part of type {kind!r} is not understood. Known: {known}", "messages")
+    return "\n".join(texts), media
+
+
+def _file(value: dict[str, Any], where: str) -> Media:
+    """{"file_id"}, {"data": base64} or {"file_data": data URL or base64}."""
+    if isinstance(value.get("file_id"), str):
+        return Media(file_id=value["file_id"])
+    data = value.get("data") or value.get("file_data") or value.get("url")
+    if isinstance(data, str) and ":" in data[:64]:  # no base64 holds a colon
+        return _url(data, where)
+    return Media(data=_base64(data, where))
+
+
+def _url(url: Any, where: str) -> Media:
+    if not isinstance(url, str) or not url[:5].lower() == "data:":
+        raise bad(
+            f"{where}: the address is no data: URL. This server fetches nothing: send the video as data:video/mp4;base64,... or upload "
+            "it to /v1/files",
+            "messages",
+            "url_not_supported",
+        )
+    head, comma, data = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise bad(f"{where}: the data: URL must be base64: data:video/mp4;base64,...", "messages")
+    return Media(data=_base64(data, where))
+
+
+def _base64(data: Any, where: str) -> bytes:
+    try:
+        decoded = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise bad(f"{where}: the video is no base64: {error}", "messages") from None
+    if not decoded:
+        raise bad(f"{where}: the video is empty", "messages")
+    return decoded

@@ -1,0 +1,301 @@
+"""The HTTP side: `build_app(chat, names, settings)`. Bodies are bounded, a client that leaves stops the model, nothing is fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pllava.apps.serve.answering import Answerer
+from pllava.apps.serve.errors import ApiError, bad
+from pllava.apps.serve.files import Files
+from pllava.apps.serve.jobs import Event, Job, JobQueue
+from pllava.apps.serve.metrics import Metrics
+from pllava.apps.serve.protocol import ChatRequest, parse
+from pllava.apps.serve.settings import ServeSettings, is_loopback
+from pllava.apps.web.guard import from_elsewhere
+from pllava.apps.web.refused_body import RefusedBody
+from pllava.core.errors import PllavaError
+from pllava.video.readers import TIME_LIMIT, Readers
+
+if TYPE_CHECKING:
+    from pllava.chat import Answer, VideoChat
+
+OPEN = {"/health"}  # without a key
+
+
+def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) -> FastAPI:
+    """names: what a request may call the model; the first is listed."""
+    # No file stops the server, whatever is in it.
+    readers = chat.readers = Readers(1, min(settings.timeout, TIME_LIMIT), settings.limits)
+    files, jobs, metrics = Files(settings, readers), JobQueue(settings.max_waiting), Metrics()
+    uploading = asyncio.Lock()  # one reader for uploads, and one for questions
+    metrics.watch(jobs, chat.cache)
+    answerer = Answerer(chat, files, metrics)
+    created = int(time.time())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        readers.close()  # a clip that is being read would keep us waiting
+        await run_in_threadpool(jobs.close)
+        files.close()
+
+    app = FastAPI(title="PLLaVA", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.add_middleware(RefusedBody)  # the last added is the first that a request meets
+    app.add_exception_handler(ApiError, lambda _, error: answer_error(error))  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, lambda _, error: answer_error(ApiError(error.status_code, str(error.detail))))  # type: ignore[attr-defined]
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        return {"status": "ok", "model": names[0], "running": jobs.running, "waiting": jobs.waiting}
+
+    @app.get("/metrics")
+    async def read_metrics() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [shown_model(names[0], created)]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        check_model(name, names)
+        return shown_model(names[0], created)
+
+    @app.post("/v1/files")
+    async def upload(request: Request) -> dict[str, Any]:
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise ApiError(415, "an upload is multipart/form-data with a part named file", "file")
+        async with request.form(max_files=1, max_fields=8) as form:
+            part = form.get("file")
+            if part is None or isinstance(part, str):
+                raise bad("the form has no part named file", "file")
+            async with uploading:
+                return (await run_in_threadpool(files.add, part.file, part.filename or "")).shown()
+
+    @app.get("/v1/files")
+    async def list_files() -> dict[str, Any]:
+        return {"object": "list", "data": [stored.shown() for stored in files.all()], "has_more": False}
+
+    @app.get("/v1/files/{name}")
+    async def show_file(name: str) -> dict[str, Any]:
+        return files.get(name).shown()
+
+    @app.delete("/v1/files/{name}")
+    async def remove_file(name: str) -> dict[str, Any]:
+        files.remove(name)
+        return {"id": name, "object": "file", "deleted": True}
+
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request) -> Response:
+        began = time.monotonic()
+        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+            raise ApiError(415, "the content type must be application/json")
+        try:
+            body = json.loads(await request.body())
+        except (ValueError, RecursionError) as error:
+            raise bad(f"the body is no JSON: {error}") from None
+        asked = await run_in_threadpool(parse, body, settings)
+        del body
+        check_model(asked.model, names)
+        await run_in_threadpool(answerer.check, asked)
+        job = jobs.submit(lambda cancel: answerer.work(asked, cancel, began))
+        run = Run(asked, job, began, settings.timeout, request, metrics)
+        try:
+            await run.next()  # ready: what is wrong with the video has its own status, also for a stream
+            if asked.stream:
+                return Streamed(run)
+            while (event := await run.next())[0] != "done":
+                pass
+        except BaseException:
+            job.abandon()
+            raise
+        return JSONResponse(run.completion(event[1]))
+
+    return app
+
+
+class Run:
+    """A job as its request sees it, with a deadline; a client that leaves ends it."""
+
+    def __init__(self, asked: ChatRequest, job: Job, began: float, timeout: float, request: Request, metrics: Metrics) -> None:
+        self.asked, self.job, self.request, self.metrics = asked, job, request, metrics
+        self.began, self.deadline = began, began + timeout
+        self.given_up = self.finished = False
+        self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self.created = int(time.time())
+
+    async def next(self) -> Event:
+        """Raises ApiError for what went wrong, 504 at the deadline, 499 when the client is gone."""
+        waiting = asyncio.ensure_future(self.job.events.get())
+        try:
+            while not waiting.done():
+                left = self.deadline - time.monotonic()
+                if left <= 0:
+                    self.give_up("timeout")
+                    raise ApiError(504, "the time of this request is over; ask for fewer tokens or send a shorter video", code="timeout")
+                await asyncio.wait([waiting], timeout=min(0.2, left))
+                if not waiting.done() and await self.request.is_disconnected():
+                    self.give_up("disconnected")
+                    raise ApiError(499, "the client left")
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+        event = waiting.result()
+        self.finished = event[0] in ("done", "error")
+        if event[0] == "done":  # of a stream, too
+            self.metrics.seconds.observe(time.monotonic() - self.began)
+        if event[0] == "error":
+            raise event[1] if isinstance(event[1], ApiError) else internal(event[1])
+        return event
+
+    def give_up(self, reason: str) -> None:
+        """Counted once, whoever notices first."""
+        if not self.given_up:
+            self.given_up = True
+            self.metrics.abandoned.labels(reason).inc()
+        self.job.abandon()
+
+    def completion(self, answer: Answer) -> dict[str, Any]:
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
+        return self._head("chat.completion") | {"choices": [choice], "usage": usage(answer)}
+
+    def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        body = self._head("chat.completion.chunk") | {"choices": [choice]}
+        return sse(body | ({"usage": None} if self.asked.include_usage else {}))
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.asked.model}
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self.chunk({"role": "assistant", "content": ""})
+        try:
+            while (event := await self.next())[0] != "done":
+                yield self.chunk({"content": event[1]})
+        except ApiError as error:  # the status is sent already
+            yield sse(error.body)
+            return
+        answer = event[1]
+        yield self.chunk({}, answer.finish_reason)
+        if self.asked.include_usage:
+            yield sse(self._head("chat.completion.chunk") | {"choices": [], "usage": usage(answer)})
+        yield b"data: [DONE]\n\n"
+
+
+class Streamed(StreamingResponse):
+    """Server-sent events; however it ends, the model does not go on for nobody."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.chunks(), media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.run = run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if not self.run.finished:
+                self.run.give_up("disconnected")
+
+
+def sse(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def usage(answer: Answer) -> dict[str, int]:
+    made = len(answer.token_ids)
+    return {"prompt_tokens": answer.prompt_tokens, "completion_tokens": made, "total_tokens": answer.prompt_tokens + made}
+
+
+def shown_model(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "pllava"}
+
+
+def check_model(name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise ApiError(404, f"the model {name[:100]!r} is not served here; {names[0]!r} is", "model", "model_not_found")
+
+
+def internal(error: BaseException) -> ApiError:
+    if isinstance(error, PllavaError):
+        return ApiError(503, str(error), code="cancelled")
+    return ApiError(500, f"the model failed: {type(error).__name__}", code="internal_error")
+
+
+def answer_error(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+class Guard:
+    """Who may ask, and how much is read of a body. Counts responses."""
+
+    def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
+        self.app, self.settings, self.metrics = app, settings, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {key.lower(): value for key, value in scope["headers"]}
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.settings.max_body:
+                raise self._large()
+            return message
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.metrics.requests.labels(self._route(scope["path"]), str(message["status"])).inc()
+            await send(message)
+
+        try:
+            self._check(scope, headers)
+            await self.app(scope, counted, noted)
+        except ApiError as error:
+            with suppress(RuntimeError):  # a response had begun
+                await answer_error(error)(scope, receive, noted)
+
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        key = self.settings.api_key
+        if key is None:
+            # A page in a browser on this machine must not ask: under a name of its own, or by a form.
+            host = headers.get(b"host", b"").decode("latin-1")
+            name = host.rsplit(":", 1)[0].strip("[]") if not host.endswith("]") else host.strip("[]")
+            if not is_loopback(name):
+                raise ApiError(403, "without a key this server answers to 127.0.0.1 and localhost only")
+            if from_elsewhere(scope):
+                raise ApiError(403, "without a key this server takes nothing from a web page of another origin")
+        elif scope["path"] not in OPEN:
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), key.encode()):
+                raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self.settings.max_body:
+            raise self._large()
+
+    def _large(self) -> ApiError:
+        return ApiError(413, f"the body is larger than the {self.settings.max_body:,} bytes this server reads", code="file_too_large")
+
+    @staticmethod
+    def _route(path: str) -> str:
+        """Few distinct labels, whatever is asked for."""
+        known = ("/v1/chat/completions", "/v1/models", "/v1/files", "/health", "/metrics")
+        return next((route for route in known if path.startswith(route)), "other")

@@ -1,0 +1,163 @@
+"""Reading the feature store: `open_store(params)` gives training its features, or None when they are not stored.
+
+data/features/ holds safetensors shards with one [T, P, Dv] tensor a clip, and index.json: the settings they were made with, and for
+each clip its shard, shape and sha256. What is read is checked against it, every time: a flipped byte never reaches the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pllava.artifacts.manifest import ManifestRow
+from pllava.artifacts.pixels import UnreadableClip
+from pllava.core.errors import PllavaError
+from pllava.core.files import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pllava.core.params import Params
+
+STORE = Path("data/features")
+AGAIN = "Write it again: pllava features"
+PACKAGE = Path(__file__).parents[1]
+CODE = ("video/*.py", "model/processing.py", "model/modeling.py", "data/tower.py", "data/pixels.py")  # what turns a file into features
+
+
+def open_store(params: Params, folder: Path = STORE) -> FeatureStore | None:
+    """The store training reads, or None when the tower runs in every step: `features.enabled: auto` leaves that to the index, where
+    `pllava features` has written what it decided. Raises PllavaError when the store is wanted and does not fit."""
+    if params.features.enabled == "auto" and not _index(folder)["enabled"]:
+        return None
+    return FeatureStore(params, folder) if params.features.enabled else None
+
+
+def clip_key(row: ManifestRow) -> str:
+    """Content and time bound of a clip: what decides its frames."""
+    bound = "" if row.start is None and row.end is None else f":{row.start}:{row.end}"
+    return f"{row.media_sha256}{bound}"
+
+
+def settings(params: Params) -> dict[str, Any]:
+    """What the stored numbers depend on besides the clips; compared when the store is opened, and before a clip is taken over."""
+    from pllava.model import layouts as checkpoint
+
+    folder = checkpoint.resolve(params.model.base)
+    return {
+        "tower_sha256": tower_sha256(folder),
+        "preprocessing_sha256": _sha256(read_json(folder / "preprocessor_config.json")),
+        "code_sha256": _code_sha256(),
+        "torch": version("torch").split("+")[0],
+        "transformers": version("transformers"),
+        "model_dtype": params.model.dtype,
+        "attn_implementation": params.model.attn_implementation,
+        "num_frames": params.model.num_frames,
+        "sampling": params.train.sampling,
+        "dtype": params.features.dtype,
+    }
+
+
+def tower_sha256(folder: Path) -> str:
+    """Digest of the tower's tensors and of what the config says about reading it."""
+    from pllava.model import layouts as checkpoint
+
+    found = checkpoint.read(folder)
+    names = sorted(name for name in found.base if name.startswith("vision_tower."))
+    if not names:
+        raise PllavaError(f"{folder}: no vision tower in here. model.base in params.yaml must name a base or a full model")
+    digest = hashlib.sha256()
+    for key in ("vision_config", "vision_feature_layer", "vision_feature_select_strategy"):
+        digest.update(_sha256(found.config.get(key)).encode())
+    for name in names:
+        tensor = found.base[name][:]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def digest_of(tensor: Tensor) -> str:
+    """sha256 of a tensor's bytes; about 10 ms for a clip at full size."""
+    return hashlib.sha256(_bytes(tensor)).hexdigest()
+
+
+class FeatureStore:
+    """Reads clips by memory map. Raises PllavaError if the store was made with other settings, lacks a clip, or has changed on disk."""
+
+    is_features = True
+
+    def __init__(self, params: Params, folder: Path = STORE) -> None:
+        index = _index(folder)
+        if not index["enabled"]:
+            raise PllavaError(f"{folder} was written with features.enabled false, params.yaml now says true. Run: pllava features")
+        wanted = settings(params)
+        if index["settings"] != wanted:
+            changed = sorted(key for key in wanted.keys() | index["settings"] if index["settings"].get(key) != wanted.get(key))
+            raise PllavaError(f"{folder} was made with other settings ({', '.join(changed)}). {AGAIN}")
+        self.reader, self.unreadable = ShardReader(folder, index["clips"]), index["unreadable"]
+
+    def get(self, row: ManifestRow, epoch: int = 0) -> Tensor:
+        """[T, P, Dv] of a row's clip."""
+        key = clip_key(row)
+        if key in self.unreadable:
+            raise UnreadableClip(f"{row.media} (row {row.id}) could not be encoded: {self.unreadable[key]}")
+        if key not in self.reader.clips:
+            raise PllavaError(f"{self.reader.folder} has no features of {row.media} (row {row.id}). Write them: pllava features")
+        return self.reader.get(key)
+
+
+class ShardReader:
+    """Tensors of a folder of shards by key, each checked against its entry {shard, shape, dtype, sha256}."""
+
+    def __init__(self, folder: Path, clips: dict[str, dict[str, Any]]) -> None:
+        self.folder, self.clips = folder, clips
+        self._shards: dict[tuple[int, str], Any] = {}
+
+    def get(self, key: str) -> Tensor:
+        from safetensors import SafetensorError, safe_open
+
+        entry = self.clips[key]
+        file = self.folder / entry["shard"]
+        handle = os.getpid(), entry["shard"]  # a forked worker opens its own
+        try:
+            if handle not in self._shards:
+                self._shards[handle] = safe_open(file, framework="pt")
+            tensor = self._shards[handle].get_tensor(key)
+        except FileNotFoundError:
+            raise PllavaError(f"{file} is not there, though index.json names it. {AGAIN}") from None
+        except (SafetensorError, OSError) as error:
+            raise PllavaError(f"{file} is damaged: {error}. {AGAIN}") from None
+        form = [*tensor.shape], str(tensor.dtype).removeprefix("torch.")
+        if form != (entry["shape"], entry["dtype"]):
+            raise PllavaError(f"{file}: clip {key} is {form[1]} {form[0]}, index.json says {entry['dtype']} {entry['shape']}. {AGAIN}")
+        if digest_of(tensor) != entry["sha256"]:
+            raise PllavaError(f"{file} has changed on disk: clip {key} has another sha256 than index.json. {AGAIN}")
+        return tensor
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / "index.json")
+    except FileNotFoundError:
+        raise PllavaError(f"{folder}/index.json is not there. Write it: pllava features") from None
+
+
+def _code_sha256() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in CODE for file in PACKAGE.glob(pattern)):
+        digest.update(file.relative_to(PACKAGE).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    import torch
+
+    return tensor.contiguous().view(torch.uint8).numpy()

@@ -1,0 +1,1 @@
+"""Benchmarks: layouts, samples, prompts and scores."""

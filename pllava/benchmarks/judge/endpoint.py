@@ -1,0 +1,206 @@
+"""A judge behind any OpenAI-compatible endpoint (a hosted one, vLLM, llama.cpp, Ollama), by the official client.
+
+    export PLLAVA_JUDGE_BASE_URL=http://127.0.0.1:8000/v1 PLLAVA_JUDGE_MODEL=qwen PLLAVA_JUDGE_API_KEY=...
+
+OPENAI_API_KEY is not read: a key that lies around must not start a paid run. The key is never printed, logged or written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pllava.benchmarks.benchmark import Score
+from pllava.benchmarks.judge import rubric as rubrics
+from pllava.benchmarks.judge.cache import ReplyCache, prompt_sha256
+from pllava.benchmarks.judge.reply import BEST, UnreadableReplyError, parse
+from pllava.benchmarks.judge.rubric import Rubric
+from pllava.core.errors import PllavaError
+
+if TYPE_CHECKING:
+    from pllava.core.params import Judge as JudgeSettings
+
+URL, MODEL, KEY = "PLLAVA_JUDGE_BASE_URL", "PLLAVA_JUDGE_MODEL", "PLLAVA_JUDGE_API_KEY"
+LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
+LOOKS_LIKE_A_VERDICT = re.compile(r"['\"]?\b(pred|score|role)['\"]?\s*[:=]|ignore .{0,30}instructions", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    base_url: str
+    model: str
+    key: str = field(repr=False)
+
+
+def endpoint_from_environment() -> Endpoint | None:
+    """None when no judge is configured. Raises PllavaError when only one of URL and model is given, or a password stands in the URL."""
+    url, model = os.environ.get(URL, "").strip(), os.environ.get(MODEL, "").strip()
+    if not url and not model:
+        return None
+    if not url or not model:
+        raise PllavaError(
+            f"{URL if url else MODEL} is set, {MODEL if url else URL} is not. Set both for a judge, none for the offline scorer"
+        )
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password or parts.query:
+        raise PllavaError(f"{URL} must be http(s)://host/path, without user, password or query. A key belongs in {KEY}")
+    return Endpoint(url, model, os.environ.get(KEY, "").strip() or "none")  # servers on one's own machine want no key
+
+
+class EndpointJudge:
+    """`score` may be called from several threads."""
+
+    measure = "judge: share of 'yes' (VideoQA, captions), score / 5 (VCGBench)"
+
+    def __init__(self, endpoint: Endpoint, settings: JudgeSettings):
+        try:
+            import openai
+        except ImportError:
+            raise PllavaError("a judge needs the package openai. Install it: pip install 'pllava[judge]'") from None
+        self.endpoint = endpoint
+        self.settings = settings
+        self.name = f"judge {endpoint.model}"
+        self.concurrency = settings.concurrency
+        self.cache = ReplyCache(endpoint.model)
+        self._client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.key, timeout=settings.timeout_seconds, max_retries=0)
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._asking: dict[str, threading.Lock] = {}  # equal requests wait for the first one's reply
+        self._usage = {"requests": 0, "cached": 0, "tokens_read": 0, "tokens_written": 0}
+
+    def score(self, rubric: Rubric, **fields: str) -> Score:
+        messages = rubric.messages(fields)
+        suspicious = any(LOOKS_LIKE_A_VERDICT.search(fields[name]) for name in ("prediction", "second_prediction") if name in fields)
+        key = prompt_sha256(messages)
+        with self._lock:
+            asking = self._asking.setdefault(key, threading.Lock())
+        try:
+            with asking:
+                right, score = self._verdict(messages, key, rubric.decides)
+        except UnreadableReplyError as error:
+            return Score(None, missing=str(error), suspicious=suspicious)
+        return Score(float(right) if rubric.decides else score / BEST, correct=right, score=score, suspicious=suspicious)
+
+    def nothing(self) -> Score:
+        return Score(0.0, correct=False, score=0.0)
+
+    def provenance(self) -> dict[str, Any]:
+        every = [value for value in vars(rubrics).values() if isinstance(value, Rubric)]
+        return {
+            "kind": "endpoint",
+            "name": self.name,
+            "model": self.endpoint.model,
+            "measure": self.measure,
+            "temperature": 0,
+            "max_tokens": self.settings.max_tokens,
+            "rubrics_sha256": prompt_sha256([{rubric.name: rubric.sha256()} for rubric in every]),
+        }
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def usage(self) -> dict[str, Any]:
+        read, written = self.settings.price_per_million_tokens
+        cost = (self._usage["tokens_read"] * read + self._usage["tokens_written"] * written) / 1e6
+        return {**self._usage, "cost": round(cost, 6), "endpoint": self.endpoint.base_url}
+
+    def _verdict(self, messages: list[dict[str, str]], key: str, decides: bool) -> tuple[bool, float]:
+        """From the cache, or by asking until a reply can be read. Raises UnreadableReplyError with the last reason."""
+        if (known := self.cache.get(key)) is not None:
+            self._count(cached=1)
+            return parse(known["reply"], decides)
+        problem, wait = "", 0.0
+        for attempt in range(self.settings.attempts):
+            if self._stopped.wait(wait):
+                break
+            wait = min(LONGEST_WAIT, self.settings.backoff_seconds * 2**attempt) * random.uniform(0.5, 1.0)
+            try:
+                reply, usage = self._ask(messages)
+                verdict = parse(reply, decides)
+            except _FailedError as error:
+                problem, wait = str(error), max(wait, error.wait)
+                if not error.may_pass:
+                    raise UnreadableReplyError(problem) from None
+            except UnreadableReplyError as error:
+                problem = f"unreadable reply: {error}"
+            else:
+                self.cache.put(key, reply, usage)  # an unreadable reply is not kept: the next run asks again
+                return verdict
+        raise UnreadableReplyError(f"{problem} ({self.settings.attempts} tries)")
+
+    def _ask(self, messages: list[dict[str, str]]) -> tuple[str, dict[str, int]]:
+        """One request. Raises _FailedError when it fails, PllavaError when the set-up is wrong, so that every request would."""
+        import openai
+
+        self._count(requests=1)
+        try:
+            with self._client.chat.completions.with_streaming_response.create(
+                model=self.endpoint.model,
+                messages=messages,  # type: ignore[arg-type]
+                temperature=0,
+                max_tokens=self.settings.max_tokens,
+            ) as response:
+                body = self._body(response)
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            self.stop()
+            raise PllavaError(
+                f"the judge at {self.endpoint.base_url} refuses model {self.endpoint.model!r} with status {error.status_code}. "
+                f"Check {URL}, {MODEL} and {KEY}; answers are kept, so only judging is repeated"
+            ) from None
+        except openai.APIStatusError as error:
+            may_pass = error.status_code in (408, 409, 425, 429) or error.status_code >= 500
+            raise _FailedError(f"status {error.status_code}", _retry_after(error), may_pass) from None
+        except openai.APITimeoutError:
+            raise _FailedError(f"no reply within {self.settings.timeout_seconds:g} s") from None
+        except _FailedError:
+            raise
+        except Exception as error:  # the connection broke: the client's own errors, or its transport's while a body is read
+            raise _FailedError(type(error).__name__) from None
+        try:
+            completion = json.loads(body)
+            content, usage = completion["choices"][0]["message"]["content"], completion.get("usage") or {}
+            said = {"tokens_read": "prompt_tokens", "tokens_written": "completion_tokens"}  # a server may count one of them, or none
+            counted = {name: usage[field] for name, field in said.items() if isinstance(usage.get(field), int)}
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+            raise _FailedError("a body that is no chat completion") from None
+        self._count(**counted)
+        if not isinstance(content, str):
+            raise _FailedError("a reply without text")
+        return content, counted
+
+    def _body(self, response: Any) -> bytes:
+        """All of it. The client's time-out is of one read: a body that comes byte by byte would take for ever."""
+        parts, until = [], time.monotonic() + self.settings.timeout_seconds
+        for part in response.iter_bytes():
+            parts.append(part)
+            if time.monotonic() > until:
+                raise _FailedError(f"no whole reply within {self.settings.timeout_seconds:g} s")
+        return b"".join(parts)
+
+    def _count(self, **added: int) -> None:
+        with self._lock:
+            for name, number in added.items():
+                self._usage[name] += number
+
+
+class _FailedError(Exception):
+    """`wait`: seconds the server asks for. `may_pass`: another try makes sense."""
+
+    def __init__(self, problem: str, wait: float = 0.0, may_pass: bool = True):
+        super().__init__(problem)
+        self.wait = wait
+        self.may_pass = may_pass
+
+
+def _retry_after(error: Any) -> float:
+    try:
+        return min(LONGEST_WAIT, max(0.0, float(error.response.headers.get("retry-after", 0))))
+    except ValueError:  # a date
+        return 0.0

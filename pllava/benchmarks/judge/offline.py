@@ -1,0 +1,62 @@
+"""The scorer for a machine without a judge: words are compared, meaning is not. Its numbers are no judge's numbers.
+
+normalised exact match: equal after lower case, without articles, punctuation and doubled spaces (as SQuAD does).
+token F1: harmonic mean of the shares of the words of either text that are in the other.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from typing import Any
+
+from pllava.benchmarks.benchmark import Score
+from pllava.benchmarks.judge.rubric import Rubric
+
+ARTICLES = ("a", "an", "the")
+
+
+class OfflineJudge:
+    name = "offline scorer (normalised exact match, token F1)"
+    measure = "offline: normalised exact match (VideoQA), token F1 (VCGBench, captions)"
+    concurrency = 1
+
+    def score(self, rubric: Rubric, **fields: str) -> Score:
+        """`value` is the exact match where a judge would say right or wrong, else F1; of two answers to one question the mean."""
+        answer = fields["answer"]
+        predictions = [fields[name] for name in ("prediction", "second_prediction") if name in fields]
+        f1 = sum(token_f1(prediction, answer) for prediction in predictions) / len(predictions)
+        right = all(exact_match(prediction, answer) for prediction in predictions)
+        return Score(float(right) if rubric.name == "answer" else f1, correct=right, f1=round(f1, 6))
+
+    def nothing(self) -> Score:
+        return Score(0.0, correct=False, f1=0.0)
+
+    def provenance(self) -> dict[str, Any]:
+        return {"kind": "offline", "name": self.name, "measure": self.measure}
+
+    def stop(self) -> None:
+        pass
+
+    def usage(self) -> dict[str, Any]:
+        return {"requests": 0, "cached": 0, "tokens_read": 0, "tokens_written": 0, "cost": 0.0}
+
+
+def normalise(text: str) -> str:
+    """`"The  Noodles!"` -> `"noodles"`."""
+    kept = "".join(" " if unicodedata.category(letter)[0] in "PS" else letter for letter in unicodedata.normalize("NFKC", text).lower())
+    return " ".join(word for word in re.split(r"\s+", kept.strip()) if word and word not in ARTICLES)
+
+
+def exact_match(prediction: str, answer: str) -> bool:
+    return normalise(prediction) == normalise(answer)
+
+
+def token_f1(prediction: str, answer: str) -> float:
+    """0..1; two texts without words are equal."""
+    given, wanted = normalise(prediction).split(), normalise(answer).split()
+    if not given or not wanted:
+        return float(given == wanted)
+    shared = sum((Counter(given) & Counter(wanted)).values())
+    return 2 * shared / (len(given) + len(wanted))

@@ -1,0 +1,83 @@
+"""From answers to scored rows: `score_rows(rows, benchmark, judge)`. No model is needed, so it can be repeated with another judge.
+
+A row gets `correct` and, on a judged benchmark, `scores`: {task: {value, correct, score | f1, missing, suspicious}}.
+A clip that can't be read is wrong and 0; a judgement that failed is missing, in no average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+from pllava.benchmarks.benchmark import Benchmark, Score
+from pllava.benchmarks.judge import Judge
+from pllava.core.errors import PllavaError
+
+QUEUE = 64  # rows that wait, for each request at once
+HOPELESS = 64  # judgements: when so many failed and none has come, the rest is not asked for hours
+
+
+def score_rows(rows: Iterable[dict[str, Any]], benchmark: Benchmark, judge: Judge, max_missing: float = 0.0) -> Iterator[dict[str, Any]]:
+    """The same rows, scored, one after another: a few hundred are in memory, not all of them.
+
+    Raises PllavaError at the end when more than `max_missing` of the judgements failed, or early when the judge has not said a thing: what
+    was written of them is to be thrown away.
+    """
+    if not benchmark.judged:  # nothing can be missing
+        for row in rows:
+            yield _write(row, _scores(row, benchmark, judge), judged=False)
+        return
+    total, missing, first, heard, hopeless = 0, 0, None, False, False
+    for row, found in _judge(rows, benchmark, judge):
+        reasons = [score.missing for score in found.values() if score.value is None]
+        total, missing, first = total + len(found), missing + len(reasons), first or next(iter(reasons), None)
+        heard = heard or (row["error"] is None and len(reasons) < len(found))
+        hopeless = not heard and missing >= HOPELESS and max_missing < 1
+        if hopeless:
+            break
+        yield _write(row, found, judged=True)
+    if missing > max_missing * total:
+        rest = "; the rest was not asked" if hopeless else ""
+        raise PllavaError(
+            f"{missing} of {total} judgements failed{rest}, judge.max_missing allows {max_missing:.1%}. The first: {first}. "
+            "Answers and replies are kept; when the judge is well, run the same command again"
+        )
+
+
+def _judge(rows: Iterable[dict[str, Any]], benchmark: Benchmark, judge: Judge) -> Iterator[tuple[dict[str, Any], dict[str, Score]]]:
+    """As many rows at once as the judge allows; a queue of a few hundred waits, not all of them."""
+    pool = ThreadPoolExecutor(judge.concurrency)
+    coming = iter(rows)
+    try:
+        while queue := list(islice(coming, QUEUE * judge.concurrency)):
+            yield from zip(queue, pool.map(lambda row: _scores(row, benchmark, judge), queue), strict=True)
+    except BaseException:
+        judge.stop()  # after an error nothing more is asked, and nobody waits to ask again
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def values(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """{task: value in 0..1, or None where a judgement is missing} of a scored row."""
+    if "scores" in row:
+        return {task: score["value"] for task, score in row["scores"].items()}
+    return {row["task"]: None if row["correct"] is None else float(row["correct"])}
+
+
+def _scores(row: Mapping[str, Any], benchmark: Benchmark, judge: Judge) -> dict[str, Score]:
+    if row["error"] is not None:
+        nothing = judge.nothing() if benchmark.judged else Score(0.0, correct=False)
+        return dict.fromkeys(benchmark.tasks(row), nothing)
+    return benchmark.score(row, judge) if benchmark.tasks(row) else {}
+
+
+def _write(row: dict[str, Any], scores: Mapping[str, Score], judged: bool) -> dict[str, Any]:
+    """The row with `correct` of a row: right on all its tasks; None when one is missing or there is none."""
+    verdicts = [score.correct for score in scores.values()]
+    row["correct"] = None if not verdicts or None in verdicts else all(verdicts)
+    if judged:
+        row["scores"] = {task: score.as_dict() for task, score in scores.items()}
+    return row

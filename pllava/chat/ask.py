@@ -1,0 +1,41 @@
+"""One question about one clip, for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pllava.chat.model_ref import choose, describe_runtime, load_chat
+from pllava.core.errors import PllavaError
+from pllava.core.params import Params
+
+
+def ask(
+    params: Params,
+    video: Path,
+    question: str,
+    model: str | None = None,
+    adapter: str | None = None,
+    template: str | None = None,
+    max_new_tokens: int = 100,
+    lora_alpha: float | None = None,
+    say: Callable[[object], None] = print,
+) -> str:
+    """The answer. `say` is told which model, device and video reader were used. Raises PllavaError for an unreadable clip or model,
+    and for a question that is empty or holds a marker of the template."""
+    from pllava.chat.template import load_template
+    from pllava.video.reader import probe
+
+    # What the user can mend is found before the weights are read.
+    if not question.strip():
+        raise PllavaError('the question is empty; for example: pllava ask clip.mp4 "What happens?"')
+    probe(video)
+    source = choose(params, model, adapter, template)
+    load_template(source.template).check(question)
+    say(f"model: {source.name}, {source.why}")
+    chat = load_chat(source, lora_alpha)
+    watched = chat.watch(video)
+    frames = watched.frames
+    say(f"runs on {describe_runtime(chat.model)}; template {source.template}")
+    say(f"video: {len(frames.frames)} of {frames.num_frames_total} frames, {frames.duration:.1f} s, read by {frames.reader}")
+    return watched.ask(question, max_new_tokens=max_new_tokens).text

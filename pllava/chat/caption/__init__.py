@@ -1,0 +1,1 @@
+"""Captions of long video: scenes, one caption each, and subtitle files."""

@@ -1,0 +1,121 @@
+"""Captions all along a video: `for segment in pllava.dense_caption(chat, "long.mp4"): ...`
+
+Scenes are found while the file is decoded, once, in another process; each is captioned from its own frames as soon as its end is known.
+Memory does not grow with the length of the video.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pllava.chat.caption.clips import QUESTION, caption_clips, picture_of, without_cache
+from pllava.chat.caption.scan import Scan
+from pllava.chat.caption.scenes import Scene, SceneSettings
+from pllava.chat.caption.segment import Segment
+from pllava.core.errors import PllavaError
+from pllava.video.limits import Limits
+from pllava.video.reader import VideoFrames
+from pllava.video.readers import TIME_LIMIT
+
+if TYPE_CHECKING:
+    from pllava.chat import VideoChat
+
+log = logging.getLogger(__name__)
+ROUNDED = 6  # decimals of a second
+
+
+class DenseCaption:
+    """Iterate, once, over Segments. Afterwards `summary`, `notes` (what could not be read), `duration` and `num_frames` are there."""
+
+    def __init__(
+        self, chat: VideoChat, scan: Scan, question: str, max_new_tokens: int, batch_size: int, summary_question: str | None
+    ) -> None:
+        self.chat, self.scan, self.question, self.max_new_tokens = chat, scan, question, max_new_tokens
+        self.batch_size, self.summary_question = batch_size, summary_question
+        self.summary: str | None = None
+
+    def __iter__(self) -> Iterator[Segment]:
+        batch: list[Scene] = []
+        for scene in self.scan:
+            batch.append(scene)
+            if len(batch) == self.batch_size:
+                yield from self._captioned(batch)
+                batch = []
+        yield from self._captioned(batch)
+        for note in self.scan.notes:
+            log.warning("%s: %s", self.scan.path, note)
+        if self.summary_question and self.scan.overview:
+            self.summary = caption_clips(self.chat, [self._clip(self.scan.overview)], self.summary_question, self.max_new_tokens)[0]
+
+    @property
+    def notes(self) -> list[str]:
+        return self.scan.notes
+
+    @property
+    def duration(self) -> float:
+        """Seconds that could be read."""
+        return self.scan.duration
+
+    @property
+    def num_frames(self) -> int:
+        return self.scan.num_frames
+
+    def entry(self, video: str, tell: Callable[[float], None] = lambda position: None) -> dict[str, Any]:
+        """Everything, as JSON holds it. tell: is given the end of each segment, in seconds."""
+        segments = []
+        for segment in self:
+            segments.append({**asdict(segment), "start": round(segment.start, ROUNDED), "end": round(segment.end, ROUNDED)})
+            tell(segment.end)
+        return {
+            "video": video,
+            "duration": round(self.duration, ROUNDED),
+            "num_frames": self.num_frames,
+            "segments": segments,
+            "summary": self.summary,
+            "notes": self.notes,
+        }
+
+    def _captioned(self, scenes: list[Scene]) -> Iterator[Segment]:
+        texts = caption_clips(self.chat, [self._clip(scene) for scene in scenes], self.question, self.max_new_tokens) if scenes else []
+        for scene, text in zip(scenes, texts, strict=True):
+            yield Segment(scene.start, scene.end, text, scene.start_frame, scene.end_frame)
+
+    @staticmethod
+    def _clip(scene: Scene) -> VideoFrames:
+        count, seconds = scene.end_frame - scene.start_frame, scene.end - scene.start
+        return VideoFrames(scene.frames, np.asarray(scene.times), scene.indices, count / max(seconds, 1e-3), count, seconds, "pyav")
+
+
+def dense_caption(
+    chat: VideoChat,
+    path: str | Path,
+    question: str = QUESTION,
+    *,
+    scenes: SceneSettings | None = None,
+    max_new_tokens: int = 100,
+    batch_size: int = 4,
+    summary: bool | str = False,
+    limits: Limits | None = None,
+    time_limit: float = TIME_LIMIT,
+) -> DenseCaption:
+    """Caption a video of any length, scene by scene.
+
+    question: asked about each scene. scenes: where captions begin and end. batch_size: scenes captioned at once. summary: ask about frames
+    from all over the file, too, at the end; a text is asked instead of `question`. time_limit: seconds without a frame after which the
+    file is given up. Raises PllavaError at once when there is nothing to read. A file that is cut off or damaged is captioned as far as it
+    can be read; `notes` say so.
+    """
+    if batch_size < 1 or max_new_tokens < 1:
+        raise PllavaError(f"batch_size {batch_size}, max_new_tokens {max_new_tokens}: both must be at least 1")
+    asked = summary if isinstance(summary, str) else question if summary else None
+    for text in (question, asked):
+        chat.template.prompt_for(text or "?")  # refuses markers before anything is decoded
+    picture = picture_of(chat.processor)
+    scan = Scan(path, scenes, chat.processor.num_frames, picture, limits, time_limit)
+    return DenseCaption(without_cache(chat), scan, question, max_new_tokens, batch_size, asked)

@@ -1,0 +1,147 @@
+"""Scenes found in a process of its own, ahead of the model: `for scene in Scan("long.mp4", settings, 16): ...`
+
+The scanning process waits while what it has found is not taken, so that memory stays constant; one that finds nothing to say for the
+time limit hangs, and is killed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pllava.chat.caption.scenes import Scene, Scenes, SceneSettings
+from pllava.core.errors import PllavaError
+from pllava.video.aspect import tower_pictures
+from pllava.video.child import Child, Gone, Say, serve
+from pllava.video.limits import Limits
+from pllava.video.pyav import MEND
+from pllava.video.readers import TIME_LIMIT
+from pllava.video.stream import FrameStream, StreamFrame
+
+SIGN_OF_LIFE = 0.5  # seconds
+KEPT = 2  # processes that wait for the next video; they end with this one
+_idle: deque[Child] = deque()
+
+
+class Scan:
+    """Iterate once. Afterwards `overview` (a Scene of the whole file), `notes`, `num_frames` and `duration` are there; `position` is how
+    far decoding has come, in seconds.
+
+    picture: as in `pllava.video.readers`. time_limit: seconds without a frame. Raises PllavaError when nothing can be read; what comes
+    before a fault in the middle is given, and the fault is a note.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        settings: SceneSettings | None = None,
+        num_frames: int = 16,
+        picture: tuple[int, int, int] | None = None,
+        limits: Limits | None = None,
+        time_limit: float = TIME_LIMIT,
+    ) -> None:
+        self.path, self.time_limit = Path(path), time_limit
+        settings, limits = settings or SceneSettings(), limits or Limits()
+        FrameStream(path, limits)  # says what is wrong at once
+        self._job = {
+            "path": str(path),
+            "settings": asdict(settings),
+            "num_frames": num_frames,
+            "picture": picture,
+            "limits": asdict(limits),
+        }
+        self._child: Child | None = None
+        self.overview: Scene | None = None
+        self.notes: list[str] = []
+        self.num_frames, self.duration, self.position = 0, 0.0, 0.0
+
+    def begin(self) -> None:
+        """Start to decode, ahead of the iteration."""
+        self._child = self._child or (_idle.pop() if _idle else Child("pllava.chat.caption.scan"))
+        self._child.begin(self._job)
+
+    def __iter__(self) -> Iterator[Scene]:
+        self.begin()
+        child, finished = self._child, False
+        assert child is not None
+        try:
+            for said, frames in child.ask(self._job, self.time_limit):
+                if "error" in said:
+                    finished = True
+                    raise PllavaError(said["error"])
+                self.position = said.get("position", self.position)
+                if frames is None:
+                    continue
+                if said.get("end"):
+                    self.notes += said["notes"]
+                    self.num_frames, self.duration = said["num_frames"], said["duration"]
+                    self.overview = Scene(frames=frames, **said["scene"])
+                    finished = True
+                else:
+                    scene = Scene(frames=frames, **said["scene"])
+                    self.num_frames, self.duration = scene.end_frame, scene.end
+                    yield scene
+        except Gone as error:
+            if not self.num_frames:
+                raise PllavaError(f"{self.path}: {error}. {MEND}") from None
+            self.notes.append(f"nothing after {self.duration:.2f} s: {error}")
+        finally:
+            if finished and len(_idle) < KEPT:
+                _idle.append(child)
+            else:
+                child.end()
+
+
+def answer(job: dict[str, Any], say: Say) -> None:
+    try:
+        _scan(job, say)
+    except PllavaError as error:
+        say({"end": True, "error": str(error)})
+    except Exception as error:  # a decoder's bug is the file's fault for who captions a thousand of them
+        say({"end": True, "error": f"{job['path']}: not readable ({type(error).__name__}: {error})"})
+
+
+def _scan(job: dict[str, Any], say: Say) -> None:
+    def picture(image: np.ndarray) -> np.ndarray:
+        resolution, width, height = job["picture"]
+        return tower_pictures([image[None]], resolution, (width, height))[0][0]
+
+    stream = _Telling(FrameStream(job["path"], Limits(**job["limits"])), say)
+    scenes = Scenes(stream, SceneSettings(**job["settings"]), job["num_frames"], picture if job["picture"] else lambda image: image)
+    for scene in scenes:
+        say({"scene": _without_frames(scene)}, scene.frames)
+    assert scenes.overview is not None
+    told = {"notes": stream.stream.notes, "num_frames": stream.stream.num_frames, "duration": stream.stream.duration}
+    say({"end": True, "scene": _without_frames(scenes.overview), **told}, scenes.overview.frames)
+
+
+class _Telling:
+    """The stream's frames; says now and then where it is."""
+
+    def __init__(self, stream: FrameStream, say: Say) -> None:
+        self.stream, self.say = stream, say
+
+    def __iter__(self) -> Iterator[StreamFrame]:
+        said = time.monotonic()
+        for frame in self.stream:
+            if time.monotonic() - said > SIGN_OF_LIFE:
+                self.say({"position": frame.time})
+                said = time.monotonic()
+            yield frame
+
+
+def _without_frames(scene: Scene) -> dict[str, Any]:
+    return {name: value for name, value in vars(scene).items() if name != "frames"}
+
+
+if __name__ == "__main__":
+    import av  # noqa: F401  before the first job, which has a time limit
+    import scenedetect  # noqa: F401
+
+    serve(answer)

@@ -1,0 +1,114 @@
+"""`pllava data add | list | show | check | remove`: the corpora that `prepare` mixes. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from pllava.cli.options import PARAMS, ParamsFile
+
+app = typer.Typer(help="Corpora: add, list, show, check, remove.", no_args_is_help=True)
+
+
+class Kind(StrEnum):
+    video = "video"
+    image = "image"
+    text = "text"
+
+
+class Split(StrEnum):
+    train = "train"
+    validation = "validation"
+
+
+@app.callback()
+def _undo() -> None:
+    """Corpora: add, list, show, check, remove."""
+    from pllava.core.errors import PllavaError
+    from pllava.corpora.undo import recover
+
+    with suppress(PllavaError):  # another process is at it: no matter for those that only look
+        if recover():
+            typer.echo("undone: what a killed `pllava data` had left half done", err=True)
+
+
+@app.command("add")
+def data_add(
+    name: str,
+    annotations: Annotated[str, typer.Option(metavar="FILE|URL", help="VideoChat2-IT JSON, or JSONL with chat messages")],
+    media: Annotated[
+        str | None, typer.Option(metavar="DIR|URL", help="what the annotations' paths are relative to; none for text", show_default=False)
+    ] = None,
+    kind: Annotated[Kind, typer.Option(help="of the media; text has none")] = Kind.video,
+    split: Annotated[Split, typer.Option(help="where its rows go")] = Split.train,
+    weight: Annotated[float, typer.Option(min=0.0, max=100.0, help="share of its rows in the mixture; 2: each row twice")] = 1.0,
+    max_rows: Annotated[int | None, typer.Option(min=1, help="the most rows taken of it")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Check a corpus, track it with DVC, add it to params.yaml."""
+    from pllava.corpora.add import add
+
+    added = add(name, annotations, media, kind.value, split.value, weight, max_rows, params)
+    typer.echo(added.report.markdown())
+    for path, by in added.tracked.items():
+        typer.echo(f"{path}: tracked by {by}")
+    typer.echo(
+        f"{params}: {name} is in data.{split.value}. The report: {added.report_file}. Next: git add data dvc.yaml {params}; make run"
+    )
+
+
+@app.command("list")
+def data_list(params: ParamsFile = PARAMS) -> None:
+    """Name the corpora of params.yaml and of the paper, with counts."""
+    from pllava.core.params import load_params
+    from pllava.corpora.listing import overview
+
+    for line in overview(load_params(params)):
+        typer.echo(line)
+
+
+@app.command("show")
+def data_show(name: str, params: ParamsFile = PARAMS) -> None:
+    """Say all about one corpus: files, counts, where its media come from."""
+    from pllava.core.params import load_params
+    from pllava.corpora.listing import describe
+
+    for line in describe(load_params(params), name):
+        typer.echo(line)
+
+
+@app.command("check")
+def data_check(
+    name: str,
+    split: Annotated[Split | None, typer.Option(help="[default: each that has it]", show_default=False)] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Check a corpus of params.yaml again.
+
+    Exit code 1 when more of its rows are bad than data.max_bad_fraction allows.
+    """
+    from pllava.core.params import load_params
+    from pllava.corpora.check import check_corpus
+    from pllava.corpora.project import find
+
+    settings = load_params(params)
+    reports = [check_corpus(corpus, settings, where) for where, corpus in find(settings, name, split.value if split else None)]
+    typer.echo("\n".join(report.markdown() for report in reports))
+    raise typer.Exit(any(report.bad_fraction > settings.data.max_bad_fraction for report in reports))
+
+
+@app.command("remove")
+def data_remove(
+    name: str,
+    split: Annotated[Split | None, typer.Option(help="[default: each that has it]", show_default=False)] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="its files, too; without it they stay")] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Take a corpus out of params.yaml and DVC."""
+    from pllava.corpora.remove import remove
+
+    for line in remove(name, split.value if split else None, delete, params):
+        typer.echo(line)

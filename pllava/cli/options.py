@@ -1,0 +1,38 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pllava.core.params import Params
+
+ParamsFile = Annotated[Path, typer.Option("--params", metavar="FILE", help="the settings")]
+PARAMS = Path("params.yaml")
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="models:/NAME@champion, models:/NAME/3, an adapter folder, a base folder or a hub id"),
+]
+Adapter = Annotated[str | None, typer.Option(metavar="FOLDER", help="adapter to put on --model, in any published layout")]
+Template = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="conversation template: a name or a .yaml file  [default: what the model was trained with]"),
+]
+LoraAlpha = Annotated[float | None, typer.Option(help="LoRA strength; the paper lowers it at inference  [default: evaluate.lora_alpha]")]
+StoredAlpha = Annotated[float | None, typer.Option(help="LoRA strength  [default: what the adapter's folder says, else 32]")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="the answer is cut there")]
+
+
+def settings_of(path: Path) -> Params:
+    """The checked settings of a params file. Raises PllavaError with all that is wrong in it."""
+    from pllava.core.params import load_params
+
+    return load_params(path)
+
+
+def say(text: object) -> None:
+    """To stderr: what is for a person; stdout is for the result."""
+    typer.echo(text, err=True)

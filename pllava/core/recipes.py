@@ -1,0 +1,69 @@
+"""Recipes: whole params files to start from. `pllava recipe list`, `pllava recipe use pllava-7b`."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from pllava.core.errors import PllavaError
+from pllava.core.files import atomic_write_text
+from pllava.core.params import PARAMS_FILE, Params, load_params
+
+RECIPES = Path("recipes")  # relative to the project folder, as params.yaml is
+
+
+def names() -> list[str]:
+    """Names of the recipes, sorted. Raises PllavaError outside the project folder."""
+    found = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if not found:
+        raise PllavaError(f"no recipes in {RECIPES.resolve()}. Run inside the project folder (where params.yaml and recipes/ are)")
+    return found
+
+
+def path_of(name: str) -> Path:
+    """The recipe's file. Raises PllavaError that names the nearest one."""
+    known = names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "show them: pllava recipe list"
+        raise PllavaError(f"there is no recipe {name!r} ({', '.join(known)}); {hint}")
+    return RECIPES / f"{name}.yaml"
+
+
+def read(name: str) -> str:
+    return path_of(name).read_text()
+
+
+def load(name: str) -> Params:
+    return load_params(path_of(name))
+
+
+def overview() -> list[str]:
+    """One line a recipe: its model and what a clip becomes."""
+    width = max(map(len, names()))
+    lines = []
+    for name in names():
+        model, train = load(name).model, load(name).train
+        t, h, w = model.pooling_shape
+        lines.append(
+            f"{name:<{width}}  {model.base}: {model.num_frames} frames -> {t} x {h} x {w} = {t * h * w} visual tokens, "
+            f"{train.steps or f'{train.epochs:g} epoch(s) in'} steps of {train.batch_size}"
+        )
+    return lines
+
+
+def use(name: str, force: bool = False) -> str:
+    """Write a recipe to params.yaml, byte for byte; return what was done.
+
+    Raises PllavaError when the recipe is not valid, or when params.yaml holds settings that no recipe holds and `force` is not given.
+    """
+    text = read(name)
+    load(name)
+    target = Path(PARAMS_FILE)
+    if target.exists() and not force and target.read_text() not in {read(other) for other in names()}:
+        raise PllavaError(
+            f"{target} holds settings of your own, which no recipe holds. Keep them: cp {target} {RECIPES}/mine.yaml; "
+            f"or overwrite them: pllava recipe use {name} --force"
+        )
+    atomic_write_text(target, text)
+    return f"{target} is now the recipe {name}"

@@ -1,0 +1,152 @@
+"""`pllava data add`: a corpus is checked, tracked by DVC and in params.yaml, or nothing has changed.
+
+    add("kitchen", annotations="kitchen.json", media="/videos/kitchen")
+    add("chat", annotations="chat.jsonl", kind="text")   # rows without media
+
+What lies in the project stays where it is. What lies outside, or behind a URL, is brought to data/raw/<name>/. params.yaml is written last.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pllava.core.errors import PllavaError
+from pllava.core.params import PARAMS_FILE, Corpus, Params, load_params
+from pllava.corpora.check import CHECKED, REPORTS, CorpusReport, check_corpus
+from pllava.corpora.entries import with_corpus, with_dependencies
+from pllava.corpora.project import DVC_FILE, in_words, read_dvc_yaml, rewrite, splits_of, validated
+from pllava.corpora.tracking import bring, is_url, track, tracked_by
+from pllava.corpora.undo import Undo, recover
+
+RAW = Path("data/raw")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LINES = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Added:
+    corpus: Corpus
+    report: CorpusReport
+    report_file: Path
+    tracked: dict[str, str]  # path -> the .dvc file or stage that has it
+
+
+def add(
+    name: str,
+    annotations: str,
+    media: str | None = None,
+    kind: str = "video",
+    split: str = "train",
+    weight: float = 1.0,
+    max_rows: int | None = None,
+    params_file: str | Path = PARAMS_FILE,
+) -> Added:
+    """Check a corpus, track it and add it to data.<split>. Raises PllavaError, and then everything is as it was (the report of a failed
+    check is under .state/data)."""
+    params_file = Path(params_file)
+    recover()
+    params, dvc_text = load_params(params_file), read_dvc_yaml()
+    _is_new(name, split, params)
+    mixture = _mixture(name, kind, weight, max_rows)
+    _media_fit(name, kind, media)
+    sources = {"annotations": annotations} | ({} if media is None else {"media": media})
+    for key, source in sources.items():
+        _is_there(source, folder=key == "media")
+    with Undo() as undo:
+        undo.keep(RAW / name)
+        files = {
+            key: _settle(name, "media" if key == "media" else f"{split}{_suffix(source)}", source, undo, folder=key == "media")
+            for key, source in sources.items()
+        }
+        corpus = mixture.model_copy(update=files)
+        report = check_corpus(corpus, params, split)
+        _good_enough(report, params.data.max_bad_fraction)
+        tracked = {}
+        for key in reversed(files):  # the annotations may lie in the folder of the media
+            tracked[files[key].as_posix()] = _tracked(files[key], undo)
+        for file in (report_file := REPORTS / f"{name}-{split}.md", report_file.with_suffix(".json"), DVC_FILE, params_file):
+            undo.keep(file)
+        report.write(REPORTS)
+        rewrite(DVC_FILE, with_dependencies(dvc_text, [path.as_posix() for path in files.values()]))
+        rewrite(params_file, validated(with_corpus(params_file.read_text(), split, corpus), params_file))
+    return Added(corpus, report, report_file, tracked)
+
+
+def _is_new(name: str, split: str, params: Params) -> None:
+    if not NAME.fullmatch(name):
+        raise PllavaError(f"{name!r} cannot name a corpus: letters, digits, '_', '-' and '.' are needed, beginning with a letter or digit")
+    if name in (corpus.name for corpus in splits_of(params)[split]):
+        raise PllavaError(f"data.{split} has a corpus {name!r} already. Take another name, or: pllava data remove {name} --split {split}")
+
+
+def _mixture(name: str, kind: str, weight: float, max_rows: int | None) -> Corpus:
+    """The corpus without its files, checked before anything is fetched."""
+    try:
+        return Corpus.model_validate({"name": name, "kind": kind, "annotations": ".", "media": ".", "weight": weight, "max_rows": max_rows})
+    except ValidationError as error:
+        raise PllavaError(f"corpus {name!r}: {in_words(error)}") from None
+
+
+def _media_fit(name: str, kind: str, media: str | None) -> None:
+    if kind == "text" and media is not None:
+        raise PllavaError(f"corpus {name!r} of kind text takes no media, found {media}. Leave --media away, or give --kind video or image")
+    if kind != "text" and media is None:
+        raise PllavaError(f"corpus {name!r} of kind {kind} needs --media, the folder its paths begin in. Rows without media: --kind text")
+
+
+def _is_there(source: str, folder: bool) -> None:
+    option, needed = ("media", "folder") if folder else ("annotations", "file")
+    if is_url(source):
+        if folder and source.lower().startswith(("http://", "https://")):
+            raise PllavaError(
+                f"{source}: HTTP has no folders. Give a bucket (s3://, gs://, azure://, ssh://), or unpack the download and give its folder"
+            )
+    elif not Path(source).exists():
+        raise PllavaError(f"{source} is not there; --{option} needs a {needed} or a URL")
+    elif folder != Path(source).is_dir():
+        raise PllavaError(f"{source} is a {'file' if folder else 'folder'}, --{option} needs a {needed} or a URL")
+
+
+def _settle(name: str, file: str, source: str, undo: Undo, folder: bool) -> Path:
+    """The path in the project; brought there if it is not there yet."""
+    if not is_url(source) and (path := Path(source).resolve()).is_relative_to(Path.cwd()):
+        return path.relative_to(Path.cwd())
+    target = RAW / name / file
+    if target.exists():
+        raise PllavaError(f"{target} is there already. To use it: --{'media' if folder else 'annotations'} {target}; else move it away")
+    for path in (target, Path(f"{target}.dvc"), target.parent / ".gitignore"):
+        undo.keep(path)
+    bring(source, target)
+    return target
+
+
+def _suffix(source: str) -> str:
+    return next((suffix for suffix in LINES if source.lower().split("?")[0].endswith(suffix)), ".json")
+
+
+def _good_enough(report: CorpusReport, max_bad_fraction: float) -> None:
+    file = CHECKED / f"{report.name}-{report.split}.md"
+    if not report.usable:
+        raise PllavaError(f"{report.name}: none of {report.rows} row(s) can be used. Why: {file}. Nothing was added")
+    if report.bad_fraction > max_bad_fraction:
+        counts = ", ".join(f"{code}: {found['rows']}" for code, found in report.reasons.items())
+        examples = "\n".join(f"  {found['examples'][0]}" for found in report.reasons.values())
+        raise PllavaError(
+            f"{report.name}: {report.bad} of {report.rows} row(s) cannot be used, data.max_bad_fraction allows {max_bad_fraction:.1%} "
+            f"({counts})\n{examples}\nNothing was added. All reasons: {file}; all rows: {report.rejected}. "
+            "Mend them, or raise data.max_bad_fraction in params.yaml, then repeat the command"
+        )
+
+
+def _tracked(path: Path, undo: Undo) -> str:
+    """Who has the path in DVC; `dvc add` if nobody has."""
+    if by := tracked_by(path):
+        return by
+    undo.keep(f"{path}.dvc")
+    undo.keep(path.parent / ".gitignore")
+    track(path)
+    return f"{path}.dvc"

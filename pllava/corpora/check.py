@@ -1,0 +1,132 @@
+"""One corpus against its media: `check_corpus(corpus, params, "train")` -> a report, with every bad row in a file beside it.
+
+The checks are those of `prepare`, on all rows, whatever weight and cap say; media that were checked here are not decoded again there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pllava.core.files import atomic_write_text, sha256_file, write_json
+from pllava.core.params import Corpus, Params
+from pllava.stages.prepare.assembly import Assembly, Counts
+from pllava.stages.prepare.checked_rows import Checks, checked_chunks
+from pllava.stages.prepare.instruction import size_of
+from pllava.stages.prepare.media_checks import MediaChecks
+from pllava.stages.prepare.progress import Progress
+from pllava.stages.prepare.run import STATE
+from pllava.stages.prepare.text_checks import TextChecker
+
+REPORTS = Path("data/reports")  # in git: what was found when a corpus was added
+CHECKED = Path(".state/data")  # what the last check found, and all bad rows
+EXAMPLES = 5  # rows shown for each reason
+
+
+@dataclass
+class CorpusReport:
+    """Keys of the JSON report. Rows are annotation rows; tokens are text tokens after the cut to train.max_length."""
+
+    name: str
+    split: str
+    kind: str
+    annotations: str
+    annotations_sha256: str
+    media: str
+    media_sha256: str  # of the usable clips, whatever their order
+    rows: int
+    usable: int
+    clips: int
+    turns: int
+    text_tokens: int
+    rows_cut_to_max_length: int  # usable, but their end is not learnt
+    cut_examples: list[str]  # ids of the first of these
+    seconds: float  # of whole files, a file as often as rows name it
+    reasons: dict[str, dict[str, Any]] = field(default_factory=dict)  # code -> {"rows": n, "examples": [text, ...]}
+    rejected: str = ""  # file with every bad row
+
+    @property
+    def bad(self) -> int:
+        return self.rows - self.usable
+
+    @property
+    def bad_fraction(self) -> float:
+        return self.bad / self.rows if self.rows else 0.0
+
+    def write(self, folder: Path) -> Path:
+        """<name>-<split>.json and .md; returns the latter."""
+        path = folder / f"{self.name}-{self.split}.md"
+        write_json(path.with_suffix(".json"), vars(self))
+        atomic_write_text(path, self.markdown())
+        return path
+
+    def markdown(self) -> str:
+        facts = {
+            "annotations": f"`{self.annotations}`, sha256 `{self.annotations_sha256[:16]}`",
+            "media": "none" if self.kind == "text" else f"`{self.media}` ({self.kind}), sha256 over all `{self.media_sha256[:16]}`",
+            "rows": f"{self.rows:,}, of which usable {self.usable:,}",
+            "clips": f"{self.clips:,} distinct, {self.seconds / 3600:.2f} hours over all rows",
+            "turns": f"{self.turns:,}, {self.text_tokens:,} text tokens",
+            "over-long": f"{self.rows_cut_to_max_length:,} row(s) cut to train.max_length {', '.join(self.cut_examples)}".rstrip(),
+        }
+        lines = [f"# Corpus {self.name} ({self.split})", "", "| what | found |", "|---|---|"]
+        lines += [f"| {key} | {value} |" for key, value in facts.items()]
+        if not self.reasons:
+            return "\n".join([*lines, "", "Every row can be used."]) + "\n"
+        lines += ["", f"{self.bad:,} row(s) cannot be used ({self.bad_fraction:.1%}). All of them: `{self.rejected}`"]
+        for code, found in self.reasons.items():
+            lines += ["", f"## {code}: {found['rows']:,} row(s)", "", *(f"- {text}" for text in found["examples"])]
+            if found["rows"] > len(found["examples"]):
+                lines.append(f"- ... and {found['rows'] - len(found['examples']):,} more")
+        return "\n".join(lines) + "\n"
+
+
+def check_corpus(corpus: Corpus, params: Params, split: str) -> CorpusReport:
+    """Check all rows; write the report and the bad rows to .state/data. Raises PllavaError if the annotations are no list of rows."""
+    import pyarrow.compute as pc
+
+    checker = TextChecker(params.model.base, params.model.template, params.train.max_length)
+    size, counts, progress, seconds = size_of(corpus), Counts(), Progress(), 0.0
+    reasons: dict[str, dict[str, Any]] = {}
+    cut: list[str] = []
+    CHECKED.mkdir(parents=True, exist_ok=True)
+    rejected = CHECKED / f"{corpus.name}-{split}.rejected.jsonl"
+    partial = rejected.with_suffix(".partial")
+    with MediaChecks(STATE, params.data.workers) as media, Assembly(CHECKED) as assembly, partial.open("w") as file:
+        for chunk in checked_chunks(corpus, split, Checks(checker, media, params.data.max_seconds)):
+            chunk = assembly.add(split, chunk, counts)
+            cut += chunk.rows.filter(chunk.rows["cut"])["id"].to_pylist()[: EXAMPLES - len(cut)]
+            seconds += pc.sum(chunk.rows["duration"]).as_py() or 0.0
+            for row in chunk.bad.to_pylist():
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                for code in row["codes"].split(", "):
+                    found = reasons.setdefault(code, {"rows": 0, "examples": []})
+                    found["rows"] += 1
+                    if found["rows"] <= EXAMPLES:
+                        found["examples"].append(f"row {row['index']}: {row['reasons']}")
+            progress.say(f"checking {corpus.name}", counts.checked, size, media.decoded)
+        clips, media_sha256 = assembly.clips(split, corpus.name)
+    partial.replace(rejected)
+    report = CorpusReport(
+        name=corpus.name,
+        split=split,
+        kind=corpus.kind,
+        annotations=corpus.annotations.as_posix(),
+        annotations_sha256=sha256_file(corpus.annotations),
+        media=corpus.media.as_posix(),
+        media_sha256=media_sha256,
+        rows=size,
+        usable=counts.rows,
+        clips=clips,
+        turns=counts.turns,
+        text_tokens=counts.text_tokens,
+        rows_cut_to_max_length=counts.cut,
+        cut_examples=cut,
+        seconds=round(seconds, 2),
+        reasons=dict(sorted(reasons.items())),
+        rejected=rejected.as_posix(),
+    )
+    report.write(CHECKED)
+    return report

@@ -1,0 +1,100 @@
+"""What `pllava data list` and `show` print: corpora of params.yaml, then those of the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pllava.core.errors import PllavaError
+from pllava.core.files import read_json
+from pllava.core.params import Corpus, Params
+from pllava.corpora.check import CHECKED, REPORTS
+from pllava.corpora.project import find
+from pllava.corpora.published import CORPORA, Published
+from pllava.corpora.tracking import tracked_by
+from pllava.stages.prepare.mixing import rows_taken
+
+
+def overview(params: Params) -> list[str]:
+    """One line a corpus."""
+    rows: list[tuple[str, ...]] = [("split", "name", "kind", "rows", "usable", "in the mixture", "annotations")]
+    for split, corpora in (("train", params.data.train), ("validation", params.data.validation)):
+        rows += [(split, corpus.name, corpus.kind, *_counts(corpus, split), str(corpus.annotations)) for corpus in corpora]
+    added = {corpus.name for corpus in (*params.data.train, *params.data.validation)}
+    theirs: list[tuple[str, ...]] = [("corpora of the paper", "rows", "media", "here")]
+    theirs += [(f"{c.name}{' (optional)' * c.optional}", f"{c.rows:,}", c.media, "added" if c.name in added else "-") for c in CORPORA]
+    paper = sum(corpus.rows for corpus in CORPORA if not corpus.optional)
+    return [
+        *_table(rows),
+        "",
+        *_table(theirs),
+        f"{paper:,} rows in the corpora of the released models, {sum(corpus.rows for corpus in CORPORA):,} with the optional ones.",
+        "Where they come from: pllava data show NAME",
+    ]
+
+
+def describe(params: Params, name: str) -> list[str]:
+    """A corpus of params.yaml, of the paper, or both. Raises PllavaError for an unknown name."""
+    published = next((corpus for corpus in CORPORA if corpus.name == name), None)
+    try:
+        found = find(params, name)
+    except PllavaError as error:
+        if published is None:
+            raise PllavaError(f"{error}. Corpora of the paper: {', '.join(corpus.name for corpus in CORPORA)}") from None
+        found = []
+    lines = [line for split, corpus in found for line in [*_own(corpus, split), ""]]
+    return (lines + _theirs(published, bool(found)) if published else lines[:-1]) or lines
+
+
+def _own(corpus: Corpus, split: str) -> list[str]:
+    facts: dict[str, Any] = {"split": split, "kind": corpus.kind}
+    for key, path in (("annotations", corpus.annotations), ("media", corpus.media)):
+        if path == Path():  # text has no media
+            continue
+        state = f"tracked by {by}" if (by := tracked_by(path)) else "not tracked by DVC"
+        facts[key] = f"{path} ({state}{'' if path.exists() else ', not on disk: dvc pull'})"
+    facts["weight"] = f"{corpus.weight:g}"
+    facts["max_rows"] = corpus.max_rows or "all"
+    if report := _report(corpus, split):
+        facts["rows"] = f"{report['rows']:,}, usable {report['usable']:,}, clips {report['clips']:,}, turns {report['turns']:,}"
+        facts["cut"] = f"{report['rows_cut_to_max_length']:,} row(s) longer than train.max_length"
+        for code, found in report["reasons"].items():
+            facts[code] = f"{found['rows']:,} row(s), such as {found['examples'][0]}"
+    else:
+        facts["rows"] = f"not checked yet: pllava data check {corpus.name}"
+    return [corpus.name, *(f"  {key:<12} {value}" for key, value in facts.items())]
+
+
+def _theirs(corpus: Published, added: bool) -> list[str]:
+    facts = {
+        "rows": f"{corpus.rows:,} in the published annotation file",
+        "annotations": corpus.annotations,
+        "media": f"{corpus.media}: {corpus.url}",
+        **({"note": corpus.note} if corpus.note else {}),
+        "in": "an option of the published training code" if corpus.optional else "the corpora of the released models",
+    }
+    lines = [f"{corpus.name} (VideoChat2-IT, {corpus.task})", *(f"  {key:<12} {value}" for key, value in facts.items())]
+    if not added:
+        lines += ["", "With its media in a folder:", f"  pllava data add {corpus.name} --annotations {corpus.annotations} --media FOLDER"]
+    return lines
+
+
+def _counts(corpus: Corpus, split: str) -> tuple[str, str, str]:
+    if not (report := _report(corpus, split)):
+        return "not checked", "-", "-"
+    return f"{report['rows']:,}", f"{report['usable']:,}", f"{rows_taken(report['rows'], corpus.weight, corpus.max_rows):,}"
+
+
+def _report(corpus: Corpus, split: str) -> dict[str, Any] | None:
+    """The newest report about these files."""
+    files = [file for folder in (CHECKED, REPORTS) if (file := folder / f"{corpus.name}-{split}.json").exists()]
+    for file in sorted(files, key=lambda file: -file.stat().st_mtime_ns):
+        report = read_json(file)
+        if (Path(report["annotations"]), Path(report["media"])) == (corpus.annotations, corpus.media):
+            return report
+    return None
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,5 +1,0 @@
-"""Rendered clips of moving shapes with known truth: the built-in corpus."""
-
-from pllava.data.rendered.corpus import render
-
-__all__ = ["render"]

@@ -1,0 +1,193 @@
+"""Reading a checkpoint folder: where it is, which of the four layouts it holds, and whether its keys are exactly the model's.
+
+Names in here are the published ones (`language_model.model.layers.0...`); the headers of the safetensors files are enough for the
+check, so nothing is loaded before it passes.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+
+from pllava.core.errors import PllavaError
+from pllava.core.files import read_json
+
+logger = logging.getLogger("pllava")
+
+Layout = Literal["base", "adapter", "full", "peft"]
+IGNORED = {
+    r"(^|\.)image_newline$": "LLaVA 1.6's separator of image tiles; PLLaVA has no tiles",
+    r"\.position_ids$": "a buffer old transformers versions stored",
+    r"\.rotary_emb\.inv_freq$": "a buffer old transformers versions stored",
+}
+HUB_FILES = ["*.json", "*.safetensors", "*.yaml", "*.model", "*.txt"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Headers of a folder's safetensors. `base`: every tensor of the plain model; `lora`: of LoRA, under the names in the file."""
+
+    folder: Path
+    layout: Layout
+    base: dict[str, Any]  # published name -> slice, not read yet
+    lora: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json, or {} (a PEFT folder has none)."""
+        path = self.folder / "config.json"
+        return read_mapping(path) if path.exists() else {}
+
+
+def resolve(name: str | Path) -> Path:
+    """A folder here, or a hub id fetched into the hub's cache. Raises PllavaError when it is neither."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or path.exists() or str(name).startswith((".", "~")) or str(name).count("/") != 1:
+        raise PllavaError(f"{name}: no such folder. Give a checkpoint folder or a hub id like ermu2001/pllava-7b")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=HUB_FILES))
+    except (OSError, ValueError) as error:
+        raise PllavaError(f"{name}: no folder of this name here, and the hub can't give it: {error}") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint. Raises PllavaError when it holds something else than a mapping."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise PllavaError(f"{path} holds a {type(value).__name__}, a mapping is needed. Fetch the folder again")
+    return value
+
+
+def check_target(target: Path, *sources: str | Path | None) -> None:
+    """Raises PllavaError where writing a checkpoint to the folder `target`, which takes the place of an older one, would remove more than
+    that: what it is made from, or what is no checkpoint."""
+    for source in sources:
+        if source is not None and target.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
+            raise PllavaError(f"{target} holds {source}, which is read: it would be gone. Name another folder to write to")
+    if not target.exists() and not target.is_symlink():
+        return
+    names = sorted(path.name for path in target.iterdir()) if target.is_dir() else ["a file's bytes"]
+    if names and not {"config.json", "adapter_config.json"} & {*names}:
+        raise PllavaError(
+            f"{target} is no checkpoint, it holds {', '.join(names[:8])}: that would be gone. Name another folder to write to"
+        )
+
+
+def read_config(name: str | Path) -> dict[str, Any]:
+    """config.json of a folder or a hub id; of a hub id nothing else is fetched. Raises PllavaError when there is none."""
+    path = Path(name).expanduser()
+    if path.is_dir() or str(name).count("/") != 1:
+        path = resolve(name) / "config.json"
+    else:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(str(name), "config.json"))
+        except (OSError, ValueError) as error:
+            raise PllavaError(f"{name}: no folder of this name here, and the hub can't give its config.json: {error}") from None
+    if not path.exists():
+        raise PllavaError(f"{path} is not there: {name} holds no model")
+    return read_mapping(path)
+
+
+def read(folder: Path) -> Checkpoint:
+    """Headers of every tensor in the folder. Raises PllavaError when files are missing, cut off, or not safetensors."""
+    slices: dict[str, Any] = {}
+    for file in _weight_files(folder):
+        try:
+            handle = safe_open(file, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise PllavaError(f"{file}: not a whole safetensors file ({error}). Fetch it again") from None
+        slices |= {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+    if (folder / "adapter_config.json").exists():
+        return Checkpoint(folder, "peft", {}, slices)
+    lora = {key: value for key, value in slices.items() if ".lora_" in key}
+    base = {published_name(key): value for key, value in slices.items() if key not in lora}
+    if not lora:
+        return Checkpoint(folder, "base", base, {})
+    projector = {key: value for key, value in base.items() if key.startswith("multi_modal_projector.")}
+    if any(key.startswith(("vision_tower.", "language_model.")) for key in base):
+        return Checkpoint(folder, "full", base, lora | projector)
+    return Checkpoint(folder, "adapter", {}, slices)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Shards win over a single file, as in the published loader."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = read_mapping(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise PllavaError(f"{index} has no weight_map, which names the file of each tensor. Fetch the folder again")
+        files = sorted({folder / name for name in weight_map.values()})
+    else:
+        files = sorted(folder.glob("model-0*-of-*.safetensors"))
+    single = [folder / name for name in ("adapter_model.safetensors", "model.safetensors") if (folder / name).exists()]
+    files = files or single[:1]
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise PllavaError(
+            f"{folder}: {index.name} names {len(missing)} files that aren't there: {', '.join(missing)}. Fetch the folder again"
+        )
+    if not files:
+        other = sorted(path.name for path in folder.glob("*.bin")) or sorted(path.name for path in folder.iterdir())
+        raise PllavaError(
+            f"{folder}: no safetensors weights; it holds {', '.join(other[:8]) or 'nothing'}. Only safetensors are read, never pickles"
+        )
+    return files
+
+
+def published_name(key: str) -> str:
+    """The published name of a base tensor, from any of its spellings: with peft's wrapping, or as transformers 5 stores it."""
+    key = key.replace("language_model.base_model.model.", "language_model.").replace(".base_layer.", ".")
+    if key.startswith(("model.", "lm_head.")):
+        key = re.sub(r"^lm_head\.", "language_model.lm_head.", key)
+        key = re.sub(r"^model\.language_model\.", "language_model.model.", key)
+        key = re.sub(r"^model\.vision_tower\.(vision_model\.)?", "vision_tower.vision_model.", key)
+        key = re.sub(r"^model\.(multi_modal_projector\.|image_newline$)", r"\1", key)
+    return key
+
+
+def without_ignored(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Leaves out tensors no PLLaVA model has a place for and nobody misses, saying so."""
+    kept = dict(found)
+    for pattern, reason in IGNORED.items():
+        names = [key for key in kept if re.search(pattern, key)]
+        for name in names:
+            del kept[name]
+        if names:
+            logger.warning(
+                "%s: %s ignored: %s", folder, names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} like it", reason
+            )
+    return kept
+
+
+def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], folder: Path) -> None:
+    """Raise PllavaError that lists every missing, unexpected and misshapen tensor.
+
+    expected: name -> shape; found: name -> anything with get_shape().
+    """
+    shapes = {name: tuple(value.get_shape()) for name, value in found.items()}
+    lines = [f"  missing: {name} {list(shape)}" for name, shape in expected.items() if name not in shapes]
+    lines += [f"  unexpected: {name} {list(shape)}" for name, shape in shapes.items() if name not in expected]
+    lines += [
+        f"  shape: {name} is {list(shapes[name])}, the config needs {list(shape)}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != tuple(shape)
+    ]
+    if lines:
+        what = "1 tensor doesn't" if len(lines) == 1 else f"{len(lines)} tensors don't"
+        raise PllavaError(
+            f"{folder}: {what} fit the model, nothing was loaded\n"
+            + "\n".join(lines)
+            + "\nCheck that base and adapter belong together and that the folder is whole (pllava.load(base, adapter=...))"
+        )

@@ -1,0 +1,194 @@
+"""Score any model on the benchmarks of the params: `pllava evaluate --model models:/pllava@champion`.
+
+A registered version, an adapter folder, a base folder, a hub id: nothing has to be trained here. Results go to
+outputs/measured/<model>/<benchmark>/{results.jsonl,metrics.json} and leave the evaluation's own outputs alone; of a registered version they
+are also kept with the version, where the gate looks for the champion's scores on the test set of today. A killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from pllava.benchmarks.benchmark import load_benchmark
+from pllava.benchmarks.judge import make_judge
+from pllava.core.errors import PllavaError
+from pllava.stages.evaluate import metrics
+from pllava.stages.evaluate import run as runner
+from pllava.stages.evaluate.predict import Contestant, Panel
+from pllava.stages.evaluate.prediction_log import Answers, Journal, alone
+from pllava.stages.evaluate.progress import progress
+from pllava.stages.evaluate.record import write_record
+from pllava.stages.evaluate.table import show
+from pllava.stages.evaluate.units import questions_of, units
+
+if TYPE_CHECKING:
+    from pllava.chat.model_ref import ModelSource
+    from pllava.core.params import Params
+
+MEASURED = Path("outputs/measured")
+JOURNALS = Path(".state/measure")
+NAME = "adapted"  # the column of the model: what the gate and `evaluate compare` look for
+HASHED = 1 << 30  # bytes; larger weights are named, not read once more
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that answers, and what identifies its weights."""
+
+    model: Any
+    processor: Any
+    source: ModelSource
+    identity: dict[str, str | None]  # model, base_sha256, adapter_sha256, revision
+    lora_alpha: float | None  # as loaded; None: there is no LoRA
+
+
+def measure(
+    params: Params,
+    model: str,
+    benchmarks: Sequence[str],
+    limit: int | None = None,
+    lora_alpha: float | None = None,
+    adapter: str | None = None,
+    output: Path | None = None,
+) -> list[Path]:
+    """The metrics files written, one a benchmark. `lora_alpha`: instead of the benchmark's, evaluate.lora_alpha, or as trained.
+    `limit`: only the first so many questions of each task, into outputs/limited/.
+
+    Raises PllavaError when there is no such model or no benchmark data, when there is no LoRA to give a strength to, or when too many
+    judgements fail.
+    """
+    from pllava.chat.model_ref import choose
+
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else runner.WIDTH)
+    source = choose(params, model, adapter)
+    loaded = _load(source)
+    named = f"{params.registry.model_name}-{source.version}" if source.version else model
+    if lora_alpha is not None and loaded.lora_alpha is None:
+        raise PllavaError(f"{named} has no LoRA, so --lora-alpha {lora_alpha:g} would change nothing. Leave it away, or give --adapter")
+    folder = output or (MEASURED if limit is None else runner.LIMITED) / re.sub(r"[^\w.-]+", "-", named).strip("-.")
+    written = []
+    for name in benchmarks:
+        path, results = _measure(params, loaded, name, limit, lora_alpha, folder, console)
+        if source.version is not None and lora_alpha is None:
+            _keep(params, source.version, name, path, results, console)
+        written.append(path)
+    return written
+
+
+def _measure(
+    params: Params, loaded: Loaded, name: str, limit: int | None, alpha: float | None, folder: Path, console: Console
+) -> tuple[Path, Path]:
+    from pllava.chat.template import load_template
+    from pllava.model.adapter import set_lora_alpha
+
+    began = time.monotonic()
+    settings = params.evaluate.benchmarks[name]
+    benchmark = load_benchmark(name, settings.source)
+    judge = make_judge(params.judge) if benchmark.judged else None
+    limit = limit or settings.limit
+    samples, template = benchmark.samples(settings.root, limit), load_template(settings.template)
+    runner.check_questions(samples, benchmark, template)
+    if loaded.lora_alpha is None:
+        alpha = None
+    else:
+        chosen = (alpha, settings.lora_alpha, params.evaluate.lora_alpha, loaded.lora_alpha)
+        alpha = next(value for value in chosen if value is not None)
+        set_lora_alpha(loaded.model, alpha)
+    shown = params.model_copy(update={"model": _as_loaded(params, loaded)})
+    provenance = metrics.provenance(shown, name, benchmark, samples, template, None, alpha, limit) | loaded.identity
+    key = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:16]
+    place = JOURNALS / name / f"{key}.jsonl"
+    with alone(place):
+        journal = Journal(place)
+        plan = units(samples, params.evaluate.batch_size)
+        left = {number: sum(len(questions_of(s)) for clip in unit for s in clip.samples) for number, unit in enumerate(plan)}
+        left = {number: size for number, size in left.items() if number not in journal.done}
+        panel = Panel(
+            benchmark,
+            [Contestant(NAME, loaded.model)],
+            loaded.processor,
+            template,
+            loaded.processor.num_frames,
+            settings.max_new_tokens,
+            params.evaluate.batch_size,
+            settings.root,
+        )
+        for number in progress(left, name, console) if left else ():
+            journal.add(number, panel.answer(plan[number]))
+        journal.close()
+        path, target = folder / name / "metrics.json", folder / name
+        rows = Answers(journal.path, {sample.id: index for index, sample in enumerate(samples)}, (NAME,))
+        found = runner.write_scored(rows, benchmark, judge, params.judge.max_missing, provenance, target, path)
+        results = target / "results.jsonl"
+        write_record(name, results, path, judge, 1, time.monotonic() - began, sum(left.values()), folder / "records")
+        journal.remove()
+    show(found, console)
+    return path, results
+
+
+def _load(source: ModelSource) -> Loaded:
+    from pllava.chat.model_ref import load_chat
+    from pllava.model.adapter import get_lora_alpha
+
+    chat = load_chat(source)
+    identity: dict[str, str | None] = {"model": source.name, "revision": None, "base": source.base, "adapter_sha256": source.adapter_sha256}
+    identity["base_sha256"] = source.lineage.get("base_sha256") or _weights(Path(source.base))
+    if not Path(source.base).is_dir():
+        identity["revision"] = _revision(source.base)
+    if source.adapter and source.adapter_sha256 is None:
+        identity["adapter_sha256"] = _weights(Path(source.adapter))
+    return Loaded(chat.model, chat.processor, source, identity, get_lora_alpha(chat.model))
+
+
+def _as_loaded(params: Params, loaded: Loaded) -> Any:
+    """The section `model` of the params, as it is for this model."""
+    model, processor = loaded.model, loaded.processor
+    return params.model.model_copy(
+        update={
+            "base": loaded.source.base,
+            "num_frames": processor.num_frames,
+            "pooling_shape": tuple(processor.pooling_shape),
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "attn_implementation": loaded.source.attn_implementation,
+        }
+    )
+
+
+def _weights(folder: Path) -> str | None:
+    """One digest over the weight files of a folder; None where there is none, or when they are large."""
+    from pllava.model.adapter import base_sha256
+
+    files = list(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return base_sha256(folder) if files and sum(file.stat().st_size for file in files) <= HASHED else None
+
+
+def _revision(hub_id: str) -> str | None:
+    """The commit of a repository on the hub that the cache holds."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def _keep(params: Params, number: int, benchmark: str, path: Path, results: Path, console: Console) -> None:
+    """With the version, for the gate."""
+    from pllava.registry.measurements import keep
+    from pllava.registry.versions import pick
+    from pllava.tracking.store import client
+
+    connection = client()
+    version = pick(connection, params.registry.model_name, number)
+    if not version.run_id:
+        raise PllavaError(f"version {number} of {params.registry.model_name} has no run to keep its scores with; they are in {path}")
+    keep(connection, version, version.run_id, benchmark, path, results)
+    console.print(f"{benchmark}: kept with version {number} of {params.registry.model_name}; the gate finds it there")

@@ -1,0 +1,259 @@
+"""Serve the champion in the background: `pllava deploy`, `pllava stop`.
+
+A version must answer one question about a held-out clip within the time limit. Where a page serves already, the new version is loaded
+beside the old one and takes its place only then (switch.py): no request fails. When it does not answer, the old one goes on, and the alias
+`champion` goes back. A new process is started when nothing serves, when the code or the page has changed, or when asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from pllava.apps.demo import switch
+from pllava.apps.demo.samples import Sample, first_sample
+from pllava.chat.model_ref import champion
+from pllava.core import processes as process
+from pllava.core.errors import PllavaError
+from pllava.core.files import atomic_write_text
+from pllava.core.params import Params
+from pllava.registry.promote import adopt
+from pllava.services import supervisor
+from pllava.services.stack import recorded as recorded_stack
+from pllava.tracking.store import project_root
+
+POLL = 0.25  # seconds
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is never reached through a proxy
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What serves now. `question` and `answer` are the trial on a held-out clip."""
+
+    url: str
+    model: str
+    version: int
+    pid: int
+    clip: str
+    question: str
+    answer: str
+    restarted: bool
+
+    def describe(self) -> str:
+        state = "now serves" if self.restarted else "serves"
+        return (
+            f"{self.url} {state} {self.model} version {self.version} (process {self.pid})\n{self.clip}: {self.question}\n-> {self.answer}"
+        )
+
+
+def deploy(params: Params, restart: bool = False) -> Deployment:
+    """Make the champion the one that serves. Nothing is done when it serves already. restart: in a new process in any case.
+
+    Raises PllavaError: no champion, no held-out clip, port held by another process (in all three nothing was changed), or a champion that
+    does not answer (the previous one is champion again and serves again).
+    """
+    from filelock import FileLock
+
+    process.HOME.mkdir(parents=True, exist_ok=True)
+    with FileLock(process.HOME / "deploy.lock"):  # two deployments at once would fight over the port
+        return _deploy(_where_the_stack_has_it(params), restart)
+
+
+def stop_demo() -> int | None:
+    """End the process that `deploy` started and return its pid; None when none is running."""
+    return process.stop()
+
+
+def _where_the_stack_has_it(params: Params) -> Params:
+    """While the services run, the port is the one `make up` was given. A record alone may be of before the machine was started anew."""
+    stack = recorded_stack(project_root())
+    if stack is None or supervisor.connect(stack.root) is None:
+        return params
+    return params.model_copy(update={"deploy": params.deploy.model_copy(update={"port": stack.demo_port})})
+
+
+def _deploy(params: Params, restart: bool) -> Deployment:
+    version = champion(params)
+    if version is not None:
+        adopt(params)
+    else:
+        raise PllavaError(f"{params.registry.model_name} has no champion to serve. Run: pllava register && pllava gate && pllava promote")
+    number, digest = int(version.version), version.tags.get("adapter_sha256")
+    wanted = {"version": number, "adapter_sha256": digest, "model": params.registry.model_name}
+    running = process.recorded()
+    stays = running is not None and _address(running) == _address(params.deploy)
+    serving = bool(running and stays and running["state"] == "serving") and not restart
+    if running and serving and _serves(running["url"], wanted):
+        return _deployment(running, restarted=False)
+    if not stays:
+        process.require_free_port(
+            params.deploy.host, params.deploy.port, "Set another deploy.host or deploy.port in params.yaml; then: pllava deploy"
+        )
+    clip = first_sample(params)
+    if running and serving and running.get("code") == switch.code():
+        try:
+            return _deployment(_switch(params, running, wanted, clip), restarted=False)
+        except switch.NeedsRestart as error:
+            print(f"a new process is needed: {error}", file=sys.stderr)
+        except PllavaError as error:
+            raise PllavaError(f"{wanted['model']} version {number} does not serve: {error}\n{_stay(params, running, clip)}") from None
+    process.stop()
+    try:
+        return _deployment(_start(params, wanted, clip), restarted=True)
+    except PllavaError as error:
+        process.stop()
+        raise PllavaError(f"{wanted['model']} version {number} does not serve: {error}\n{_go_back(params, clip)}") from None
+
+
+def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, Any]:
+    """Start the page in a session of its own, wait until it serves, try it; return its record.
+
+    Raises PllavaError with the end of its log.
+    """
+    deadline = time.monotonic() + params.deploy.timeout_seconds
+    settings = _settings(params)
+    command = [
+        sys.executable,
+        "-m",
+        "pllava.apps.demo.switch",
+        "--model",
+        f"models:/{wanted['model']}/{wanted['version']}",
+        "--params",
+        str(settings),
+    ]
+    url = f"http://{params.deploy.host}:{params.deploy.port}"
+    process.LOG.parent.mkdir(parents=True, exist_ok=True)
+    with process.LOG.open("wb") as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+    facts = {**wanted, "host": params.deploy.host, "port": params.deploy.port, "url": url, "log": str(process.LOG), "code": switch.code()}
+    process.record(psutil.Process(child.pid), state="starting", **facts)  # should we be interrupted now, `pllava stop` still finds it
+    while not _serves(url, wanted):
+        if child.poll() is not None:
+            raise PllavaError(f"it ended with code {child.returncode}. The end of {process.LOG}:\n{process.log_tail()}")
+        if time.monotonic() > deadline:
+            raise PllavaError(
+                f"it did not come up within {params.deploy.timeout_seconds} s. The end of {process.LOG}:\n{process.log_tail()}"
+            )
+        time.sleep(POLL)
+    answer = _ask(url, clip, deadline - time.monotonic())
+    trial = {"clip": str(clip.media), "question": clip.question, "answer": answer}
+    return process.record(psutil.Process(child.pid), state="serving", **facts, **trial)
+
+
+def _settings(params: Params) -> Path:
+    """What we were called with, which need not be params.yaml, as a file."""
+    settings = process.HOME / "params.yaml"
+    atomic_write_text(settings, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+    return settings
+
+
+def _switch(params: Params, running: dict[str, Any], wanted: dict[str, Any], clip: Sample) -> dict[str, Any]:
+    """Put the version into the process that serves; its record. Raises PllavaError when it does not answer: the old one still serves."""
+    asked = {
+        "model": f"models:/{wanted['model']}/{wanted['version']}",
+        "params": str(_settings(params)),
+        "clip": str(clip.media),
+        "question": clip.question,
+    }
+    reply = switch.request(time.time_ns(), asked, params.deploy.timeout_seconds, lambda: process.recorded() is not None)
+    facts = {key: value for key, value in running.items() if key not in ("pid", "created")}
+    trial = {"clip": str(clip.media), "question": clip.question, "answer": reply["answer"]}
+    return process.record(psutil.Process(running["pid"]), **(facts | wanted | trial))
+
+
+def _stay(params: Params, running: dict[str, Any], clip: Sample) -> str:
+    """The alias goes back to what serves; say how that went."""
+    from pllava.registry import rollback
+
+    stays = f"Version {running['version']} goes on serving at {running['url']}"
+    try:
+        back = rollback(params)
+    except PllavaError as error:
+        return f"{stays}; the alias stays where it is: {error}"
+    if back.version == running["version"]:
+        return f"{stays} and is champion again"
+    version = champion(params)
+    wanted = {"version": back.version, "adapter_sha256": version.tags.get("adapter_sha256") if version else None, "model": back.name}
+    try:
+        _switch(params, running, wanted, clip)
+    except PllavaError as error:
+        return f"{stays}. Version {back.version} is champion again, but does not serve either: {error}"
+    return f"Version {back.version} is champion again and serves at {running['url']}"
+
+
+def _ask(url: str, clip: Sample, seconds: float) -> str:
+    """One question through the public endpoint, as any client would ask it."""
+    from gradio_client import Client, handle_file
+
+    try:
+        client = Client(url, verbose=False, httpx_kwargs={"trust_env": False}, analytics_enabled=False)
+        job = client.submit(handle_file(clip.media), clip.question, api_name="/ask")
+        answer = job.result(timeout=max(1.0, seconds))
+    except Exception as error:  # whatever the client meets, the deployment did not answer: the caller goes back
+        raise PllavaError(
+            f"it came up but did not answer {clip.question!r} about {clip.media}: {type(error).__name__}: {error}. "
+            f"The end of {process.LOG}:\n{process.log_tail()}"
+        ) from error
+    if not isinstance(answer, str) or not answer.strip():
+        raise PllavaError(f"it came up but gave an empty answer to {clip.question!r} about {clip.media}")
+    return answer
+
+
+def _go_back(params: Params, clip: Sample) -> str:
+    """Make the previous champion champion again and serve it; say how that went."""
+    from pllava.registry import rollback
+
+    try:
+        back = rollback(params)
+    except PllavaError as error:
+        return f"Nothing serves now: {error}"
+    version = champion(params)
+    digest = version.tags.get("adapter_sha256") if version else None
+    wanted = {"version": back.version, "adapter_sha256": digest, "model": back.name}
+    try:
+        entry = _start(params, wanted, clip)
+    except PllavaError as error:
+        process.stop()
+        return f"Version {back.version} is champion again, but it does not serve either: {error}"
+    return f"Version {back.version} is champion again and serves at {entry['url']}"
+
+
+def _serves(url: str, wanted: dict[str, Any]) -> bool:
+    """Does the page at `url` answer, and with this version and these weights?"""
+    endpoint = f"{url}/gradio_api/call/version"
+    request = urllib.request.Request(endpoint, data=b'{"data": []}', headers={"Content-Type": "application/json"})
+    try:
+        with NO_PROXY.open(request, timeout=5) as response:
+            event = json.load(response)["event_id"]
+        with NO_PROXY.open(f"{endpoint}/{event}", timeout=5) as response:  # server-sent events, the last one holds the result
+            data = [line.removeprefix(b"data: ") for line in response.read().splitlines() if line.startswith(b"data: ")]
+        served = json.loads(data[-1])[0]
+        return all(served[key] == wanted[key] for key in ("version", "adapter_sha256"))
+    except (OSError, KeyError, IndexError, TypeError, ValueError):  # URLError is an OSError
+        return False  # not up yet, or not our page
+
+
+def _deployment(entry: dict[str, Any], restarted: bool) -> Deployment:
+    keys = ("url", "model", "version", "pid", "clip", "question", "answer")
+    return Deployment(**{key: entry[key] for key in keys}, restarted=restarted)
+
+
+def _address(place: Any) -> tuple[str, int]:
+    return (place["host"], place["port"]) if isinstance(place, dict) else (place.host, place.port)

@@ -1,0 +1,67 @@
+"""The services of the stack: how each is started, and how one knows that it serves. Another service is one more entry of `programs`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+
+from pllava.services.stack import HOST, STATE, Stack
+
+POOL = "local"
+
+
+@dataclass(frozen=True)
+class Program:
+    """`health`: an address that answers 200 once it serves. `stop_seconds`: how long it may take to end before it is killed."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    health: str | None = None
+    stop_seconds: int = 10
+
+
+def programs(stack: Stack) -> list[Program]:
+    """In the order of starting. They are stopped the other way round, so workers end before the server they report to."""
+    python = sys.executable
+    prefect = Program(
+        "prefect",
+        [python, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(stack.prefect_port)],
+        environment={"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5"},  # how long a queued run waits for its next try
+        health=f"{stack.prefect_url}/api/health",
+    )
+    mlflow = Program(
+        "mlflow",
+        [python, "-m", "mlflow", "server", "--host", HOST, "--port", str(stack.mlflow_port), "--workers", "1"],
+        environment=mlflow_environment(stack),
+        health=f"{stack.mlflow_url}/health",
+    )
+    worker = Program(
+        "worker",
+        [python, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "worker"],
+        environment={
+            "PREFECT_WORKER_QUERY_SECONDS": "2",  # how long a run waits to be started
+            "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
+            "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # of runs that have not begun, too
+        },
+        stop_seconds=20,  # runs under way end first
+    )
+    demo = Program("demo", [python, "-m", "pllava.services.demo"], stop_seconds=25)
+    bridge = Program(
+        "bridge",  # a champion made in MLflow's pages is served
+        [python, "-m", "pllava.services.bridge", "--host", HOST, "--port", str(stack.bridge_port), "--prefect", stack.prefect_url],
+        health=f"{stack.bridge_url}/health",
+    )
+    return [prefect, demo, worker] if stack.mlflow_elsewhere else [prefect, mlflow, bridge, demo, worker]
+
+
+def mlflow_environment(stack: Stack) -> dict[str, str]:
+    """Without secrets: addresses of stores that the user has set stay in the environment, and out of every file and command line."""
+    home = stack.root / STATE / "mlflow"
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 2 processes instead of 10
+    if not os.environ.get("MLFLOW_BACKEND_STORE_URI"):
+        settings["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///{home / 'mlflow.db'}"
+    if not os.environ.get("MLFLOW_ARTIFACTS_DESTINATION"):
+        settings["MLFLOW_ARTIFACTS_DESTINATION"] = str(home / "artifacts")
+    return settings

@@ -1,0 +1,133 @@
+"""What `make up` is told: ports and stores, from the environment, and remembered in .state while the services run.
+
+| variable | meaning | default |
+|---|---|---|
+| PLLAVA_MLFLOW_PORT, PLLAVA_PREFECT_PORT | ports on loopback | 5000, 4200 |
+| PLLAVA_DEMO_PORT, PLLAVA_BRIDGE_PORT | and these | deploy.port of params.yaml, 5010 |
+| MLFLOW_BACKEND_STORE_URI | MLflow's records, postgresql+psycopg2://... | a sqlite file in .state/mlflow |
+| MLFLOW_ARTIFACTS_DESTINATION | MLflow's files, s3://bucket/path | .state/mlflow/artifacts |
+| MLFLOW_TRACKING_URI | a tracking server elsewhere; then none is started here | |
+| PREFECT_SERVER_DATABASE_CONNECTION_URL | Prefect's records, postgresql+asyncpg://... | a sqlite file in .state/prefect |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pllava.core.errors import PllavaError
+from pllava.core.files import read_json, write_json
+
+HOST = "127.0.0.1"
+STATE = Path(".state")  # all below is relative to the project folder
+LOGS = STATE / "logs"
+RECORD = STATE / "stack.json"
+MARK = "PLLAVA_STACK"  # in the environment of every process of the stack: the project folder it belongs to
+PORTS = {  # variable and default; None: as params.yaml says
+    "mlflow": ("PLLAVA_MLFLOW_PORT", 5000),
+    "prefect": ("PLLAVA_PREFECT_PORT", 4200),
+    "demo": ("PLLAVA_DEMO_PORT", None),
+    "bridge": ("PLLAVA_BRIDGE_PORT", 5010),
+}
+
+# Nothing phones home. flows/__init__.py settles the same for what runs without the stack.
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the V2 page asks an outside host even with analytics off
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Addresses of one project's services. Two projects differ in `root` and in ports.
+
+    mlflow_elsewhere: was there a tracking server when the services were started? Then none is started here.
+    """
+
+    root: Path
+    mlflow_port: int
+    prefect_port: int
+    demo_port: int
+    bridge_port: int
+    mlflow_elsewhere: bool = False
+
+    @property
+    def mlflow_url(self) -> str:
+        here = f"http://{HOST}:{self.mlflow_port}"
+        return os.environ.get("MLFLOW_TRACKING_URI", "elsewhere (MLFLOW_TRACKING_URI)") if self.mlflow_elsewhere else here
+
+    @property
+    def prefect_url(self) -> str:
+        return f"http://{HOST}:{self.prefect_port}"
+
+    @property
+    def bridge_url(self) -> str:
+        return f"http://{HOST}:{self.bridge_port}"
+
+    @property
+    def demo_url(self) -> str:
+        return f"http://{HOST}:{self.demo_port}"
+
+    def environment(self) -> dict[str, str]:
+        """What every service and every run sees beside its own settings."""
+        shared = {
+            MARK: str(self.root),
+            "PWD": str(self.root),  # prefect.yaml asks for it, and `make -C` or a subprocess leaves another one
+            "PREFECT_HOME": str(self.root / STATE / "prefect"),
+            "PREFECT_API_URL": f"{self.prefect_url}/api",
+            "PREFECT_SERVER_API_HOST": HOST,
+            "PREFECT_SERVER_API_PORT": str(self.prefect_port),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")])),
+        }
+        # Records in the project's sqlite file are opened by each process itself, as the command line does; others go through the server.
+        # An address elsewhere, which may hold a password, is inherited.
+        stores = any(os.environ.get(name) for name in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"))
+        if stores and not self.mlflow_elsewhere:
+            shared["MLFLOW_TRACKING_URI"] = self.mlflow_url
+        return {**{name: value for name, value in QUIET.items() if name not in os.environ}, **shared}
+
+    def save(self) -> None:
+        write_json(self.root / RECORD, asdict(self) | {"root": str(self.root)})
+
+
+def wanted(root: Path) -> Stack:
+    """The stack the environment asks for. Raises PllavaError for a port that is none, or is asked for twice."""
+    from pllava.core.params import load_params
+
+    fallback = {"demo": load_params(root / "params.yaml").deploy.port}
+    ports = {name: _port(variable, default or fallback[name]) for name, (variable, default) in PORTS.items()}
+    if len(set(ports.values())) < len(ports):
+        raise PllavaError(f"two services cannot share a port: {ports}. Set {', '.join(variable for variable, _ in PORTS.values())}")
+    address = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    ours = [f"http://{host}:{ports['mlflow']}" for host in (HOST, "localhost")]
+    elsewhere = address.startswith("http") and address not in ours
+    return Stack(root, mlflow_elsewhere=elsewhere, **{f"{name}_port": port for name, port in ports.items()})
+
+
+def recorded(root: Path) -> Stack | None:
+    """The stack that was started last, and perhaps runs; None after `down`."""
+    if not (root / RECORD).is_file():
+        return None
+    try:
+        return Stack(**{**read_json(root / RECORD), "root": root})
+    except (TypeError, json.JSONDecodeError):
+        raise PllavaError(f"{root / RECORD} is not what `make up` writes. Remove it") from None
+
+
+def _port(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise PllavaError(f"{variable} is {text!r}: a port is a number from 1 to 65535")
+    return int(text)

@@ -1,0 +1,172 @@
+"""`make up`: every service, each started when those it needs serve; either all are up at the end, or none and the reason is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pllava.core import processes as demo_process
+from pllava.core.errors import PllavaError
+from pllava.core.params import load_params
+from pllava.core.worktrees import tidy
+from pllava.services import leftovers, supervisor
+from pllava.services import stack as stacks
+from pllava.services.demo import WHY
+from pllava.services.down import stop_all
+from pllava.services.health import NO_PROXY, answers, wait_until
+from pllava.services.programs import POOL, Program, programs
+from pllava.services.stack import HOST, LOGS, PORTS, STATE, Stack
+from pllava.services.status import addresses
+
+PATIENCE = 180.0  # seconds for one service to serve, on a busy machine
+DEAD = ("EXITED", "FATAL", "UNKNOWN", "STOPPED")
+
+
+def up(root: Path, say: Callable[[object], None]) -> str:
+    """Start what does not run; return the addresses. Raises PllavaError: a taken port, a service that does not come up."""
+    root = root.resolve()
+    load_params(root / "params.yaml")
+    (root / STATE).mkdir(exist_ok=True)
+    with FileLock(root / STATE / "stack.lock"):  # `up` and `down` one after the other
+        running = supervisor.connect(root)
+        if running is not None:
+            return _complete(root, running, say)
+        if ended := leftovers.end(root):
+            say(f"ended {len(ended)} process(es) of an earlier stack whose supervisor has died")
+        tidy(root)
+        stack = stacks.wanted(root)
+        _require_ports(stack)
+        stack.save()
+        try:
+            supervisor.start(stack)
+            running = supervisor.connect(root)
+            assert running is not None
+            _start(stack, running, say)
+        except BaseException:
+            stop_all(root)
+            raise
+        return addresses(root)
+
+
+def _complete(root: Path, running: Any, say: Callable[[object], None]) -> str:
+    """The stack is up; start again what was given up on."""
+    stack = stacks.recorded(root)
+    if stack is None:
+        raise PllavaError(f"services run, but {root / stacks.RECORD} is gone. Run: make down, then make up")
+    asked = {variable: int(os.environ[variable]) for variable, _ in PORTS.values() if os.environ.get(variable, "").isdigit()}
+    for name, (variable, _) in PORTS.items():
+        if variable in asked and asked[variable] != (port := getattr(stack, f"{name}_port")):
+            raise PllavaError(f"already up, with {variable} {port}. For {asked[variable]}: make down, then make up")
+    down = [name for name, info in supervisor.states(running).items() if info["statename"] in DEAD]
+    if not down:
+        return f"already up; nothing to do\n{addresses(root)}"
+    _start(stack, running, say, down)
+    return addresses(root)
+
+
+def _start(stack: Stack, running: Any, say: Callable[[object], None], names: list[str] | None = None) -> None:
+    """Prefect and the demo need seconds to start, and MLflow's tables may have to be made first: side by side."""
+    by_name = {program.name: program for program in programs(stack) if names is None or program.name in names}
+
+    def start(name: str) -> None:
+        if name in by_name:
+            running.startProcess(name, False)
+
+    def serves(name: str) -> None:
+        if name in by_name:
+            _wait(stack, running, by_name[name])
+            say(f"{name}: {WHY.read_text()}" if name == "demo" and WHY.exists() else f"{name} serves")
+
+    start("prefect")
+    if not os.environ.get("MLFLOW_BACKEND_STORE_URI") and not stack.mlflow_elsewhere:
+        from pllava.tracking.store import setup
+
+        setup()  # several processes that open a fresh sqlite file at once would break it
+    start("mlflow")
+    serves("prefect")
+    start("bridge")
+    _run(stack, "deployments", "flows.deployments")
+    say("deployments registered")
+    start("worker")
+    serves("mlflow")
+    start("demo")
+    if "bridge" in by_name:
+        serves("bridge")
+        _run(stack, "connect", "flows.connect", "--mlflow", stack.mlflow_url, "--prefect", stack.prefect_url, "--bridge", stack.bridge_url)
+    serves("worker")
+    serves("demo")
+
+
+def _wait(stack: Stack, running: Any, program: Program) -> None:
+    def alive() -> bool:
+        return supervisor.states(running)[program.name]["statename"] not in DEAD
+
+    def done() -> bool:
+        if program.health:
+            return answers(program.health)
+        if program.name == "worker":
+            return _worker_is_online(stack, supervisor.states(running)["worker"]["start"])
+        recorded = demo_process.recorded()
+        return (recorded is not None and recorded["state"] == "serving") or WHY.exists()
+
+    if not wait_until(done, PATIENCE, alive):
+        state = supervisor.states(running)[program.name]["statename"].lower()
+        raise PllavaError(f"{program.name} does not serve ({state}). {_end_of_log(stack, program.name)}")
+
+
+def _worker_is_online(stack: Stack, since: int) -> bool:
+    """Has the worker reported to the pool since it was started (seconds since 1970)? One of an earlier stack looks alive for a while."""
+    request = urllib.request.Request(
+        f"{stack.prefect_url}/api/work_pools/{POOL}/workers/filter", data=b"{}", headers={"Content-Type": "application/json"}
+    )
+    try:
+        with NO_PROXY.open(request, timeout=10) as response:
+            seen = [datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() for worker in json.load(response)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return any(moment >= since for moment in seen)
+
+
+def _run(stack: Stack, name: str, module: str, *arguments: str) -> None:
+    """A module of flows/, which needs Prefect and is over in seconds: deployments of prefect.yaml, or the webhook and its automation."""
+    with _log(stack, name).open("wb") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=stack.root,
+            env={**os.environ, **stack.environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    if done.returncode:
+        raise PllavaError(f"python -m {module} failed. {_end_of_log(stack, name)}")
+
+
+def _require_ports(stack: Stack) -> None:
+    ours = demo_process.recorded()
+    for name, (variable, _) in PORTS.items():
+        port = getattr(stack, f"{name}_port")
+        if name in ("mlflow", "bridge") and stack.mlflow_elsewhere:
+            continue
+        if name == "demo" and ours is not None and ours.get("port") == port:
+            continue  # started by `pllava deploy`: it stays
+        demo_process.require_free_port(HOST, port, f"Take another one for {name}: make up {variable}=PORT")
+
+
+def _log(stack: Stack, name: str) -> Path:
+    return stack.root / LOGS / f"{name}.log"
+
+
+def _end_of_log(stack: Stack, name: str, lines: int = 15) -> str:
+    log = _log(stack, name)
+    text = "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else "(no log)"
+    return f"The end of {log}:\n{text}"

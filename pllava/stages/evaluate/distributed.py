@@ -1,0 +1,73 @@
+"""Several processes share the questions: `accelerate launch -m pllava.stages.evaluate`, one process a GPU (or several on a CPU).
+
+Process r of N answers every N-th of the units that are left and keeps them in its own journal. The caller puts the journals together,
+so the result is that of one process, and a run that was killed can go on with another number of processes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pllava.core.errors import PllavaError
+from pllava.core.files import write_json
+from pllava.core.signals import end_with_parent
+from pllava.stages.train.launch import end_tree, terminate_as_interrupt
+
+if TYPE_CHECKING:
+    from pllava.core.params import Params
+
+
+class Orders(NamedTuple):
+    """What the processes read, beside the journal: another evaluation has orders of its own."""
+
+    params: Path  # JSON is YAML, so load_params reads it
+    units: Path
+
+
+def orders(journal: Path) -> Orders:
+    return Orders(journal.with_suffix(".params.json"), journal.with_suffix(".units.json"))
+
+
+def answer_in_processes(params: Params, benchmark: str, limit: int | None, journal: Path, units: Sequence[int], processes: int) -> None:
+    """Answer these units, into journals beside `journal`. Raises PllavaError when a process fails; its answers stay there."""
+    files = orders(journal)
+    write_json(files.params, params.model_dump(mode="json"))
+    write_json(files.units, list(units))
+    words = command(benchmark, limit, journal, processes)
+    with terminate_as_interrupt(), subprocess.Popen(words, env=_environment(), preexec_fn=end_with_parent) as child:
+        try:
+            code = child.wait()
+        except BaseException:
+            end_tree(child.pid)
+            raise
+        finally:
+            for file in files:
+                file.unlink(missing_ok=True)
+    if code != 0:
+        raise PllavaError(
+            f"evaluation in {processes} processes ended with exit code {code}; the reason is printed above. "
+            f"Answers so far are kept: run `pllava evaluate {benchmark}` again"
+        )
+
+
+def command(benchmark: str, limit: int | None, journal: Path, processes: int) -> list[str]:
+    threads, files = max(1, (os.cpu_count() or 1) // processes), orders(journal)
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),  # --cpu would start one process whatever is asked
+        *("--num_machines", "1", "--num_processes", str(processes), "--main_process_port", "0"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads)),
+        *("-m", "pllava.stages.evaluate", benchmark, "--params", str(files.params), "--journal", str(journal), "--units", str(files.units)),
+        *(("--limit", str(limit)) if limit else ()),
+    ]
+
+
+def _environment() -> dict[str, str]:
+    import torch
+
+    on_cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    return {**os.environ, **on_cpu, "TOKENIZERS_PARALLELISM": "false"}

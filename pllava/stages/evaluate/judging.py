@@ -1,0 +1,74 @@
+"""`pllava judge`: score answers that are there, without a model. Another judge, other scores, the same answers.
+
+The evaluation's own outputs are left alone; scores go to FOLDER/<benchmark>/results.jsonl and FOLDER/<benchmark>.json.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from pllava.artifacts.answers import Results
+from pllava.benchmarks.benchmark import load_benchmark
+from pllava.benchmarks.judge import make_judge
+from pllava.core.errors import PllavaError
+from pllava.core.files import read_json
+from pllava.stages.evaluate.record import write_record
+from pllava.stages.evaluate.run import METRICS, RESULTS, write_scored
+from pllava.stages.evaluate.table import show
+
+if TYPE_CHECKING:
+    from pllava.core.params import Params
+
+NOT_OF_AN_ANSWER = ("correct", "scores")
+
+
+def judge(params: Params, benchmarks: Sequence[str], results: Path | None, output: Path, every: bool = False) -> list[Path]:
+    """The metrics files written. `every`: benchmarks that need no judge are passed over in silence.
+
+    Raises PllavaError when there are no answers, when a benchmark needs no judge, or when too many judgements fail.
+    """
+    if results is not None and len(benchmarks) != 1:
+        raise PllavaError(f"--results is one benchmark's, found {len(benchmarks)}. Run: pllava judge BENCHMARK --results {results}")
+    console = Console(stderr=True)
+    written = []
+    for name in benchmarks:
+        benchmark = load_benchmark(name, params.evaluate.benchmarks[name].source)
+        if not benchmark.judged:
+            if every:
+                continue
+            raise PllavaError(f"{name} is scored without a judge. To score it again: pllava evaluate {name}")
+        began = time.monotonic()
+        answers, provenance = read_answers(name, results)
+        asked = make_judge(params.judge)
+        console.print(f"{name}: scored by the {asked.name}")
+        folder = output / name
+        path = output / f"{name}.json"
+        found = write_scored(answers, benchmark, asked, params.judge.max_missing, provenance, folder, path)
+        write_record(name, folder / "results.jsonl", path, asked, 1, time.monotonic() - began, 0, output / "records")
+        show(found, console)
+        written.append(path)
+    return written
+
+
+def read_answers(name: str, results: Path | None) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
+    """Rows without scores, read as they are asked for, and what they depend on: the provenance of the metrics file that lies with them."""
+    file = results or RESULTS / name / "results.jsonl"
+    file = file / "results.jsonl" if file.is_dir() else file
+    beside = (METRICS / f"{name}.json", file.parent / "metrics.json", file.parent.parent / f"{name}.json")
+    metrics = next((path for path in (beside if results is None else beside[1:]) if path.is_file()), None)
+    if not file.is_file() or metrics is None:
+        raise PllavaError(f"{file} and its metrics are not there. Evaluate first: pllava evaluate {name}")
+    provenance = read_json(metrics)["provenance"]
+    for key in ("judge", "average_over", "unreadable"):
+        provenance.pop(key, None)
+    return _unscored(file), provenance
+
+
+def _unscored(file: Path) -> Iterator[dict[str, Any]]:
+    for row in Results(file):
+        yield {key: value for key, value in row.items() if key not in NOT_OF_AN_ANSWER}

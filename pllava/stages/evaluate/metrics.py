@@ -1,0 +1,159 @@
+"""`metrics/<benchmark>.json`: the scores of each model with intervals, and all they depend on. Every key: docs/evaluation.md.
+
+It is tracked by git and by DVC, so equal runs are equal bytes: no time, no commit, no path of a machine. Those are in the record of the
+run (`record.py`) and in the MLflow run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pllava.benchmarks.benchmark import Benchmark, Sample
+from pllava.benchmarks.fingerprint import data_sha256
+from pllava.benchmarks.statistics import Bootstrap, bootstrap
+from pllava.core.files import read_json, sha256_file
+
+if TYPE_CHECKING:
+    from pllava.benchmarks.judge import Judge
+    from pllava.chat.template import Template
+    from pllava.core.params import Params
+
+PACKAGES = ("pllava", "torch", "transformers", "tokenizers", "peft", "numpy", "pillow", "decord2", "av")
+
+
+def provenance(
+    params: Params,
+    name: str,
+    benchmark: Benchmark,
+    samples: Sequence[Sample],
+    template: Template,
+    adapter: Path | None,
+    lora_alpha: float | None,
+    limit: int | None,
+) -> dict[str, Any]:
+    """What the answers are a function of. `lora_alpha`: the strength in use, not the setting (which may say "as trained"). `adapter`:
+    the folder of the trained one; None: the caller says what the weights are."""
+    settings = params.evaluate.benchmarks[name]
+    manifest = read_json(adapter / "manifest.json") if adapter else {"adapter_sha256": None}
+    return {
+        "benchmark": name,
+        "source_sha256": sha256_file(settings.source) if settings.source else None,
+        "base": params.model.base,
+        "base_sha256": manifest.get("base_sha256"),
+        "adapter_sha256": manifest["adapter_sha256"],
+        "lora_alpha": lora_alpha,
+        "data_sha256": data_sha256(settings.root, benchmark.annotations(settings.root), samples, _known_media(samples)),
+        "template": settings.template,
+        "template_sha256": template.sha256,
+        "max_new_tokens": settings.max_new_tokens,
+        "num_frames": params.model.num_frames,
+        "pooling_shape": list(params.model.pooling_shape),
+        "frame_rule": benchmark.frame_rule,
+        "dtype": params.model.dtype,
+        "attn_implementation": params.model.attn_implementation,
+        "batch_size": params.evaluate.batch_size,
+        "seed": params.seed,
+        "bootstrap_resamples": params.evaluate.bootstrap_resamples,
+        "limit": limit,
+        "n_questions": len(samples),
+        "code_sha256": code_sha256(),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+
+
+def build(rows: Iterable[dict[str, Any]], provenance: dict[str, Any], benchmark: Benchmark, judge: Judge) -> dict[str, Any]:
+    """The content of the metrics file; values in 0..1, intervals of 95 %. `unreadable` lists media that counted as wrong.
+
+    rows: scored; they are gone through once and not kept.
+    """
+    unreadable: set[str] = set()
+    judged: dict[tuple[str, str], _Judged] = defaultdict(_Judged)  # (model, task)
+
+    def tallied() -> Iterator[dict[str, Any]]:
+        for row in rows:
+            if row["error"] is not None:
+                unreadable.add(row["media"])
+            for task, score in row.get("scores", {}).items():
+                judged[row["model"], task].add(score)
+            yield row
+
+    found = bootstrap(tallied(), provenance["bootstrap_resamples"], provenance["seed"], benchmark.share_clips)
+    scored_by = {"judge": judge.provenance() if benchmark.judged else None, "average_over": benchmark.average_over}
+    return {
+        "benchmark": provenance["benchmark"],
+        "provenance": provenance | scored_by | {"unreadable": sorted(unreadable)},
+        "models": {model: _model(found, model, judged, benchmark) for model in found.models},
+    }
+
+
+class _Judged:
+    """Judgements of one model on one task: how many failed, and means of the fields of those that did not."""
+
+    FIELDS: ClassVar = {"score": "score", "f1": "f1", "accuracy": "correct"}
+
+    def __init__(self) -> None:
+        self.missing = 0
+        self._found: dict[str, list[float]] = {name: [0.0, 0] for name in self.FIELDS}  # [sum, count]
+
+    def add(self, score: dict[str, Any]) -> None:
+        if score["value"] is None:
+            self.missing += 1
+            return
+        for name, field in self.FIELDS.items():
+            if score.get(field) is not None:
+                self._found[name][0] += float(score[field])
+                self._found[name][1] += 1
+
+    def means(self) -> dict[str, float]:
+        return {name: round(total / count, 6) for name, (total, count) in self._found.items() if count}
+
+
+def _model(found: Bootstrap, model: str, judged: Mapping[tuple[str, str], _Judged], benchmark: Benchmark) -> dict[str, Any]:
+    tasks = {}
+    for task, entry in found.tasks.items():
+        cell = _rounded(found.task(model, task).as_dict()) | {"n": entry.n, "chance": round(entry.chance, 6)}
+        if benchmark.judged:
+            cell |= {"missing": judged[model, task].missing} | judged[model, task].means()
+        tasks[task] = cell
+    if not tasks:  # nothing had a truth to be scored by
+        empty = {"value": None, "low": None, "high": None}
+        return {"average": empty, "average_over_tasks": empty, "average_over_questions": empty, "tasks": {}}
+    averages = {over: _rounded(found.average(model, over=over).as_dict()) for over in ("tasks", "questions")}  # type: ignore[arg-type]
+    if any("score" in cell for cell in tasks.values()):  # as published, 0 to 5
+        counted = [(cell["score"], cell["n"] - cell["missing"]) for cell in tasks.values() if "score" in cell]
+        averages["tasks"]["score"] = round(sum(score for score, _ in counted) / len(counted), 6)
+        averages["questions"]["score"] = round(sum(score * n for score, n in counted) / sum(n for _, n in counted), 6)
+    return {
+        "average": averages[benchmark.average_over],
+        "average_over_tasks": averages["tasks"],
+        "average_over_questions": averages["questions"],
+        "tasks": tasks,
+    }
+
+
+def _rounded(values: dict[str, float]) -> dict[str, Any]:
+    return {name: round(value, 6) if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _known_media(samples: Sequence[Sample]) -> dict[str, str]:
+    """{media path: sha256} as `prepare` recorded it, of media that have not changed since; nothing when it has not run."""
+    from pllava.stages.prepare.media_checks import recorded
+    from pllava.stages.prepare.run import STATE
+
+    return recorded(STATE, {sample.media.as_posix() for sample in samples})
+
+
+def code_sha256() -> str:
+    """Hash of the source that makes the answers: an interrupted run is only continued by the code that began it."""
+    import hashlib
+
+    package = Path(__file__).resolve().parents[1]
+    files = sorted(
+        f for room in ("model", "video", "chat", "evaluate") for f in (package / room).rglob("*") if f.suffix in (".py", ".yaml")
+    )
+    return hashlib.sha256("\n".join(f"{f.relative_to(package).as_posix()} {sha256_file(f)}" for f in files).encode()).hexdigest()

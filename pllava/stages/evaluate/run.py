@@ -1,0 +1,241 @@
+"""The evaluation stage: `pllava evaluate mvbench`.
+
+Three models answer side by side: `base` (pooling, no training), `single_frame` (the adapted model, shown one frame) and `adapted`.
+Answering and scoring are two steps: answers are in the journal, on disk, before the first is scored, and `pllava judge` scores them again.
+Writes outputs/evaluate/<benchmark>/results.jsonl and metrics/<benchmark>.json; a limited run writes to outputs/limited/ instead.
+A killed run goes on where it was and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+
+from pllava.benchmarks.benchmark import Benchmark, Sample, load_benchmark
+from pllava.benchmarks.judge import Judge, make_judge
+from pllava.benchmarks.scoring import score_rows
+from pllava.core.errors import PllavaError
+from pllava.core.files import atomic_dir, read_json, write_json
+from pllava.stages.evaluate import metrics
+from pllava.stages.evaluate.distributed import answer_in_processes
+from pllava.stages.evaluate.prediction_log import Answers, Journal, alone, finished, shard
+from pllava.stages.evaluate.progress import progress
+from pllava.stages.evaluate.record import RECORDS, write_record
+from pllava.stages.evaluate.table import show
+from pllava.stages.evaluate.units import Clip, questions_of, units
+
+if TYPE_CHECKING:
+    from pllava.chat.template import Template
+    from pllava.core.params import Params
+    from pllava.stages.evaluate.predict import Panel
+
+ADAPTER = Path("outputs/train/adapter")
+RESULTS = Path("outputs/evaluate")
+METRICS = Path("metrics")
+LIMITED = Path("outputs/limited")
+JOURNALS = Path(".state/evaluate")  # outside the stage's outputs, which DVC deletes before it runs the stage
+MODELS = ("base", "single_frame", "adapted")
+WIDTH = 100  # characters, where there is no terminal: the table of results in one piece
+
+
+@dataclass(frozen=True)
+class Job:
+    """One benchmark, ready to be answered. `journal` bears a hash of everything the answers depend on."""
+
+    name: str
+    benchmark: Benchmark
+    samples: list[Sample]
+    template: Template
+    lora_alpha: float | None
+    provenance: dict[str, Any]
+    plan: list[list[Clip]]
+    journal: Path
+
+    def left(self) -> dict[int, int]:
+        """Number of questions of each unit that is not answered yet."""
+        done = finished(self.journal)
+        return {number: self.size(number) for number in range(len(self.plan)) if number not in done}
+
+    def size(self, number: int) -> int:
+        """Questions of a unit."""
+        return sum(len(questions_of(sample)) for clip in self.plan[number] for sample in clip.samples)
+
+
+def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = None, processes: int | None = None) -> Path:
+    """Answer every question of a benchmark with every model and score them; gives the path of the metrics file.
+
+    limit: only the first so many questions of each task, into outputs/limited/. processes: instead of evaluate.processes.
+    Raises PllavaError when there is no adapter, no benchmark data or no such template, or when too many judgements fail.
+    A single unreadable video does not stop it.
+    """
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
+    began = time.monotonic()
+    job = make_job(params, benchmark, limit)
+    judge = make_judge(params.judge) if job.benchmark.judged else None  # a set-up by halves is found before the work
+    processes = processes or params.evaluate.processes
+    with alone(job.journal):
+        left = job.left()
+        if left and len(left) < len(job.plan):
+            console.print(
+                f"{benchmark}: {len(job.plan) - len(left)} of {len(job.plan)} units were answered before the last run ended; going on"
+            )
+        if left and processes > 1:
+            answer_in_processes(params, benchmark, limit, job.journal, list(left), processes)
+        elif left:
+            answer_share(params, job, list(left), console=console)
+        if unanswered := job.left():
+            raise PllavaError(
+                f"{benchmark}: {len(unanswered)} of {len(job.plan)} units have no answer. Go on with: pllava evaluate {benchmark}"
+            )
+
+        rows = Answers(job.journal, {sample.id: index for index, sample in enumerate(job.samples)}, MODELS)
+        if judge:
+            console.print(f"{benchmark}: scored by the {judge.name}")
+        folder, path = (RESULTS / benchmark, METRICS / f"{benchmark}.json")
+        if limit is not None:
+            folder, path = LIMITED / benchmark, LIMITED / benchmark / "metrics.json"
+        found = write_scored(rows, job.benchmark, judge, params.judge.max_missing, job.provenance, folder, path)
+        records, seconds = RECORDS if limit is None else LIMITED / "records", time.monotonic() - began
+        record = write_record(benchmark, folder / "results.jsonl", path, judge, processes, seconds, sum(left.values()), records)
+        Journal(job.journal).remove()
+    show(found, console)
+    if limit is None:
+        _track(params, benchmark, found, path, record)
+    return path
+
+
+def write_scored(
+    rows: Iterable[dict[str, Any]],
+    benchmark: Benchmark,
+    judge: Judge | None,
+    max_missing: float,
+    provenance: dict[str, Any],
+    folder: Path,
+    path: Path,
+) -> dict[str, Any]:
+    """Score answers and write results.jsonl in `folder` and the metrics to `path`; an answer is written before the next are scored."""
+    from pllava.benchmarks.judge.offline import OfflineJudge
+
+    judge = judge or OfflineJudge()  # never asked by a benchmark that is not judged
+
+    def written(file: TextIO) -> Iterator[dict[str, Any]]:
+        for row in score_rows(rows, benchmark, judge, max_missing):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            yield row
+
+    with atomic_dir(folder) as partial, (partial / "results.jsonl").open("w", encoding="utf-8") as file:
+        found = metrics.build(written(file), provenance, benchmark, judge)
+    write_json(path, found)
+    return found
+
+
+def answer_share(
+    params: Params, job: Job, numbers: Sequence[int], rank: int = 0, world: int = 1, device: Any = "auto", console: Console | None = None
+) -> None:
+    """Answer every `world`-th of these units, from the `rank`-th, into a journal of this process.
+
+    `numbers` is one list for all processes: what is left changes while they work.
+    """
+    console = console or Console(stderr=True, quiet=rank > 0)
+    mine = {number: job.size(number) for number in numbers[rank::world]}
+    if not mine:
+        return
+    journal = Journal(shard(job.journal, rank) if world > 1 else job.journal)
+    panel = _panel(params, job, device, console)
+    for number in progress(mine, f"{job.name}, process 1 of {world}" if world > 1 else job.name, console):
+        journal.add(number, panel.answer(job.plan[number]))
+    journal.close()
+
+
+def make_job(params: Params, name: str, limit: int | None = None, journal: Path | None = None) -> Job:
+    """`journal`: that of the process that shares the work out, which has hashed all data already.
+
+    Raises PllavaError when there is no adapter, no benchmark data or no such template, or when a question can't be asked.
+    """
+    from pllava.chat.template import load_template
+
+    settings = params.evaluate.benchmarks[name]
+    if not (ADAPTER / "manifest.json").is_file():
+        raise PllavaError(f"{ADAPTER}/manifest.json is not there: no adapter is trained yet. Run: pllava train")
+    benchmark = load_benchmark(name, settings.source)
+    limit = limit or settings.limit
+    samples = benchmark.samples(settings.root, limit)
+    template = load_template(settings.template)
+    chosen = params.evaluate.lora_alpha if settings.lora_alpha is None else settings.lora_alpha
+    lora_alpha = read_json(ADAPTER / "adapter_config.json")["lora_alpha"] if chosen is None else chosen
+    check_questions(samples, benchmark, template)
+    plan = units(samples, params.evaluate.batch_size)
+    provenance: dict[str, Any] = {}
+    if journal is None:
+        provenance = metrics.provenance(params, name, benchmark, samples, template, ADAPTER, lora_alpha, limit)
+        key = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:16]
+        journal = JOURNALS / name / f"{key}.jsonl"
+    return Job(name, benchmark, samples, template, lora_alpha, provenance, plan, journal)
+
+
+def check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: Template) -> None:
+    """Refuse a question that the template can't hold now, not an hour into the run."""
+    if not samples:
+        raise PllavaError(f"{benchmark.title}: no question there. Check evaluate.benchmarks in params.yaml")
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise PllavaError(f"{benchmark.title}: two questions have the id {sample.id!r}. Answers are kept by id; give each its own")
+        seen.add(sample.id)
+        try:
+            for question in questions_of(sample):
+                template.prompt_for(asked := benchmark.prompt(question))
+                f"{asked}{sample.answer}{sample.media}".encode()
+        except PllavaError as error:
+            raise PllavaError(f"{sample.id}: {error}") from None
+        except UnicodeEncodeError as error:  # JSON allows it
+            found = error.object[error.start : error.end]
+            raise PllavaError(f"{sample.id}: {found!r} is half a character, which is no text. Mend the annotation") from None
+
+
+def _panel(params: Params, job: Job, device: Any, console: Console) -> Panel:
+    import pllava
+    from pllava.stages.evaluate.predict import Contestant, Panel
+
+    settings = params.evaluate.benchmarks[job.name]
+    model, processor = pllava.load(
+        params.model.base,
+        adapter=ADAPTER,
+        lora_alpha=job.lora_alpha,
+        num_frames=params.model.num_frames,
+        pooling_shape=params.model.pooling_shape,
+        dtype=params.model.dtype,
+        device=device,
+        attn_implementation=params.model.attn_implementation,
+    )
+    contestants = [
+        Contestant("base", model, within=model.disable_adapter),  # one set of weights in memory for all three
+        Contestant("single_frame", model, single_frame=True),
+        Contestant("adapted", model),
+    ]
+    console.print(f"device {model.device}, {model.dtype}, {params.model.attn_implementation} attention")
+    size, tokens = params.evaluate.batch_size, settings.max_new_tokens
+    return Panel(job.benchmark, contestants, processor, job.template, params.model.num_frames, tokens, size, settings.root)
+
+
+def _track(params: Params, benchmark: str, found: dict[str, Any], path: Path, record: Path) -> None:
+    """Into the MLflow run of the training: averages and task scores, and the files. MLflow being away stops nothing."""
+    from pllava.tracking.runs import later_stage
+
+    with later_stage(params) as run:
+        for model, entry in found["models"].items():
+            values = {"average": entry["average"], **entry["tasks"]}
+            run.log_metrics({f"{benchmark}/{model}/{task}": cell["value"] for task, cell in values.items() if cell["value"] is not None})
+        if judge := found["provenance"]["judge"]:
+            run.set_tags({f"scored_by.{benchmark}": judge["name"]})
+        run.log_artifacts(path, "metrics")
+        run.log_artifacts(RESULTS / benchmark, f"evaluate/{benchmark}")
+        run.log_artifacts(record, "evaluate")

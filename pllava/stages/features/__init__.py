@@ -1,0 +1,1 @@
+"""Stage `features`: the frozen vision tower runs once over each distinct clip."""

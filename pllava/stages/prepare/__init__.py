@@ -1,0 +1,1 @@
+"""Stage `prepare`: corpora and media become one checked manifest a split."""

@@ -1,0 +1,83 @@
+"""Checks of media, one file at a time, in worker processes: `check_media(MediaJob("clip.mp4", (WHOLE,)))`.
+
+Each distinct file is hashed, and frames from all over it decoded, once, however many rows name it (`pllava.stages.prepare.media_checks` remembers).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pllava.core.errors import PllavaError
+
+if TYPE_CHECKING:
+    from pllava.video.reader import VideoFrames, VideoInfo
+
+Bound = tuple[float | None, float | None]  # start, end in seconds
+WHOLE: Bound = (None, None)
+
+FRAMES_DECODED = 8  # bit rot shows only where it is decoded; so many frames, spread as training spreads them
+
+
+@dataclass(frozen=True)
+class MediaJob:
+    """One file (or folder of numbered frames) and the time bounds that rows ask of it."""
+
+    path: str
+    bounds: tuple[Bound, ...]
+
+
+@dataclass
+class MediaReport:
+    """What was found. `problem` is a (code, text) that makes every row of the file unusable, `bound_problems` those of single bounds."""
+
+    path: str
+    sha256: str = ""
+    num_frames_total: int = 0
+    fps: float = 0.0
+    duration: float = 0.0  # seconds
+    problem: tuple[str, str] | None = None
+    bound_problems: dict[Bound, tuple[str, str]] = field(default_factory=dict)
+    checked: set[Bound] = field(default_factory=set)  # the bounds that were asked for so far
+
+    @property
+    def summary(self) -> tuple[object, ...]:
+        """Everything found, in an order that does not change."""
+        bounds = sorted(self.bound_problems.items(), key=str)
+        return self.sha256, self.num_frames_total, self.fps, self.duration, self.problem, bounds
+
+    def problem_of(self, bound: Bound) -> tuple[str, str] | None:
+        return self.problem or self.bound_problems.get(bound)
+
+
+def check_media(job: MediaJob) -> MediaReport:
+    """Check one file. Never raises for a bad file: the report says what is wrong."""
+    from pllava.benchmarks.mvbench import media_sha256
+    from pllava.video.reader import probe, read_video
+
+    report = MediaReport(job.path)
+    if not os.path.exists(job.path):  # noqa: PTH110  Path.exists raises for a name that is too long or holds a null byte
+        report.problem = ("media missing", f"{job.path} is not there")
+        return report
+    if Path(job.path).is_file() and not Path(job.path).stat().st_size:
+        report.problem = ("media empty", f"{job.path} holds no bytes")
+        return report
+    for bound in job.bounds:
+        try:
+            _describe(report, read_video(job.path, FRAMES_DECODED, "middle", *bound))
+        except PllavaError as error:
+            report.bound_problems[bound] = ("media unreadable" if bound == WHOLE else "media or time bound", str(error))
+    if len(report.bound_problems) == len(job.bounds):
+        try:
+            _describe(report, probe(job.path))
+        except PllavaError as error:
+            report.problem = ("media unreadable", str(error))
+            return report
+    report.sha256 = media_sha256(Path(job.path))
+    return report
+
+
+def _describe(report: MediaReport, info: VideoFrames | VideoInfo) -> None:
+    report.num_frames_total, report.fps, report.duration = info.num_frames_total, info.fps, info.duration

@@ -1,0 +1,159 @@
+"""Checks of media that outlive a kill: `MediaChecks(STATE, workers=2).reports({"clip.mp4": [WHOLE]})`.
+
+What was found about a file is kept in SQLite under .state/, with its size and time of change, as DVC does. A file is hashed and decoded
+again when these differ, when another part of it is asked for, or when the code that checks is another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from pllava.stages.prepare.media import Bound, MediaJob, MediaReport, check_media
+
+RECORDED = "SELECT report FROM media WHERE path = ? AND fingerprint = ?"
+COMMIT_SECONDS = 2.0  # work that a kill costs at most, besides the files under way
+
+
+class MediaChecks:
+    """A context manager: worker processes start with the first files to decode and end with the block."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.workers, self.decoded = workers, 0
+        self._pool: ProcessPoolExecutor | None = None
+        self._database = sqlite3.connect(folder / "media.sqlite", timeout=60)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("CREATE TABLE IF NOT EXISTS code (sha256 TEXT)")
+        self._database.execute("CREATE TABLE IF NOT EXISTS media (path TEXT PRIMARY KEY, fingerprint TEXT, report TEXT) WITHOUT ROWID")
+        if self._database.execute("SELECT sha256 FROM code").fetchall() != [(code := _code_sha256(),)]:
+            self._database.executescript("DELETE FROM code; DELETE FROM media")
+            self._database.execute("INSERT INTO code VALUES (?)", (code,))
+        self._database.commit()
+
+    def __enter__(self) -> MediaChecks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+        self._database.commit()
+        self._database.close()
+
+    def reports(self, asked: Mapping[str, Iterable[Bound]]) -> dict[str, MediaReport]:
+        """Path -> report about the whole file and the asked parts of it."""
+        found: dict[str, MediaReport] = {}
+        jobs, prints = [], {}
+        for path, bounds in asked.items():
+            bounds, known = tuple(bounds), None
+            prints[path] = fingerprint(path)
+            row = self._database.execute(RECORDED, (path, prints[path])).fetchone()
+            if row:
+                known = _load(path, row[0])
+                bounds = tuple(bound for bound in bounds if bound not in known.checked)
+                found[path] = known
+            if not row or (bounds and known and not known.problem):
+                jobs.append(MediaJob(path, bounds))
+        saved = time.monotonic()
+        for job, report in self._check(jobs):
+            self.decoded += 1
+            report.checked = set(job.bounds)
+            if before := found.get(report.path):
+                report.checked |= before.checked
+                report.bound_problems = {**before.bound_problems, **report.bound_problems}
+            found[report.path] = report
+            self._database.execute("REPLACE INTO media VALUES (?, ?, ?)", (report.path, prints[report.path], _dump(report)))
+            if time.monotonic() - saved > COMMIT_SECONDS:
+                self._database.commit()
+                saved = time.monotonic()
+        self._database.commit()
+        return found
+
+    def _check(self, jobs: list[MediaJob]) -> Iterator[tuple[MediaJob, MediaReport]]:
+        """In the order of the jobs, whatever the number of worker processes."""
+        if self.workers == 1 or len(jobs) < 2:
+            yield from ((job, check_media(job)) for job in jobs)
+            return
+        # Fresh processes: a fork of a process that has used decoder or torch threads can hang.
+        self._pool = self._pool or ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
+        done = 0
+        try:
+            for report in self._pool.map(check_media, jobs, chunksize=max(1, min(32, len(jobs) // (4 * self.workers)))):
+                yield jobs[done], report
+                done += 1
+        except BrokenProcessPool:
+            self._pool = None
+            yield from _one_by_one(jobs[done:])
+
+
+def recorded(folder: Path, paths: Iterable[str]) -> dict[str, str]:
+    """{path: sha256} of those that have not changed since they were checked, by size and time of change."""
+    try:
+        with closing(sqlite3.connect(f"{(folder / 'media.sqlite').absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as database:
+            rows = {path: database.execute(RECORDED, (path, fingerprint(path))).fetchone() for path in paths}
+    except sqlite3.Error:  # nothing was checked here
+        return {}
+    return {path: sha256 for path, row in rows.items() if row and (sha256 := json.loads(row[0])["sha256"])}
+
+
+def _one_by_one(jobs: list[MediaJob]) -> Iterator[tuple[MediaJob, MediaReport]]:
+    """A file has killed the decoder: each file has a process that may die, so that only this file's rows are lost."""
+    pool = None
+    for job in jobs:
+        pool = pool or ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        try:
+            yield job, pool.submit(check_media, job).result()
+        except BrokenProcessPool:
+            pool = None
+            yield job, MediaReport(job.path, problem=("media unreadable", f"{job.path} makes the decoder die"))
+    if pool:
+        pool.shutdown()
+
+
+def fingerprint(path: str) -> str:
+    """Size and time of change of a file, or of all files of a frame folder; "missing" also for a link that leads nowhere."""
+    try:
+        status = os.stat(path)  # noqa: PTH116  a million Path objects cost seconds
+    except (OSError, ValueError):  # ValueError: a null byte in the name
+        return "missing"
+    if not os.path.isdir(path):  # noqa: PTH112
+        return f"{status.st_size}:{status.st_mtime_ns}"
+    with os.scandir(path) as entries:
+        lines = sorted(f"{entry.name}:{fingerprint(entry.path)}" for entry in entries)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _dump(report: MediaReport) -> str:
+    values: dict[str, Any] = {name: getattr(report, name) for name in ("sha256", "num_frames_total", "fps", "duration", "problem")}
+    values["bounds"] = [[*bound, report.bound_problems.get(bound)] for bound in sorted(report.checked, key=str)]
+    return json.dumps(values)
+
+
+def _load(path: str, text: str) -> MediaReport:
+    values = json.loads(text)
+    bounds = {(start, end): problem for start, end, problem in values.pop("bounds")}
+    problem = values.pop("problem")
+    problems = {bound: (found[0], found[1]) for bound, found in bounds.items() if found}
+    return MediaReport(path, **values, problem=tuple(problem) if problem else None, bound_problems=problems, checked=set(bounds))
+
+
+def _code_sha256() -> str:
+    """Of the code that reads and judges a file, decoders included."""
+    from importlib.metadata import version
+
+    package = Path(__file__).resolve().parents[1]
+    files = [*sorted((package / "video").glob("*.py")), package / "data" / "media.py", Path(__file__)]
+    digest = hashlib.sha256(f"decord2 {version('decord2')} av {version('av')} pillow {version('pillow')}".encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

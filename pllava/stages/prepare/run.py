@@ -1,0 +1,216 @@
+"""The data gate, `pllava prepare`: annotations and media become one checked manifest a split in data/prepared/.
+
+Every row is checked before any training time is spent: its form, its text (see `pllava.stages.prepare.text_checks`), its media (see
+`pllava.stages.prepare.media`), that it is there once, and that no clip is in two splits (by content, not by name). Unusable rows go to
+quarantined.parquet with all their reasons; more than `data.max_bad_fraction` of a split stops the stage and nothing is written.
+
+Rows stream through, a chunk at a time: memory does not grow with the corpora. What is finished is kept under .state/prepare, so a killed
+run goes on where it was, and equal inputs give equal bytes however often it was killed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pllava.artifacts.manifest import PREPARED, ManifestRow, ManifestWriter, QuarantinedRow, TestRow, schema_of
+from pllava.core.errors import PllavaError
+from pllava.core.files import alone, atomic_dir, sha256_file, write_json
+from pllava.stages.prepare.assembly import SHOWN, Assembly, Counts
+from pllava.stages.prepare.checked_rows import CHUNK, Checks, checked_chunks, quarantined
+from pllava.stages.prepare.instruction import Problem, size_of
+from pllava.stages.prepare.media import WHOLE
+from pllava.stages.prepare.media_checks import MediaChecks
+from pllava.stages.prepare.mixing import copies_of
+from pllava.stages.prepare.progress import Progress
+from pllava.stages.prepare.text_checks import TextChecker
+
+if TYPE_CHECKING:
+    from pllava.core.params import Corpus, Params
+
+STATE = Path(".state/prepare")  # outside DVC's outputs: those are deleted before a stage runs
+SPLITS: dict[str, type] = {"train": ManifestRow, "validation": ManifestRow, "test": TestRow}
+
+
+def prepare(params: Params) -> Path:
+    """Write data/prepared/{train,validation,test,quarantined}.parquet and report.json.
+
+    Raises PllavaError on too much bad data, or when another process is at it.
+    """
+    with alone(STATE / "lock", "another pllava prepare is at work in this folder"):
+        return _prepare(params)
+
+
+def _prepare(params: Params) -> Path:
+    for split in ("train", "validation"):
+        _names_differ(split, [corpus.name for corpus in getattr(params.data, split)])
+    text = TextChecker(params.model.base, params.model.template, params.train.max_length)
+    parts = STATE / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        media = stack.enter_context(MediaChecks(STATE, params.data.workers))
+        assembly = stack.enter_context(Assembly(STATE))
+        folder = stack.enter_context(atomic_dir(PREPARED))
+        writers = {name: ManifestWriter(folder / f"{name}.parquet", row) for name, row in {**SPLITS, "quarantined": QuarantinedRow}.items()}
+        for writer in writers.values():
+            stack.callback(writer.close)
+        progress = Progress()
+        report: dict[str, Any] = {}
+        for split in ("train", "validation"):
+            report[split] = {"corpora": {}}
+            found = []
+            for corpus in getattr(params.data, split):
+                counts, entry = _corpus(corpus, split, Checks(text, media, params.data.max_seconds, parts), assembly, writers, progress)
+                found.append(counts)
+                report[split]["corpora"][corpus.name] = entry
+            _settle(split, found, report[split], params.data.max_bad_fraction)
+        report["test"] = {"benchmarks": {}}
+        found = _benchmarks(params, media, assembly, writers, report["test"]["benchmarks"])
+        _settle("test", found, report["test"], params.data.max_bad_fraction)
+        if not report["train"]["rows"]:
+            raise PllavaError("no usable training row. Add rows to the corpora of data.train in params.yaml, then: pllava prepare")
+        _no_clip_in_two_splits(assembly)
+        for writer in writers.values():
+            writer.close()
+        files = {f"{name}.parquet": sha256_file(folder / f"{name}.parquet") for name in writers}
+        write_json(folder / "report.json", {"splits": report, "files": files})  # last: its existence means the folder is whole
+        print(f"{PREPARED}: {', '.join(f'{w.rows} {name}' for name, w in writers.items())} row(s)", file=sys.stderr)
+    shutil.rmtree(parts)
+    return PREPARED
+
+
+def _names_differ(split: str, names: list[str]) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise PllavaError(f"data.{split} in params.yaml names corpus {twice[0]!r} twice; sample ids need different names")
+
+
+def _corpus(
+    corpus: Corpus, split: str, checks: Checks, assembly: Assembly, writers: dict[str, ManifestWriter], progress: Progress
+) -> tuple[Counts, dict[str, Any]]:
+    """Stream one corpus into its manifest; counts, and what the report says about it."""
+    size = size_of(corpus)
+    copies = copies_of(corpus.name, size, corpus.weight, corpus.max_rows)
+    counts = Counts()
+    for chunk in checked_chunks(corpus, split, checks, lambda index: copies(index) > 0):
+        chunk = assembly.add(split, chunk, counts, copies)
+        writers[split].write(chunk.rows)
+        writers["quarantined"].write(chunk.bad)
+        progress.say(f"{split} {corpus.name}", counts.checked, size, checks.media.decoded)
+    clips, media_sha256 = assembly.clips(split, corpus.name)
+    entry = {
+        "annotations_sha256": sha256_file(corpus.annotations),
+        "annotation_rows": size,
+        "weight": corpus.weight,
+        "max_rows": corpus.max_rows,
+        "checked": counts.checked,
+        "quarantined": counts.bad,
+        "rows": counts.rows,
+        "clips": clips,
+        "turns": counts.turns,
+        "text_tokens": counts.text_tokens,
+        "rows_cut_to_max_length": counts.cut,
+        "media_sha256": media_sha256,
+    }
+    return counts, entry
+
+
+def _benchmark_samples(params: Params) -> list[tuple[str, Any]]:
+    """(benchmark, sample) of every benchmark sample."""
+    from pllava.benchmarks.benchmark import load_benchmark
+
+    benchmarks = sorted(params.evaluate.benchmarks.items())
+    return [(name, sample) for name, entry in benchmarks for sample in load_benchmark(name, entry.source).samples(entry.root)]
+
+
+def _annotation_file(params: Params, name: str, stem: str) -> str:
+    """The file of a benchmark that holds the samples "<stem>/<number>"."""
+    from pllava.benchmarks.benchmark import load_benchmark
+
+    entry = params.evaluate.benchmarks[name]
+    files = load_benchmark(name, entry.source).annotations(entry.root)
+    exact = [path for path in files if path.stem == stem]
+    like = [path for path in files if path.stem.startswith(f"{stem}_")]  # generic_qa.json of "generic"
+    return str((exact or like or files[-1:] or [entry.root])[0])  # where ids bear the benchmark's name, the last: test_q.json
+
+
+def _benchmarks(
+    params: Params, media: MediaChecks, assembly: Assembly, writers: dict[str, ManifestWriter], report: dict[str, Any]
+) -> list[Counts]:
+    """The media of the benchmarks, as rows of test.parquet; counts by benchmark."""
+    found: dict[str, Counts] = {}
+    for some in _batches(_benchmark_samples(params)):
+        reports = media.reports({sample.media.as_posix(): [WHOLE] for _, sample in some})
+        rows, problems = [], []
+        for name, sample in some:
+            counts = found.setdefault(name, Counts())
+            counts.checked += 1
+            medium = reports[sample.media.as_posix()]
+            stem, _, number = sample.id.rpartition("/")
+            index = int(number) if number.isdecimal() else counts.checked - 1  # one's own benchmark may have other ids
+            reasons = [reason] if (reason := medium.problem_of(WHOLE)) else []
+            if sample.candidates and sample.answer not in sample.candidates:
+                reasons.append(("answer is no option", f"the answer {sample.answer!r} is none of the options, so no reply can be right"))
+            if reasons:
+                file = _annotation_file(params, name, stem)
+                problems.append(quarantined("test", Problem(name, file, index, medium.path, reasons)))
+            else:
+                counts.rows += 1
+                rows.append(TestRow(name, sample.task, index, medium.path, medium.sha256))
+        for name in found:
+            mine = [row for row in rows if row.benchmark == name]
+            assembly.add_clips("test", name, [row.media_sha256 for row in mine], [row.media for row in mine])
+            found[name].add_bad(_table([row for row in problems if row.corpus == name], QuarantinedRow))
+        writers["test"].write(_table(rows, TestRow))
+        writers["quarantined"].write(_table(problems, QuarantinedRow))
+    for name, counts in sorted(found.items()):
+        clips, media_sha256 = assembly.clips("test", name)
+        report[name] = {"rows": counts.rows, "clips": clips, "media_sha256": media_sha256}
+    return list(found.values())
+
+
+def _table(rows: list[Any], row_type: type) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema_of(row_type))
+
+
+def _batches(samples: list[Any]) -> Iterator[list[Any]]:
+    rest = iter(samples)
+    while some := list(islice(rest, CHUNK)):
+        yield some
+
+
+def _settle(split: str, found: list[Counts], report: dict[str, Any], max_bad_fraction: float) -> None:
+    """Add up a split for the report. Raises PllavaError when too many of its rows are bad."""
+    bad, total = sum(counts.bad for counts in found), sum(counts.checked for counts in found)
+    codes: Counter[str] = sum((counts.codes for counts in found), Counter())
+    reasons = dict(sorted(codes.items()))
+    report["rows"] = sum(counts.rows for counts in found)
+    report["quarantined"] = {"rows": bad, "reasons": reasons}
+    if not bad or bad / total <= max_bad_fraction:
+        return
+    shown = [f"  {line}" for counts in found for line in counts.shown][:SHOWN]
+    more = [f"  ... and {bad - SHOWN} more"] if bad > SHOWN else []
+    raise PllavaError(
+        f"{bad} of {total} {split} row(s) cannot be used, data.max_bad_fraction allows {max_bad_fraction:.1%} "
+        f"({', '.join(f'{code}: {count}' for code, count in reasons.items())})\n" + "\n".join([*shown, *more]) + "\n"
+        "Mend or remove these rows or files, or raise data.max_bad_fraction in params.yaml, then: pllava prepare"
+    )
+
+
+def _no_clip_in_two_splits(assembly: Assembly) -> None:
+    number, lines = assembly.clashes()
+    if number:
+        raise PllavaError(
+            f"{number} clip(s) are in two splits (same content), so a score would be too good:\n"
+            + "\n".join(lines)
+            + "\nTake them out of one of the two, then: pllava prepare"
+        )

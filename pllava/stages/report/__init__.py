@@ -1,0 +1,1 @@
+"""Stage `report`: tables and plots for a person."""

@@ -1,0 +1,1 @@
+"""Training: `pllava train` starts `accelerate launch -m pllava.stages.train`, the loop is `pllava.stages.train.loop`."""

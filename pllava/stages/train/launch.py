@@ -1,0 +1,127 @@
+"""`pllava train`: run the loop under `accelerate launch`, in a process tree that ends when this process is told to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any
+
+from pllava.core.errors import PllavaError
+from pllava.core.signals import end_with_parent
+
+if TYPE_CHECKING:
+    from pllava.core.params import Params
+
+OUTPUT = Path("outputs/train")
+STATE = Path(".state/train")
+PATIENCE = 10  # seconds between asking a process to end and ending it
+STEP_PATIENCE = 300  # of a training: it ends its step and writes a checkpoint first
+
+
+def train(params: Params, fresh: bool = False) -> Path:
+    """Train as params say, or go on with a training that was stopped; output goes to this process's streams. Returns outputs/train.
+
+    fresh: drop an unfinished training. Raises PllavaError when the loop fails.
+    """
+    STATE.mkdir(parents=True, exist_ok=True)
+    # A file of its own, JSON, which is YAML: a second command must not change what the processes of this one are about to read.
+    with terminate_as_interrupt(), NamedTemporaryFile("w", prefix="params-", suffix=".json", dir=STATE) as file:
+        file.write(params.model_dump_json())
+        file.flush()
+        words = command(params, file.name, fresh)
+        with subprocess.Popen(words, env=_environment(params), preexec_fn=end_with_parent) as child:
+            try:
+                code = child.wait()
+            except BaseException:
+                end_tree(child.pid, STEP_PATIENCE)
+                raise
+    if code != 0:
+        raise PllavaError(f"training ended with exit code {code}; the reason is printed above. {OUTPUT} is as it was")
+    return OUTPUT
+
+
+def command(params: Params, file: str, fresh: bool = False) -> list[str]:
+    """The argument list (the params are in `file`): as the file of train.accelerate says, else one process on CPU, one a GPU otherwise."""
+    if params.train.accelerate is not None:
+        accelerate_config(params.train.accelerate)
+        where = ["--config_file", str(params.train.accelerate)]
+    else:
+        import torch
+
+        gpus = torch.cuda.device_count()
+        where = ["--cpu"] if not gpus else ["--multi_gpu"] if gpus > 1 else []
+        where += ["--num_machines", "1", "--num_processes", str(max(gpus, 1)), "--main_process_port", "0"]
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--quiet"),  # no traceback of its own below the reason
+        *where,
+        *("--mixed_precision", params.train.mixed_precision, "--dynamo_backend", "no"),
+        *("--num_cpu_threads_per_process", str(params.train.threads or os.cpu_count() or 1)),
+        *("-m", "pllava.stages.train", "--params", file),
+        *(["--fresh"] if fresh else []),
+    ]
+
+
+def accelerate_config(file: Path) -> Any:
+    """accelerate's own reading of its config file. Raises PllavaError when it is not there or not one, or names what is not installed."""
+    from importlib.util import find_spec
+
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    try:
+        config = load_config_from_file(str(file))
+    except FileNotFoundError:
+        raise PllavaError(f"train.accelerate {file} is not there. The shipped ones: recipes/accelerate/*.yaml") from None
+    except Exception as error:  # whatever yaml, its enums and its dataclass raise
+        raise PllavaError(f"train.accelerate {file} is no config of accelerate: {error}. Compare recipes/accelerate/*.yaml") from None
+    if str(config.distributed_type.value) == "DEEPSPEED" and find_spec("deepspeed") is None:
+        raise PllavaError(f"{file} needs DeepSpeed: pip install deepspeed. Without it: recipes/accelerate/7b-eight-gpus.yaml")
+    if str(config.distributed_type.value) == "FSDP" and str(config.fsdp_config.get("fsdp_version", 1)) != "2":
+        raise PllavaError(f"{file} asks for FSDP of the first version. Set fsdp_version: 2 in its fsdp_config")
+    return config
+
+
+def end_tree(pid: int, patience: float = PATIENCE) -> None:
+    """End a process and all it started: ask, wait, then kill what is left."""
+    import psutil
+
+    try:
+        parent = psutil.Process(pid)
+        processes = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        return
+    for end in ("terminate", "kill"):
+        for process in processes:
+            if process.is_running():
+                getattr(process, end)()
+        _, processes = psutil.wait_procs(processes, timeout=patience)
+
+
+def _environment(params: Params) -> dict[str, str]:
+    file = params.train.accelerate
+    on_cpu = {"ACCELERATE_USE_CPU": "true"} if file is not None and accelerate_config(file).use_cpu else {}  # it sets this for --cpu only
+    # Kernels that pick their algorithm by timing give other bits in another run.
+    return {**os.environ, **on_cpu, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM (what DVC, Prefect and a service manager send) ends the work like Ctrl-C. Only the main thread can listen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,61 @@
+"""outputs/train, written whole or not at all: adapter/ (all that inference needs), history.jsonl, summary.md, loss.png.
+
+`train.adapter` says which weights become adapter/: the last, as in the paper, or those of the lowest validation loss. The other ones are
+beside it, in best/ or last/, when they differ. Nothing in here tells when, where or in which run it was made: equal runs are equal bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pllava.chat.template import load_template
+from pllava.core.files import atomic_dir, atomic_write_bytes, atomic_write_text, writing
+from pllava.model.adapter import save_adapter
+from pllava.stages.train.resume import ROOM
+from pllava.stages.train.summary import summary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pllava.core.params import Params
+    from pllava.stages.train.inputs import Inputs
+    from pllava.stages.train.logger import Journal
+
+OUTPUT = Path("outputs/train")
+
+
+def write_output(
+    params: Params, model: Any, last: dict[str, Tensor], best: dict[str, Tensor] | None, journal: Journal, inputs: Inputs
+) -> Path:
+    """last, best: whole weights by name of parameter; what the model itself holds may be a part of them."""
+    from pllava.artifacts.plots import loss_curve
+
+    train, last_step = params.train, journal.history[-1]["step"]
+    config = {
+        "base": params.model.base,
+        "model": params.model.model_dump(mode="json"),
+        "train": train.model_dump(mode="json"),
+        "template": params.model.template,
+        "template_sha256": load_template(params.model.template).sha256,
+        "seed": params.seed,
+        "lora_alpha": train.lora.alpha,
+    }
+    versions = {"last": last}
+    if best is not None and journal.best_step != last_step:
+        versions["best"] = best
+    chosen = train.adapter if train.adapter in versions else "last"
+    with writing(OUTPUT, ROOM), atomic_dir(OUTPUT) as folder:
+        for name, values in versions.items():
+            save_adapter(model, folder / ("adapter" if name == chosen else name), config, values)
+        atomic_write_text(folder / "history.jsonl", journal.history_text())
+        atomic_write_bytes(folder / "loss.png", loss_curve(journal.history, "Loss by step"))
+        atomic_write_text(folder / "summary.md", summary(params, journal, inputs, chosen))
+    meters = journal.meters
+    print(
+        f"{OUTPUT}: {last_step} steps, {meters.samples_per_second:.1f} samples/s, {meters.wait_share:.0%} of it waiting for data; "
+        f"adapter/ is the {'best' if journal.best_step == last_step and chosen == 'last' else chosen} one",
+        file=sys.stderr,
+    )
+    return OUTPUT

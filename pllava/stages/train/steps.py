@@ -1,0 +1,71 @@
+"""The data of each optimiser step, in an order that depends on the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import TYPE_CHECKING
+
+from pllava.core.errors import PllavaError
+from pllava.stages.train.batches import epoch_batches, split_batch
+
+if TYPE_CHECKING:
+    from pllava.core.params import Train
+
+
+@dataclass(frozen=True)
+class StepSampler:
+    """Keys (row number, epoch) of the micro-batches of one process: `accumulation` in a row make a step.
+
+    The samples of a step are the same however many processes and micro-batches share them.
+    """
+
+    lengths: list[int]  # text tokens of each row
+    steps: int
+    batch_size: int
+    accumulation: int
+    seed: int
+    process: int = 0
+    processes: int = 1
+    start: int = 0  # steps that are done already
+
+    def __post_init__(self) -> None:
+        parts = self.accumulation * self.processes
+        if len(self.lengths) < self.batch_size:
+            raise PllavaError(
+                f"{len(self.lengths)} training row(s) do not fill a batch of {self.batch_size}. "
+                "Lower train.batch_size in params.yaml, or add data"
+            )
+        if self.batch_size % parts:
+            raise PllavaError(
+                f"train.batch_size {self.batch_size} is not a multiple of {parts}, "
+                f"gradient_accumulation {self.accumulation} x {self.processes} process(es). Change one of them in params.yaml"
+            )
+
+    def __len__(self) -> int:
+        return (self.steps - self.start) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch, batch in islice(self._batches(), self.start, self.steps):
+            micro_batches = split_batch(batch, self.accumulation * self.processes)
+            for rows in micro_batches[self.process :: self.processes]:
+                yield [(row, epoch) for row in rows]
+
+    def _batches(self) -> Iterator[tuple[int, list[int]]]:
+        for epoch in count():
+            for batch in epoch_batches(self.lengths, self.batch_size, self.seed, epoch):
+                yield epoch, batch
+
+
+def total_steps(train: Train, rows: int) -> int:
+    """Optimiser steps of a run: `train.steps`, or those of `train.epochs` over so many rows."""
+    if train.steps is not None:
+        return train.steps
+    return max(1, round((train.epochs or 1.0) * (rows // train.batch_size)))
+
+
+def validation_batches(lengths: list[int], batch_size: int) -> list[list[tuple[int, int]]]:
+    """Every row once, by length."""
+    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    return [[(row, 0) for row in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]

@@ -1,1 +1,0 @@
-"""Training: `pllava train` starts `accelerate launch -m pllava.train`, the loop is `pllava.train.loop`."""

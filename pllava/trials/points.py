@@ -1,0 +1,102 @@
+"""The points of a sweep: every combination of some settings, or a list of them, each checked as a whole before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pllava.core.errors import PllavaError
+from pllava.core.params import Params, _explain
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Grid(BaseModel):
+    """Every combination is a point. What is left empty stays as in params.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pooling_shape: list[tuple[Positive, Positive, Positive]] = Field([], description="(T, H, W) of the visual tokens")
+    num_frames: list[Annotated[int, Field(ge=1, le=512)]] = Field([], description="frames sampled from a clip")
+    lora_rank: list[Annotated[int, Field(ge=1, le=4096)]] = Field([], description="LoRA rank")
+    learning_rate: list[Annotated[float, Field(gt=0, le=1)]] = Field([], description="peak of the cosine")
+    other: dict[str, list[Any]] = Field({}, description='any key of params.yaml: {"train.steps": [100, 200]}')
+
+    def axes(self) -> dict[str, list[Any]]:
+        """{dotted key of params.yaml: values}."""
+        named: dict[str, list[Any]] = {
+            "model.pooling_shape": [list(shape) for shape in self.pooling_shape],
+            "model.num_frames": self.num_frames,
+            "train.lora.r": self.lora_rank,
+            "train.learning_rate": self.learning_rate,
+        }
+        if twice := sorted(key for key in self.other if named.get(key)):
+            raise PllavaError(f"{', '.join(twice)}: given twice, by name and under other")
+        return {key: values for key, values in (named | self.other).items() if values}
+
+
+@dataclass(frozen=True)
+class Point:
+    """`settings`: {dotted key: value} of what differs between the points of the sweep, for people. `changes`: all, as in params.yaml."""
+
+    key: str
+    settings: dict[str, Any]
+    changes: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        return ", ".join(f"{name.rsplit('.', 1)[-1]} {value}" for name, value in self.settings.items()) or "params.yaml as it stands"
+
+
+def points(base: Params, grid: Grid, listed: Iterable[dict[str, Any]] = ()) -> list[Point]:
+    """The points of the grid and of the list ({dotted key: value} each), without repeats; params.yaml itself when both are empty.
+
+    Raises PllavaError that names every point that makes no valid settings.
+    """
+    axes, listed = grid.axes(), list(listed)
+    combinations = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())] if axes or not listed else []
+    found: dict[str, Point] = {}
+    wrong: list[str] = []
+    for settings in [*combinations, *listed]:
+        changes = nested(settings)
+        try:
+            whole = Params.model_validate(merged(base.model_dump(mode="json"), changes))
+        except ValidationError as error:
+            wrong += [f"{settings}: {_explain({}, item)}" for item in error.errors()]
+            continue
+        key = hashlib.sha256(json.dumps(whole.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+        found.setdefault(key, Point(key, settings, changes))
+    if wrong:
+        raise PllavaError("these points are no valid settings:\n" + "\n".join(f"  {line}" for line in wrong))
+    named = {name for point in found.values() for name in point.settings}
+    same = {name for name in named if len({json.dumps(point.settings.get(name), default=str) for point in found.values()}) == 1}
+    if len(found) == 1:
+        same = set()
+    return [replace(p, settings={name: value for name, value in p.settings.items() if name not in same}) for p in found.values()]
+
+
+def nested(settings: dict[str, Any]) -> dict[str, Any]:
+    """{"train.lora.r": 8} -> {"train": {"lora": {"r": 8}}}."""
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return tree
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Sections key by key; lists and values are replaced."""
+    both = dict(base)
+    for key, value in changes.items():
+        below = both.get(key)
+        both[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return both

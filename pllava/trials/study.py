@@ -1,0 +1,157 @@
+"""Runs a study: `study(params, "spatial")` trains and scores every point with every seed, and writes a table and a chart.
+
+A finished point is a file in outputs/studies/<name>/points/, with its answers in a folder beside it, and is not run again while its
+settings, data and base are the same; a killed study goes on with the next. Points that differ in `evaluate` alone share one training. The
+feature store serves all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pllava.core.errors import PllavaError
+from pllava.core.files import atomic_write_text, read_json, sha256_file, write_json
+from pllava.trials.specification import Study, overridden, read_study
+from pllava.trials.study_report import BENCHMARK, results_of, write_report
+
+if TYPE_CHECKING:
+    from pllava.core.params import Params
+
+STUDIES = Path("outputs/studies")
+
+
+def study(params: Params, name: str, seeds: int | None = None, steps: int | None = None) -> Path:
+    """Run what is left of a study. seeds: only the first so many; steps: of training, for a look. Gives outputs/studies/<name>.
+
+    Raises PllavaError when a point's settings cannot be, or the data is not prepared.
+    """
+    name, found = read_study(name)
+    shared = found.shared | ({"train.steps": steps} if steps else {})
+    chosen = found.seeds[:seeds]
+    settings = {
+        (label, seed): overridden(params, {**shared, **changes, "seed": seed}) for seed in chosen for label, changes in found.points.items()
+    }  # all of them before the first: a mistake in the last is found now
+    if BENCHMARK not in params.evaluate.benchmarks:
+        raise PllavaError(f"a study is scored on {BENCHMARK}, and params.yaml has no evaluate.benchmarks.{BENCHMARK}")
+    folder = STUDIES / name
+    left = {point: its for point, its in settings.items() if not _is_done(folder, point, its, found)}
+    print(f"study {name}: {len(settings) - len(left)} of {len(settings)} points are there, {len(left)} to run", file=sys.stderr)
+    began, count = time.monotonic(), 0
+    for group in _trainings(left):
+        for point, rows, seconds in _run(group, found):
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            atomic_write_text(results_of(folder, point) / BENCHMARK / "results.jsonl", "".join(lines))
+            answers = [{"task": row["task"], "clip": row["media"], "correct": bool(row["correct"])} for row in rows]
+            write_json(_file(folder, point), {"key": _key(group[point], found), "seconds": round(seconds, 1), "answers": answers})
+            count += 1
+            right = sum(answer["correct"] for answer in answers) / len(answers)
+            rest = (time.monotonic() - began) / count * (len(left) - count)
+            print(f"{name} {point[0]} seed {point[1]}: {right:.1%} right, {seconds:.0f} s; about {rest:.0f} s left", file=sys.stderr)
+    write_report(folder, found, {point: read_json(_file(folder, point)) for point in settings}, params.evaluate.bootstrap_resamples)
+    return folder
+
+
+Point = tuple[str, int]  # label, seed
+
+
+def _file(folder: Path, point: Point) -> Path:
+    return results_of(folder, point).with_name(results_of(folder, point).name + ".json")
+
+
+def _is_done(folder: Path, point: Point, params: Params, found: Study) -> bool:
+    try:
+        return read_json(_file(folder, point))["key"] == _key(params, found)
+    except (FileNotFoundError, PllavaError):
+        return False
+
+
+def _key(params: Params, found: Study) -> str:
+    """Of everything a point's answers depend on."""
+    from pllava.artifacts.manifest import PREPARED
+    from pllava.chat.template import load_template
+    from pllava.model import layouts as checkpoint
+    from pllava.model.adapter import base_sha256
+
+    files = sorted(PREPARED.glob("*.parquet"))
+    if not files:
+        raise PllavaError(f"{PREPARED} is not there. Write it: pllava prepare")
+    values = [
+        params.model_dump(mode="json", include={"seed", "model", "train", "evaluate"}),
+        found.questions_per_task,
+        {file.name: sha256_file(file) for file in files},
+        base_sha256(checkpoint.resolve(params.model.base)),
+        [load_template(name).sha256 for name in (params.model.template, params.evaluate.benchmarks[BENCHMARK].template)],
+    ]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _trainings(points: dict[Point, Params]) -> list[dict[Point, Params]]:
+    """Points by what is trained for them."""
+    groups: dict[str, dict[Point, Params]] = {}
+    for point, params in points.items():
+        groups.setdefault(params.model_dump_json(exclude={"evaluate"}), {})[point] = params
+    return list(groups.values())
+
+
+def _run(group: dict[Point, Params], found: Study) -> Iterator[tuple[Point, list[dict[str, Any]], float]]:
+    """Train once and answer for each point: scored rows, as in a results.jsonl. The first point's seconds hold the training."""
+    from accelerate.state import AcceleratorState
+
+    from pllava.core.signals import StopRequest
+    from pllava.model.adapter import set_lora_alpha
+    from pllava.stages.train.distributed import make_accelerator
+    from pllava.stages.train.logger import Journal
+    from pllava.stages.train.loop import Trainer, be_deterministic
+    from pllava.tracking.runs import Run
+
+    began = time.monotonic()
+    params = next(iter(group.values()))
+    be_deterministic(params)
+    AcceleratorState._reset_state()  # accelerate keeps the first training's mixed_precision, and refuses another
+    trainer = Trainer(params, make_accelerator(params.train))
+    with Journal(Run(None, None), trainer.steps, True) as journal:
+        trainer.train(journal, None, None, StopRequest())
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()  # without autocast, as evaluate answers
+    for point, its in group.items():
+        alpha = its.evaluate.benchmarks[BENCHMARK].lora_alpha
+        alpha = its.evaluate.lora_alpha if alpha is None else alpha
+        set_lora_alpha(model, its.train.lora.alpha if alpha is None else alpha)
+        yield point, _answers(its, model, found.questions_per_task), time.monotonic() - began
+        began = time.monotonic()
+
+
+def _answers(params: Params, model: Any, limit: int | None) -> list[dict[str, Any]]:
+    """The scored rows of every question."""
+    from pllava.benchmarks.benchmark import load_benchmark
+    from pllava.benchmarks.judge.offline import OfflineJudge
+    from pllava.benchmarks.scoring import score_rows
+    from pllava.chat.template import load_template
+    from pllava.model.processing import PllavaProcessor
+    from pllava.stages.evaluate.predict import Contestant, Panel
+    from pllava.stages.evaluate.units import units
+
+    settings = params.evaluate.benchmarks[BENCHMARK]
+    benchmark = load_benchmark(BENCHMARK, settings.source)
+    processor = PllavaProcessor.from_pretrained(
+        params.model.base, num_frames=params.model.num_frames, pooling_shape=params.model.pooling_shape
+    )
+    samples = benchmark.samples(settings.root, limit or settings.limit)
+    template, size = load_template(settings.template), params.evaluate.batch_size
+    panel = Panel(
+        benchmark,
+        [Contestant("adapted", model)],
+        processor,
+        template,
+        params.model.num_frames,
+        settings.max_new_tokens,
+        size,
+        settings.root,
+    )
+    rows = [row for unit in units(samples, size) for row in panel.answer(unit)]
+    return list(score_rows(rows, benchmark, OfflineJudge(), params.judge.max_missing))
