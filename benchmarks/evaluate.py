@@ -81,7 +81,7 @@ def run(project: Path) -> int:
 
     os.chdir(project)
     from pllava.core.params import load_params
-    from pllava.stages.evaluate import evaluate
+    from pllava.stages.evaluate.run import evaluate
     from pllava.tracking import runs as tracking
 
     tracking.later_stage = lambda params: nullcontext(tracking.Run(None, None))  # MLflow is not what is measured

@@ -9,6 +9,9 @@ from typing import Any
 
 from pllava.core.errors import PllavaError
 
+RESULTS = Path("outputs/evaluate")  # <benchmark>/results.jsonl
+METRICS = Path("metrics")  # <benchmark>.json
+
 
 class Results:
     """Iterating raises PllavaError at a line that is no JSON object."""

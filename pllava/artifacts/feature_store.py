@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 STORE = Path("data/features")
 AGAIN = "Write it again: pllava features"
 PACKAGE = Path(__file__).parents[1]
-CODE = ("video/*.py", "model/processing.py", "model/modeling.py", "data/tower.py", "data/pixels.py")  # what turns a file into features
+CODE = (
+    "video/*.py",
+    "model/processing.py",
+    "model/modeling.py",
+    "model/tower.py",
+    "artifacts/pixels.py",
+)  # what turns a file into features
 
 
 def open_store(params: Params, folder: Path = STORE) -> FeatureStore | None:

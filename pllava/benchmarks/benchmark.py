@@ -110,7 +110,7 @@ def load_benchmark(name: str, source: str | Path | None = None) -> Benchmark:
             raise PllavaError(
                 f"no benchmark {name!r}. Shipped: {', '.join(BENCHMARKS)}; or name a Python file: evaluate.benchmarks.{name}.source"
             )
-        return importlib.import_module(f"pllava.stages.evaluate.{name}").BENCHMARK
+        return importlib.import_module(f"pllava.benchmarks.{name}").BENCHMARK
     path = Path(source)
     spec = importlib.util.spec_from_file_location(f"pllava_benchmark_{name}", path)
     if not path.is_file() or spec is None or spec.loader is None:

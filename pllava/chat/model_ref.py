@@ -1,8 +1,10 @@
-"""Which model answers: the one asked for, else the champion, else the newest training, else the base. One rule for ask, demo and deploy."""
+"""How every door names a model: `ModelRef.parse("models:/pllava@champion").load()`.
+
+A registry address, a folder in any layout, or a hub id; with an adapter, its strength, frames, pooling, dtype and conversation template.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,20 +14,18 @@ import yaml
 
 from pllava.core.errors import PllavaError
 from pllava.core.files import read_json
-from pllava.core.params import Params
+from pllava.model import sources
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
+    from pllava.chat.video_chat import VideoChat
+    from pllava.core.params import Params
 
-    from pllava.chat import VideoChat
-
-TRAINED = Path("outputs/train/adapter")
-PARAMETERS_OF_A_TOY = 100e6  # a model below this is no PLLaVA, and the page says so
+TOY_PARAMETERS = 100e6  # a model below this is no PLLaVA, and the page says so
 
 
 @dataclass(frozen=True)
-class ModelSource:
-    """A model that can be loaded, and where it comes from."""
+class ModelRef:
+    """A model that can be loaded, and where it comes from. Nothing is loaded until `load`."""
 
     name: str  # for people: "pllava version 3 (champion)"
     base: str  # folder or hub id
@@ -40,66 +40,66 @@ class ModelSource:
     turns: str = "conversation"  # "independent": trained on questions that do not see each other, so it is given no history
     dtype: str = "auto"
     attn_implementation: str = "sdpa"
-    lineage: dict[str, str] = field(default_factory=dict)  # what the answer can be walked back to
+    lineage: dict[str, str] = field(default_factory=dict)  # what an answer can be walked back to
 
+    @classmethod
+    def parse(
+        cls,
+        model: str | None,
+        adapter: str | None = None,
+        template: str | None = None,
+        params: Params | None = None,
+        why: str = "asked for",
+    ) -> ModelRef:
+        """The model that `model` names: an address with a scheme, an adapter folder, a base folder, or a hub id.
 
-def choose(params: Params, model: str | None = None, adapter: str | None = None, template: str | None = None) -> ModelSource:
-    """Decide which model answers; nothing is loaded. Raises PllavaError when the model asked for is not there."""
-    if model is None and adapter is None:
-        model, why = _default(params)
-    else:
-        why = "asked for"
-    if model is not None and model.startswith("models:/"):
-        return _registered(params, model, template, why)
-    folder = Path(model) if model else None
-    if adapter is None and folder is not None and (folder / "adapter_config.json").is_file():
-        return _adapter(params, folder, template, why, name=str(folder))
-    if folder is not None and not folder.is_dir() and not _may_be_hub_id(str(model)):
-        raise PllavaError(f"{model} is not a folder, a hub id (owner/name) or a registry address (models:/NAME@champion)")
-    if folder is not None and folder.is_dir() and not (folder / "config.json").is_file():
-        raise PllavaError(f"{folder} holds neither adapter_config.json nor config.json: it is no model. Train one: pllava train")
-    base = str(model or params.model.base)
-    ours = base == params.model.base
-    return ModelSource(
-        name=f"{base} with {adapter}" if adapter else base,
-        base=base,
-        adapter=adapter,
-        template=template or _template(params, base),
-        why=why,
-        num_frames=params.model.num_frames if ours else None,
-        pooling_shape=params.model.pooling_shape if ours else None,
-        dtype=params.model.dtype if ours else "auto",
-        lora_alpha=params.evaluate.lora_alpha if adapter else None,
-        turns=params.train.turns if ours else "conversation",
-        attn_implementation=params.model.attn_implementation,
-        lineage={"base": base} | ({"adapter": adapter} if adapter else {}),
-    )
-
-
-def load_chat(source: ModelSource, lora_alpha: float | None = None) -> VideoChat:
-    """Load the model and its conversation template. lora_alpha: instead of the source's. Slow: imports torch, reads the weights."""
-    from transformers.utils import logging
-
-    import pllava
-
-    if Path(source.base).is_dir():
-        logging.disable_progress_bar()  # reading a local folder is quick; a download keeps its bar
-    lora_alpha = source.lora_alpha if lora_alpha is None else lora_alpha
-    if source.adapter and (Path(source.adapter) / "config.yaml").is_file():
-        model, processor = pllava.load(
-            source.adapter, lora_alpha=lora_alpha, dtype=source.dtype, attn_implementation=source.attn_implementation
+        params: settings of a project; they count for the base they name. None: what the checkpoint says.
+        Raises PllavaError when the model is not there.
+        """
+        if sources.scheme_of(model):
+            return _from_source(str(model), template, params, why)
+        folder = Path(model) if model else None
+        if adapter is None and folder is not None and (folder / "adapter_config.json").is_file():
+            return _from_adapter(folder, template, params, why, name=str(folder))
+        if folder is not None and not folder.is_dir() and not _may_be_hub_id(str(model)):
+            raise PllavaError(f"{model} is not a folder, a hub id (owner/name) or a registry address (models:/NAME@champion)")
+        if folder is not None and folder.is_dir() and not (folder / "config.json").is_file():
+            raise PllavaError(f"{folder} holds neither adapter_config.json nor config.json: it is no model. Train one: pllava train")
+        base = str(model or (params.model.base if params else ""))
+        ref = cls(
+            name=f"{base} with {adapter}" if adapter else base,
+            base=base,
+            adapter=adapter,
+            template=template or _template(params, base),
+            why=why,
+            lora_alpha=params.evaluate.lora_alpha if params and adapter else None,
+            attn_implementation=params.model.attn_implementation if params else "sdpa",
+            lineage={"base": base} | ({"adapter": adapter} if adapter else {}),
         )
-    else:
-        model, processor = pllava.load(
-            source.base,
-            adapter=source.adapter,
-            lora_alpha=lora_alpha,
-            num_frames=source.num_frames,
-            pooling_shape=source.pooling_shape,
-            dtype=source.dtype,
-            attn_implementation=source.attn_implementation,
+        if params is None or base != params.model.base:
+            return ref
+        settings = params.model
+        return replace(
+            ref, num_frames=settings.num_frames, pooling_shape=settings.pooling_shape, dtype=settings.dtype, turns=params.train.turns
         )
-    return pllava.VideoChat(model, processor, template=source.template)
+
+    def load(self, lora_alpha: float | None = None) -> VideoChat:
+        """The loaded model with its conversation template. lora_alpha: instead of this reference's. Slow: imports torch, reads weights."""
+        from transformers.utils import logging
+
+        from pllava.chat.video_chat import VideoChat
+        from pllava.model.load import load
+
+        if Path(self.base).is_dir():
+            logging.disable_progress_bar()  # reading a local folder is quick; a download keeps its bar
+        lora_alpha = self.lora_alpha if lora_alpha is None else lora_alpha
+        settings: dict[str, Any] = {"lora_alpha": lora_alpha, "dtype": self.dtype, "attn_implementation": self.attn_implementation}
+        if self.adapter and (Path(self.adapter) / "config.yaml").is_file():  # an adapter of ours knows its base
+            model, processor = load(self.adapter, **settings)
+        else:
+            shape = {"num_frames": self.num_frames, "pooling_shape": self.pooling_shape}
+            model, processor = load(self.base, adapter=self.adapter, **shape, **settings)
+        return VideoChat(model, processor, template=self.template)
 
 
 def describe_runtime(model: Any) -> str:
@@ -111,64 +111,20 @@ def describe_runtime(model: Any) -> str:
 
 def is_toy(model: Any) -> bool:
     """True for a model far smaller than any published one: what it says about real videos means nothing."""
-    return sum(parameter.numel() for parameter in model.parameters()) < PARAMETERS_OF_A_TOY
+    return sum(parameter.numel() for parameter in model.parameters()) < TOY_PARAMETERS
 
 
-def _default(params: Params) -> tuple[str, str]:
-    if (version := champion(params)) is not None:
-        return f"models:/{params.registry.model_name}/{version.version}", "the default"
-    if (TRAINED / "manifest.json").is_file():
-        return str(TRAINED), "no champion yet; the newest training"
-    return params.model.base, f"no champion, nothing in {TRAINED}; the base, which has seen no video"
+def _from_source(address: str, template: str | None, params: Params | None, why: str) -> ModelRef:
+    """A model that its source knows more about: a version of the registry."""
+    local = sources.resolve(address)
+    ref = _from_adapter(local.folder, template, params, why, name=local.name)
+    chosen = params.evaluate.lora_alpha if params else None
+    alpha = chosen if chosen is not None else local.lora_alpha
+    return replace(ref, version=local.version, lora_alpha=alpha, lineage=ref.lineage | local.lineage)
 
 
-def champion(params: Params) -> ModelVersion | None:
-    """The registry's champion, None when there is none. A registry that was never used is not made here: that takes long."""
-    from pllava.registry.versions import CHAMPION, by_alias
-    from pllava.tracking.store import MLFLOW_HOME, client, project_root
-
-    if "MLFLOW_TRACKING_URI" not in os.environ and not (project_root() / MLFLOW_HOME / "mlflow.db").is_file():
-        return None
-    return by_alias(client(), params.registry.model_name, CHAMPION)
-
-
-def _registered(params: Params, uri: str, template: str | None, why: str) -> ModelSource:
-    from pllava.registry.resolve import locate
-    from pllava.registry.versions import CHAMPION, by_alias, pick
-    from pllava.tracking.store import client
-
-    number, folder = locate(uri)
-    name = re.split(r"[/@]", uri.removeprefix("models:/"))[0]
-    version = pick(client(), name, number)
-    leader = by_alias(client(), name, CHAMPION)
-    is_champion = leader is not None and int(leader.version) == number
-    source = _adapter(params, folder, template, why, name=f"{name} version {number}" + (" (champion)" if is_champion else ""))
-    measured_at = float(version.tags["lora_alpha"]) if "lora_alpha" in version.tags else None
-    alpha = params.evaluate.lora_alpha if params.evaluate.lora_alpha is not None else measured_at
-    return replace(source, version=number, lora_alpha=alpha, lineage=source.lineage | _tags(version))
-
-
-def _tags(version: ModelVersion) -> dict[str, str]:
-    """What the registry knows about a version's making, in a reader's order."""
-    commit = version.tags.get("git.commit", "")
-    dirty = " and changes that were not committed" if version.tags.get("git.dirty") == "true" else ""
-    data = {f"{key} (hash)": value for key, value in version.tags.items() if key.startswith("data.")}
-    known = {
-        "git commit": commit + dirty if commit else "",
-        "params (hash)": version.tags.get("params_sha256"),
-        **data,
-        "dvc.lock (hash)": version.tags.get("dvc_lock_sha256"),
-        "mlflow run": version.run_id,
-        "flow run": version.tags.get("flow_run_id"),
-        "packages": ", ".join(
-            f"{key.removeprefix('version.')} {value}" for key, value in sorted(version.tags.items()) if "version." in key
-        ),
-    }
-    return {key: value for key, value in known.items() if value}
-
-
-def _adapter(params: Params, folder: Path, template: str | None, why: str, name: str) -> ModelSource:
-    """An adapter folder. Ours says all that is needed; one of plain PEFT goes on the base of the params."""
+def _from_adapter(folder: Path, template: str | None, params: Params | None, why: str, name: str) -> ModelRef:
+    """An adapter folder. Ours says all that is needed; an adapter of plain PEFT goes on the base of the params."""
     config: dict[str, Any] = {}
     manifest: dict[str, Any] = {}
     if (folder / "config.yaml").is_file():
@@ -180,19 +136,21 @@ def _adapter(params: Params, folder: Path, template: str | None, why: str, name:
             raise PllavaError(f"{folder} has no manifest.json: it was not written to the end. Train again: pllava train")
         manifest = read_json(folder / "manifest.json")
     section = config.get("model", {})
-    base = str(config.get("base") or section.get("base") or params.model.base)
-    return ModelSource(
+    base = config.get("base") or section.get("base") or (params.model.base if params else None)
+    if base is None:
+        raise PllavaError(f"{folder} does not say which base it belongs to. Give both: --model BASE --adapter {folder}")
+    return ModelRef(
         name=name,
-        base=base,
+        base=str(base),
         adapter=str(folder),
-        template=template or config.get("template") or section.get("template") or _template(params, base),
+        template=template or config.get("template") or section.get("template") or _template(params, str(base)),
         why=why,
         adapter_sha256=manifest.get("adapter_sha256"),
-        lora_alpha=params.evaluate.lora_alpha,
+        lora_alpha=params.evaluate.lora_alpha if params else None,
         turns=config.get("train", {}).get("turns", "conversation"),
-        dtype=section.get("dtype") or params.model.dtype,
-        attn_implementation=params.model.attn_implementation,
-        lineage={"base": base} | {key: str(manifest[key]) for key in ("adapter_sha256", "base_sha256") if manifest.get(key)},
+        dtype=section.get("dtype") or (params.model.dtype if params else "auto"),
+        attn_implementation=params.model.attn_implementation if params else "sdpa",
+        lineage={"base": str(base)} | {key: str(manifest[key]) for key in ("adapter_sha256", "base_sha256") if manifest.get(key)},
     )
 
 
@@ -200,9 +158,9 @@ def _may_be_hub_id(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
 
 
-def _template(params: Params, base: str) -> str:
-    """What a base is talked to with: as the params say where it is theirs; else the published 34B stands on Yi and has its role
-    markers, 7B and 13B stand on Vicuna."""
-    if base == params.model.base:
+def _template(params: Params | None, base: str) -> str:
+    """What a base is talked to with: the params' template where the base is theirs. Else the published 34B stands on Yi and has its role
+    markers; 7B and 13B stand on Vicuna."""
+    if params is not None and base == params.model.base:
         return params.model.template
     return "yi" if "34b" in base.lower() else "vicuna"

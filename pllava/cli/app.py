@@ -28,7 +28,7 @@ def ask(
 
     The answer goes to stdout, everything else to stderr.
     """
-    from pllava.chat.ask import ask
+    from pllava.apps.ask import ask
 
     typer.echo(ask(settings_of(params), video, question, model, adapter, template, max_new_tokens, lora_alpha, say=say))
 

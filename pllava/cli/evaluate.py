@@ -64,7 +64,7 @@ def evaluate(
             say(path)
         return
     _refuse({"--lora-alpha": lora_alpha, "--output": output}, "evaluate without --model; the stage's settings are in params.yaml")
-    from pllava.stages.evaluate import evaluate
+    from pllava.stages.evaluate.run import evaluate
 
     for name in chosen:
         say(evaluate(settings, name, limit, processes))
@@ -89,7 +89,7 @@ def judge(
 @commands.command()
 def report(params: ParamsFile = PARAMS) -> None:
     """Stage: write the tables and plots a person looks at."""
-    from pllava.stages.report import run as report
+    from pllava.stages.report.run import report
 
     say(report(settings_of(params)))
 

@@ -14,7 +14,7 @@ commands = typer.Typer()
 @commands.command()
 def render(params: ParamsFile = PARAMS) -> None:
     """Stage: write the built-in corpus of moving shapes."""
-    from pllava.stages.render import render
+    from pllava.stages.render.corpus import render
 
     say(render(settings_of(params)))
 

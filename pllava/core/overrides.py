@@ -1,7 +1,7 @@
 """Settings that one run has otherwise: `Overrides` is `Params` with nothing required, made from it, so that no key is described twice.
 
-A form is drawn from its JSON schema and a server checks values against it: types, bounds and choices are those of pllava/core/params.py, and an
-unknown key is refused by name. What no schema can say (pooling_shape fits num_frames) is checked when the whole is put together.
+A form is drawn from its JSON schema and a server checks values against it: types, bounds and choices are those of `pllava.core.params`, and
+an unknown key is refused by name. What no schema can say (pooling_shape fits num_frames) is checked when the whole is put together.
 """
 
 from __future__ import annotations

@@ -155,6 +155,12 @@ class Train(Section):
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}")
         return self
 
+    def total_steps(self, rows: int) -> int:
+        """Optimiser steps of a run: `steps`, or the steps that `epochs` passes over this many rows take."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round((self.epochs or 1.0) * (rows // self.batch_size)))
+
 
 class Benchmark(Section):
     root: Path = Field(description="data root in the benchmark's published layout")

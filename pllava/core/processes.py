@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ import psutil
 
 from pllava.core.errors import PllavaError
 from pllava.core.files import read_json, write_json
+from pllava.core.signals import end_with_parent, terminate_as_interrupt
 
 HOME = Path(".state/demo")  # under the project folder
 RECORD = HOME / "demo.json"
@@ -52,6 +54,33 @@ def stop() -> int | None:
             _released(entry["host"], entry["port"])
     RECORD.unlink(missing_ok=True)
     return process.pid if process else None
+
+
+def run_tree(words: list[str], env: Mapping[str, str], patience: float = PATIENCE) -> int:
+    """Run a command to its end and return its exit code. What it started ends with it when this process is told to end or dies.
+
+    patience: seconds between asking the processes to end and killing them.
+    """
+    with terminate_as_interrupt(), subprocess.Popen(words, env=dict(env), preexec_fn=end_with_parent) as child:
+        try:
+            return child.wait()
+        except BaseException:
+            end_tree(child.pid, patience)
+            raise
+
+
+def end_tree(pid: int, patience: float = PATIENCE) -> None:
+    """End a process and all it started: ask, wait, then kill what is left."""
+    try:
+        parent = psutil.Process(pid)
+        processes = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        return
+    for end in ("terminate", "kill"):
+        for process in processes:
+            if process.is_running():
+                getattr(process, end)()
+        _, processes = psutil.wait_procs(processes, timeout=patience)
 
 
 def require_free_port(host: str, port: int, next_step: str) -> None:

@@ -1,8 +1,8 @@
 """Attention over a packed row: `use_packed_attention(model)`, then `model(..., position_ids=positions, segments=segments)`.
 
 Several samples stand one after the other in one row and none sees another. Each segment is attended by itself, causally, so no [S, S] mask
-exists and nothing is computed for pairs of samples. A segment with branches (`pllava.stages.train.tree_mask`) is a causal prefix and a rest with a
-mask of its own, [rest, segment].
+exists and nothing is computed for pairs of samples. A segment with branches (a tree mask) is a causal prefix and a rest with a mask of its
+own, [rest, segment].
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pllava
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, atomic_write_text, read_json, write_json
 from pllava.model.layouts import check_target
@@ -20,7 +19,7 @@ ENTRY_POINTS = {
     "AutoProcessor": "processing.PllavaProcessor",
 }
 IMPORT = re.compile(r"^( *)from pllava\.([\w.]+) import", re.MULTILINE)
-PACKAGE = Path(pllava.__file__).parent
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def export(

@@ -22,6 +22,7 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 from pllava.core.errors import PllavaError
 from pllava.model import adapter as lora
 from pllava.model import layouts as checkpoint
+from pllava.model import sources
 from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
 from pllava.model.layouts import Checkpoint, logger
 from pllava.model.modeling import PllavaForConditionalGeneration
@@ -83,12 +84,12 @@ def load(
 
 def _find(base: str | Path, adapter: str | Path | None) -> tuple[Checkpoint, Checkpoint | None]:
     """The checkpoint that holds the plain model, and the one that holds LoRA and projector (the same for the full layout)."""
-    if adapter is None and str(base).startswith("models:/"):
-        base = _registered(str(base))
+    if adapter is None and sources.scheme_of(base):
+        base = sources.resolve(str(base)).folder
     first = checkpoint.read(checkpoint.resolve(base))
     second = None
     if adapter is not None:
-        folder = Path(_registered(str(adapter))) if str(adapter).startswith("models:/") else checkpoint.resolve(adapter)
+        folder = sources.resolve(str(adapter)).folder if sources.scheme_of(adapter) else checkpoint.resolve(adapter)
         second = checkpoint.read(folder)
     elif first.layout == "peft":
         second, first = first, checkpoint.read(checkpoint.resolve(lora.base_of(first.folder)))
@@ -109,12 +110,6 @@ def _find(base: str | Path, adapter: str | Path | None) -> tuple[Checkpoint, Che
     if second is not None and second.layout == "peft" and (second.folder / "manifest.json").exists():
         _check_base(first.folder, lora.verify_adapter(second.folder), second.folder)
     return first, second
-
-
-def _registered(uri: str) -> str:
-    from pllava.registry.resolve import resolve
-
-    return str(resolve(uri))
 
 
 def _check_base(base: Path, manifest: dict[str, Any], folder: Path) -> None:

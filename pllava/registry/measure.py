@@ -32,7 +32,7 @@ from pllava.stages.evaluate.table import show
 from pllava.stages.evaluate.units import questions_of, units
 
 if TYPE_CHECKING:
-    from pllava.chat.model_ref import ModelSource
+    from pllava.chat.model_ref import ModelRef
     from pllava.core.params import Params
 
 MEASURED = Path("outputs/measured")
@@ -47,7 +47,7 @@ class Loaded:
 
     model: Any
     processor: Any
-    source: ModelSource
+    source: ModelRef
     identity: dict[str, str | None]  # model, base_sha256, adapter_sha256, revision
     lora_alpha: float | None  # as loaded; None: there is no LoRA
 
@@ -67,7 +67,7 @@ def measure(
     Raises PllavaError when there is no such model or no benchmark data, when there is no LoRA to give a strength to, or when too many
     judgements fail.
     """
-    from pllava.chat.model_ref import choose
+    from pllava.registry.default_model import choose
 
     console = Console(stderr=True, width=None if sys.stderr.isatty() else runner.WIDTH)
     source = choose(params, model, adapter)
@@ -136,11 +136,11 @@ def _measure(
     return path, results
 
 
-def _load(source: ModelSource) -> Loaded:
-    from pllava.chat.model_ref import load_chat
+def _load(source: ModelRef) -> Loaded:
+
     from pllava.model.adapter import get_lora_alpha
 
-    chat = load_chat(source)
+    chat = source.load()
     identity: dict[str, str | None] = {"model": source.name, "revision": None, "base": source.base, "adapter_sha256": source.adapter_sha256}
     identity["base_sha256"] = source.lineage.get("base_sha256") or _weights(Path(source.base))
     if not Path(source.base).is_dir():

@@ -31,9 +31,7 @@ def package(params: Params, adapter: Path, base: str, target: Path) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    import pllava
-
-    home = Path(pllava.__file__).parent
+    home = Path(__file__).resolve().parents[1]
     staged = target.with_name("staged")
     artifacts = {"adapter": str(shutil.copytree(adapter, staged / "adapter"))}
     settings: dict[str, Any] = {"template": template_of(params, adapter), "lora_alpha": params.evaluate.lora_alpha}

@@ -23,18 +23,19 @@ class VideoQuestions(PythonModel):
     """Settings that `mlflow.pyfunc.load_model(uri, model_config={...})` may change: base, template, lora_alpha, dtype, device."""
 
     def load_context(self, context: Any) -> None:
-        import pllava
+        from pllava.chat import VideoChat
+        from pllava.model.load import load
 
         settings = context.model_config or {}
         base = settings.get("base") or context.artifacts.get("base")
-        model, processor = pllava.load(
+        model, processor = load(
             base,
             adapter=context.artifacts["adapter"],
             lora_alpha=settings.get("lora_alpha"),
             dtype=settings.get("dtype") or "auto",
             device=settings.get("device") or "auto",
         )
-        self.chat = pllava.VideoChat(model, processor, template=settings.get("template") or "vicuna")
+        self.chat = VideoChat(model, processor, template=settings.get("template") or "vicuna")
         self.one_at_a_time = threading.Lock()  # the scoring server answers in threads
 
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 from pllava.core.errors import PllavaError
 from pllava.core.files import alone, read_json, sha256_file
+from pllava.model.sources import LocalModel
 from pllava.registry.package import ADAPTER
-from pllava.registry.versions import by_alias, pick
+from pllava.registry.versions import CHAMPION, by_alias, pick
 from pllava.tracking.store import client, project_root
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 DOWNLOADED = Path(".state/models")
@@ -57,6 +62,22 @@ def locate(uri: str) -> tuple[int, Path]:
     return number, folder
 
 
+def local_model(address: str) -> LocalModel:
+    """The registered version behind `models:/NAME@ALIAS` or `models:/NAME/VERSION` (entry point `models` of pllava.model_sources)."""
+    number, folder = locate(address)
+    name = re.split(r"[/@]", address.removeprefix("models:/"))[0]
+    version = pick(client(), name, number)
+    leader = by_alias(client(), name, CHAMPION)
+    is_champion = leader is not None and int(leader.version) == number
+    return LocalModel(
+        folder,
+        f"{name} version {number}" + (" (champion)" if is_champion else ""),
+        number,
+        float(version.tags["lora_alpha"]) if "lora_alpha" in version.tags else None,
+        _tags(version),
+    )
+
+
 def verify(folder: Path) -> str:
     """Compare every file with the folder's manifest and return its adapter_sha256."""
     manifest = folder / "manifest.json"
@@ -69,6 +90,25 @@ def verify(folder: Path) -> str:
     if wrong:
         raise PllavaError(f"{folder}: {', '.join(sorted(wrong))} differ from manifest.json. Train again: dvc repro --force train")
     return listed["adapter_sha256"]
+
+
+def _tags(version: ModelVersion) -> dict[str, str]:
+    """What the registry knows about how a version was made, in a reader's order."""
+    commit = version.tags.get("git.commit", "")
+    dirty = " and changes that were not committed" if version.tags.get("git.dirty") == "true" else ""
+    data = {f"{key} (hash)": value for key, value in version.tags.items() if key.startswith("data.")}
+    known = {
+        "git commit": commit + dirty if commit else "",
+        "params (hash)": version.tags.get("params_sha256"),
+        **data,
+        "dvc.lock (hash)": version.tags.get("dvc_lock_sha256"),
+        "mlflow run": version.run_id,
+        "flow run": version.tags.get("flow_run_id"),
+        "packages": ", ".join(
+            f"{key.removeprefix('version.')} {value}" for key, value in sorted(version.tags.items()) if "version." in key
+        ),
+    }
+    return {key: value for key, value in known.items() if value}
 
 
 def _download(source: str, folder: Path, uri: str) -> None:

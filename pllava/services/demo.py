@@ -1,6 +1,6 @@
 """`python -m pllava.services.demo`: keeps the demo up while the stack runs.
 
-Starting, trying, replacing and going back are `pllava deploy`'s (pllava/services/deploy.py), whoever calls it: a run, a person, or this. Here
+Starting, trying, replacing and going back are `pllava deploy`'s (`services/deploy.py`), whoever calls it: a run, a person, or this. Here
 it is called at the start and again when the process it recorded has died. When nothing can be served (no champion, no clips to try it on)
 the other services work on, and the next deployment that succeeds is looked after.
 """
@@ -45,8 +45,8 @@ def keep() -> None:
 
 def once() -> None:
     """One deployment; why it failed is left in a file."""
-    from pllava.chat.model_ref import champion
     from pllava.core.params import load_params
+    from pllava.registry.default_model import champion
     from pllava.services.deploy import deploy
 
     try:

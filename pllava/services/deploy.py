@@ -22,11 +22,11 @@ import yaml
 
 from pllava.apps.demo import switch
 from pllava.apps.demo.samples import Sample, first_sample
-from pllava.chat.model_ref import champion
 from pllava.core import processes as process
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text
 from pllava.core.params import Params
+from pllava.registry.default_model import champion
 from pllava.registry.promote import adopt
 from pllava.services import supervisor
 from pllava.services.stack import recorded as recorded_stack

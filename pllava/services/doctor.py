@@ -140,8 +140,8 @@ def _decoders() -> Iterator[Check]:
     """Writes an H.264 clip whose frames get brighter, and reads it back with each reader."""
     import numpy as np
 
-    import pllava
     from pllava.stages.render.video_writer import write_mp4
+    from pllava.video.reader import read_video
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "clip.mp4")
@@ -149,7 +149,7 @@ def _decoders() -> Iterator[Check]:
         for reader, package in (("decord", "decord2"), ("pyav", "av")):
             name = f"decoder {reader}"
             try:
-                clip = pllava.read_video(path, num_frames=4, reader=reader)
+                clip = read_video(path, num_frames=4, reader=reader)
             except (PllavaError, ImportError) as error:
                 yield Check(name, NOTE if reader == "decord" else MISSING, str(error), "pip install -r requirements.lock")
                 continue

@@ -230,7 +230,7 @@ def test_a_corpus_that_fails_leaves_everything_as_it_was(project: Path, outside:
 
 def test_an_add_that_is_killed_is_undone_by_the_next_command(project: Path, outside: Path) -> None:
     before = everything(project)
-    code = "import os\nfrom pllava.data.corpora import add\nadd.rewrite = lambda *_: os._exit(9)\n"
+    code = "import os\nfrom pllava.corpora import add\nadd.rewrite = lambda *_: os._exit(9)\n"
     code += f"add.add('kitchen', {str(outside / 'rows.jsonl')!r}, {str(outside / 'clips')!r})"
     run(project, sys.executable, "-c", code, fails=True)
     assert everything(project) != before

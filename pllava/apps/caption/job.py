@@ -39,7 +39,7 @@ class Dense(BaseModel):
 
 
 class Job(BaseModel):
-    """source: a ModelSource's values. readers: processes that decode ahead. time_limit: seconds a clip may take to be read."""
+    """source: a ModelRef's values. readers: processes that decode ahead. time_limit: seconds a clip may take to be read."""
 
     model_config = ConfigDict(extra="forbid")
     source: dict[str, Any]
@@ -74,9 +74,9 @@ def make_job(
     Raises PllavaError when there is no such model, the question holds a marker, or a limit means nothing.
     """
     from pllava.chat.caption.limits import parse_limits
-    from pllava.chat.model_ref import choose
     from pllava.chat.template import load_template
     from pllava.core.errors import PllavaError
+    from pllava.registry.default_model import choose
 
     source = choose(params, model, adapter, template)
     job = Job(source=json.loads(json.dumps(asdict(source))), **settings)
@@ -91,9 +91,9 @@ def make_job(
 
 @lru_cache(maxsize=1)
 def _chat(source: str, lora_alpha: float | None) -> VideoChat:
-    from pllava.chat.model_ref import ModelSource, load_chat
+    from pllava.chat.model_ref import ModelRef
 
-    return load_chat(ModelSource(**json.loads(source)), lora_alpha)
+    return ModelRef(**json.loads(source)).load(lora_alpha)
 
 
 def _weights(source: dict[str, Any]) -> list[list[object]]:

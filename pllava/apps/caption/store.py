@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pllava.core.errors import PllavaError
+from pllava.core.files import stat_fingerprint
 
 Row = dict[str, Any]  # of a video; "error" instead of a caption where it failed
 TABLES = """
@@ -71,7 +72,7 @@ class Store:
                     "WHERE position > ? AND position <= ? ORDER BY position",
                     (first, first + batch_size),
                 ).fetchall()
-                if batch := [os.fsdecode(path) for path, mark in found if mark is None or mark != fingerprint(path)]:
+                if batch := [os.fsdecode(path) for path, mark in found if mark is None or mark != stat_fingerprint(os.fsdecode(path))]:
                     yield batch
         finally:
             reader.close()
@@ -80,7 +81,7 @@ class Store:
         """All of them, or none."""
         self._database.executemany(
             "REPLACE INTO done VALUES (?, ?, ?, ?)",
-            [(name := os.fsencode(path), fingerprint(name), "error" in row, json.dumps(row)) for path, row in rows],
+            [(os.fsencode(path), stat_fingerprint(path), "error" in row, json.dumps(row)) for path, row in rows],
         )
         self._database.commit()
 
@@ -92,10 +93,3 @@ class Store:
 
     def _count(self, table: str) -> int:
         return int(self._database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
-
-
-def fingerprint(path: bytes) -> str:
-    """Size and time of change of a file, or of all files of a frame folder."""
-    from pllava.stages.prepare.media_checks import fingerprint as of
-
-    return of(os.fsdecode(path))

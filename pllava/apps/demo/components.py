@@ -6,7 +6,7 @@ import html
 import re
 
 from pllava.apps.demo.samples import Sample
-from pllava.chat.model_ref import ModelSource
+from pllava.chat.model_ref import ModelRef
 from pllava.core.errors import PllavaError
 
 NO_VIDEO = '<p class="empty">The frames the model looks at appear here.</p>'
@@ -18,14 +18,14 @@ TOY_NOTICE = (
 )
 
 
-def head(source: ModelSource) -> str:
+def head(source: ModelRef) -> str:
     return (
         '<div class="pllava-head"><h1>PLLaVA</h1><p>An image-language model taken to video: frames are pooled into visual tokens, '
         f'and a language model answers.</p><span class="badge">{html.escape(source.name)}</span></div>'
     )
 
 
-def lineage(source: ModelSource, runtime: str) -> str:
+def lineage(source: ModelRef, runtime: str) -> str:
     rows = {"served": source.name, "template": source.template, "runs on": runtime} | source.lineage
     items = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in rows.items())
     registered = f"models:/{source.name.split(' version ')[0]}/{source.version}" if source.version is not None else None

@@ -18,7 +18,7 @@ from pllava.video.limits import Limits
 
 if TYPE_CHECKING:
     from pllava.chat import VideoChat, WatchedVideo
-    from pllava.chat.model_ref import ModelSource
+    from pllava.chat.model_ref import ModelRef
     from pllava.video.readers import Readers
 
 MOST_FRAMES = 64
@@ -57,7 +57,7 @@ class ChatEngine:
         self.chat = chat
         self.limits = limits
         self.readers: Readers | None = None  # read clips for us; a clip that hangs or kills its reader is a sentence for one visitor
-        self.source: ModelSource | None = None  # what `chat` was loaded from, where somebody wants to know
+        self.source: ModelRef | None = None  # what `chat` was loaded from, where somebody wants to know
         self._lock = threading.Lock()  # not an RLock: a stream may be advanced and closed by different threads
         self.lora_alpha = get_lora_alpha(chat.model)
 

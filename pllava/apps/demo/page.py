@@ -17,7 +17,7 @@ from pllava.apps.demo.handlers import OURS, Clip, Message, Visits, asked, up_to
 from pllava.apps.demo.samples import Sample
 from pllava.apps.web.frames import thumbnail
 from pllava.apps.web.uploads import Uploads
-from pllava.chat.model_ref import ModelSource, describe_runtime, is_toy
+from pllava.chat.model_ref import ModelRef, describe_runtime, is_toy
 from pllava.core.errors import PllavaError
 
 log = logging.getLogger(__name__)
@@ -29,12 +29,12 @@ HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibi
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 
 
-def build_demo(engine: ChatEngine, source: ModelSource, clips: list[Sample], uploads: Uploads) -> gr.Blocks:
+def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], uploads: Uploads) -> gr.Blocks:
     """The page, not yet launched. Endpoints for clients: /ask (video file, question -> answer) and /version."""
     model = engine.chat.model
     visits = Visits(engine, uploads, source.turns)
 
-    def serving() -> ModelSource:  # another version may have been put in since the page was built
+    def serving() -> ModelRef:  # another version may have been put in since the page was built
         return engine.source or source
 
     def version() -> dict[str, Any]:

@@ -17,10 +17,11 @@ from pllava.apps.demo.engine import ChatEngine
 from pllava.apps.demo.samples import samples
 from pllava.apps.web.auth import is_loopback, read_auth, require_auth_beyond_loopback
 from pllava.apps.web.uploads import Uploads
-from pllava.chat.model_ref import choose, describe_runtime, load_chat
+from pllava.chat.model_ref import describe_runtime
 from pllava.core.errors import PllavaError
 from pllava.core.params import Params
 from pllava.core.processes import HOME, require_free_port
+from pllava.registry.default_model import choose
 from pllava.video.readers import Readers
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def open_page(
 
     source = choose(params, model, adapter, template)
     say(f"model: {source.name}, {source.why}")
-    engine = ChatEngine(load_chat(source, lora_alpha))
+    engine = ChatEngine(source.load(lora_alpha))
     engine.source = source
     engine.readers = Readers(1, limits=engine.limits)
     say(f"runs on {describe_runtime(engine.chat.model)}; template {source.template}")

@@ -86,8 +86,8 @@ def _reply(engine: ChatEngine, wanted: dict[str, Any]) -> dict[str, Any]:
 def _switch(engine: ChatEngine, wanted: dict[str, Any]) -> str:
     """Load, try, replace; the answer to the trial question."""
     from pllava.apps.demo.engine import ChatEngine
-    from pllava.chat.model_ref import choose, load_chat
     from pllava.core.params import load_params
+    from pllava.registry.default_model import choose
 
     print(f"asked to serve {wanted['model']}", flush=True)
     source, now = choose(load_params(wanted["params"]), wanted["model"]), engine.source
@@ -95,7 +95,7 @@ def _switch(engine: ChatEngine, wanted: dict[str, Any]) -> str:
         differs = [key for key in OF_THE_PAGE if getattr(source, key) != getattr(now, key)]
         if differs:
             raise NeedsRestart(f"{', '.join(differs)} differ from what the page was built for")
-    chat = load_chat(source)
+    chat = source.load()
     old = engine.chat.processor
     if (chat.processor.num_frames, tuple(chat.processor.pooling_shape)) != (old.num_frames, tuple(old.pooling_shape)):
         raise NeedsRestart("num_frames or pooling_shape differ from what the page was built for")
@@ -122,7 +122,7 @@ def code() -> str:
     """One hash of this package's source: a process that runs other code must be restarted, not switched."""
     from hashlib import sha256
 
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     files = sorted(package.rglob("*.py"))
     return sha256("\n".join(f"{file.relative_to(package)} {sha256_file(file)}" for file in files).encode()).hexdigest()
 

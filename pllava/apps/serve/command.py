@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pllava.apps.serve.settings import ServeSettings
-from pllava.chat.model_ref import ModelSource, choose, describe_runtime, load_chat
+from pllava.chat.model_ref import ModelRef, describe_runtime
 from pllava.core.params import Params
 from pllava.core.processes import require_free_port
+from pllava.registry.default_model import choose
 
 
 def serve(
@@ -27,7 +28,7 @@ def serve(
     say(f"model: {source.name}, {source.why}")
     from pllava.apps.serve.server import build_app
 
-    chat = load_chat(source, lora_alpha)
+    chat = source.load(lora_alpha)
     say(f"runs on {describe_runtime(chat.model)}; template {source.template}")
     names = model_names(source, model, params.registry.model_name)
     say(f"http://{settings.host}:{settings.port}/v1 serves {names[0]}" + ("" if settings.api_key else "; no key is needed"))
@@ -44,7 +45,7 @@ def serve(
     uvicorn.Server(config).run()
 
 
-def model_names(source: ModelSource, asked: str | None, registered: str) -> list[str]:
+def model_names(source: ModelRef, asked: str | None, registered: str) -> list[str]:
     """What clients may call it: as it was asked for, its registry address, its folder."""
     names = [asked] if asked else []
     if source.version is not None:

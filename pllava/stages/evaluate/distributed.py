@@ -7,7 +7,6 @@ so the result is that of one process, and a run that was killed can go on with a
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pllava.core.errors import PllavaError
 from pllava.core.files import write_json
-from pllava.core.signals import end_with_parent
-from pllava.stages.train.launch import end_tree, terminate_as_interrupt
+from pllava.core.processes import run_tree
 
 if TYPE_CHECKING:
     from pllava.core.params import Params
@@ -38,16 +36,11 @@ def answer_in_processes(params: Params, benchmark: str, limit: int | None, journ
     files = orders(journal)
     write_json(files.params, params.model_dump(mode="json"))
     write_json(files.units, list(units))
-    words = command(benchmark, limit, journal, processes)
-    with terminate_as_interrupt(), subprocess.Popen(words, env=_environment(), preexec_fn=end_with_parent) as child:
-        try:
-            code = child.wait()
-        except BaseException:
-            end_tree(child.pid)
-            raise
-        finally:
-            for file in files:
-                file.unlink(missing_ok=True)
+    try:
+        code = run_tree(command(benchmark, limit, journal, processes), _environment())
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
     if code != 0:
         raise PllavaError(
             f"evaluation in {processes} processes ended with exit code {code}; the reason is printed above. "

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pllava.artifacts.media_hashes import known_hashes
 from pllava.benchmarks.benchmark import Benchmark, Sample
 from pllava.benchmarks.fingerprint import data_sha256
 from pllava.benchmarks.statistics import Bootstrap, bootstrap
@@ -142,18 +143,18 @@ def _rounded(values: dict[str, float]) -> dict[str, Any]:
 
 def _known_media(samples: Sequence[Sample]) -> dict[str, str]:
     """{media path: sha256} as `prepare` recorded it, of media that have not changed since; nothing when it has not run."""
-    from pllava.stages.prepare.media_checks import recorded
-    from pllava.stages.prepare.run import STATE
-
-    return recorded(STATE, {sample.media.as_posix() for sample in samples})
+    return known_hashes({sample.media.as_posix() for sample in samples})
 
 
 def code_sha256() -> str:
     """Hash of the source that makes the answers: an interrupted run is only continued by the code that began it."""
     import hashlib
 
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     files = sorted(
-        f for room in ("model", "video", "chat", "evaluate") for f in (package / room).rglob("*") if f.suffix in (".py", ".yaml")
+        f
+        for room in ("model", "video", "chat", "benchmarks", "stages/evaluate")
+        for f in (package / room).rglob("*")
+        if f.suffix in (".py", ".yaml")
     )
     return hashlib.sha256("\n".join(f"{f.relative_to(package).as_posix()} {sha256_file(f)}" for f in files).encode()).hexdigest()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
+from pllava.artifacts.answers import METRICS, RESULTS
 from pllava.benchmarks.benchmark import Benchmark, Sample, load_benchmark
 from pllava.benchmarks.judge import Judge, make_judge
 from pllava.benchmarks.scoring import score_rows
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from pllava.stages.evaluate.predict import Panel
 
 ADAPTER = Path("outputs/train/adapter")
-RESULTS = Path("outputs/evaluate")
-METRICS = Path("metrics")
 LIMITED = Path("outputs/limited")
 JOURNALS = Path(".state/evaluate")  # outside the stage's outputs, which DVC deletes before it runs the stage
 MODELS = ("base", "single_frame", "adapted")
@@ -202,11 +201,11 @@ def check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: T
 
 
 def _panel(params: Params, job: Job, device: Any, console: Console) -> Panel:
-    import pllava
+    from pllava.model.load import load
     from pllava.stages.evaluate.predict import Contestant, Panel
 
     settings = params.evaluate.benchmarks[job.name]
-    model, processor = pllava.load(
+    model, processor = load(
         params.model.base,
         adapter=ADAPTER,
         lora_alpha=job.lora_alpha,

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from pllava.artifacts.feature_store import STORE, clip_key
 from pllava.artifacts.manifest import ManifestRow
 from pllava.core.errors import PllavaError
-from pllava.stages.train.steps import total_steps
 
 if TYPE_CHECKING:
     from pllava.core.params import Params
@@ -75,7 +74,7 @@ def plan_features(params: Params, train: Sequence[ManifestRow], validation: Sequ
     with_media = sum(bool(row.media) for row in train) / max(1, len(train))  # the other rows are text alone
     each = clip_bytes(params)
     settings = params.train
-    steps = total_steps(settings, len(train))
+    steps = settings.total_steps(len(train))
     validations = 1 + steps // settings.validate_every + bool(steps % settings.validate_every)
     return FeaturePlan(
         clips=len(distinct),

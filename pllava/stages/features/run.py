@@ -162,11 +162,11 @@ class Build:
         """Write shards. Decoding runs in worker processes, the tower here."""
         from rich.progress import track
 
-        import pllava
         from pllava.artifacts.pixels import Pixels
+        from pllava.model.load import load
 
         params = self.params
-        model, processor = pllava.load(
+        model, processor = load(
             params.model.base,
             num_frames=params.model.num_frames,
             dtype=params.model.dtype,

@@ -1,7 +1,7 @@
 """A corpus, checked a chunk of rows at a time: `for chunk in checked_chunks(corpus, "train", ...): chunk.rows, chunk.bad`.
 
 A chunk is a pure function of its rows, its media and the text settings. It is kept on disk under a name that holds a hash of these, so that
-`prepare` goes on where it was killed; what depends on the order of all rows (duplicates, splits) comes later, in `pllava.stages.prepare.assembly`.
+`prepare` goes on where it was killed; what depends on the order of all rows (duplicates, splits) comes later, in `assembly`.
 """
 
 from __future__ import annotations

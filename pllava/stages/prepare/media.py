@@ -1,6 +1,6 @@
 """Checks of media, one file at a time, in worker processes: `check_media(MediaJob("clip.mp4", (WHOLE,)))`.
 
-Each distinct file is hashed, and frames from all over it decoded, once, however many rows name it (`pllava.stages.prepare.media_checks` remembers).
+Each distinct file is hashed, and frames from all over it decoded, once, however many rows name it (`media_checks` remembers).
 """
 
 from __future__ import annotations

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from pllava.artifacts.media_hashes import REPORT_OF
+from pllava.core.files import stat_fingerprint
 from pllava.stages.prepare.media import Bound, MediaJob, MediaReport, check_media
 
-RECORDED = "SELECT report FROM media WHERE path = ? AND fingerprint = ?"
 COMMIT_SECONDS = 2.0  # work that a kill costs at most, besides the files under way
 
 
@@ -56,8 +55,8 @@ class MediaChecks:
         jobs, prints = [], {}
         for path, bounds in asked.items():
             bounds, known = tuple(bounds), None
-            prints[path] = fingerprint(path)
-            row = self._database.execute(RECORDED, (path, prints[path])).fetchone()
+            prints[path] = stat_fingerprint(path)
+            row = self._database.execute(REPORT_OF, (path, prints[path])).fetchone()
             if row:
                 known = _load(path, row[0])
                 bounds = tuple(bound for bound in bounds if bound not in known.checked)
@@ -96,16 +95,6 @@ class MediaChecks:
             yield from _one_by_one(jobs[done:])
 
 
-def recorded(folder: Path, paths: Iterable[str]) -> dict[str, str]:
-    """{path: sha256} of those that have not changed since they were checked, by size and time of change."""
-    try:
-        with closing(sqlite3.connect(f"{(folder / 'media.sqlite').absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as database:
-            rows = {path: database.execute(RECORDED, (path, fingerprint(path))).fetchone() for path in paths}
-    except sqlite3.Error:  # nothing was checked here
-        return {}
-    return {path: sha256 for path, row in rows.items() if row and (sha256 := json.loads(row[0])["sha256"])}
-
-
 def _one_by_one(jobs: list[MediaJob]) -> Iterator[tuple[MediaJob, MediaReport]]:
     """A file has killed the decoder: each file has a process that may die, so that only this file's rows are lost."""
     pool = None
@@ -118,19 +107,6 @@ def _one_by_one(jobs: list[MediaJob]) -> Iterator[tuple[MediaJob, MediaReport]]:
             yield job, MediaReport(job.path, problem=("media unreadable", f"{job.path} makes the decoder die"))
     if pool:
         pool.shutdown()
-
-
-def fingerprint(path: str) -> str:
-    """Size and time of change of a file, or of all files of a frame folder; "missing" also for a link that leads nowhere."""
-    try:
-        status = os.stat(path)  # noqa: PTH116  a million Path objects cost seconds
-    except (OSError, ValueError):  # ValueError: a null byte in the name
-        return "missing"
-    if not os.path.isdir(path):  # noqa: PTH112
-        return f"{status.st_size}:{status.st_mtime_ns}"
-    with os.scandir(path) as entries:
-        lines = sorted(f"{entry.name}:{fingerprint(entry.path)}" for entry in entries)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _dump(report: MediaReport) -> str:
@@ -151,8 +127,8 @@ def _code_sha256() -> str:
     """Of the code that reads and judges a file, decoders included."""
     from importlib.metadata import version
 
-    package = Path(__file__).resolve().parents[1]
-    files = [*sorted((package / "video").glob("*.py")), package / "data" / "media.py", Path(__file__)]
+    package = Path(__file__).resolve().parents[2]
+    files = [*sorted((package / "video").glob("*.py")), Path(__file__).with_name("media.py"), Path(__file__)]
     digest = hashlib.sha256(f"decord2 {version('decord2')} av {version('av')} pillow {version('pillow')}".encode())
     for file in files:
         digest.update(file.read_bytes())

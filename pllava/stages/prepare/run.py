@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.artifacts.manifest import PREPARED, ManifestRow, ManifestWriter, QuarantinedRow, TestRow, schema_of
+from pllava.artifacts.media_hashes import STATE
 from pllava.core.errors import PllavaError
 from pllava.core.files import alone, atomic_dir, sha256_file, write_json
 from pllava.stages.prepare.assembly import SHOWN, Assembly, Counts
@@ -35,7 +36,6 @@ from pllava.stages.prepare.text_checks import TextChecker
 if TYPE_CHECKING:
     from pllava.core.params import Corpus, Params
 
-STATE = Path(".state/prepare")  # outside DVC's outputs: those are deleted before a stage runs
 SPLITS: dict[str, type] = {"train": ManifestRow, "validation": ManifestRow, "test": TestRow}
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.artifacts import gallery_links as links
-from pllava.artifacts.answers import Results
+from pllava.artifacts.answers import METRICS, RESULTS, Results
 from pllava.benchmarks.benchmark import Benchmark, load_benchmark
 from pllava.benchmarks.mvbench import STILL_TASKS
 from pllava.benchmarks.statistics import Bootstrap, Interval, bootstrap
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, atomic_write_bytes, atomic_write_text, read_json, write_json
-from pllava.stages.evaluate.run import METRICS, RESULTS
 from pllava.stages.report import paper
 from pllava.stages.report.document import Document
 from pllava.stages.report.examples import MODELS, examples

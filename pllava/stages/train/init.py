@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pllava
 from pllava.core.errors import PllavaError
 from pllava.core.files import sha256_file
+from pllava.model import sources
 from pllava.model.activation_checkpointing import recompute
 from pllava.model.adapter import add_lora, go_on_with, stores_alpha
 from pllava.model.attention import use_packed_attention
+from pllava.model.load import load
 from pllava.model.quantization import quantization_config
 
 if TYPE_CHECKING:
@@ -31,10 +32,8 @@ def adapter_source(params: Params) -> AdapterSource | None:
     wanted = params.train.init_from
     if wanted is None:
         return None
-    if wanted.startswith("models:/"):
-        from pllava.registry.resolve import resolve
-
-        folder = resolve(wanted)
+    if sources.scheme_of(wanted):
+        folder = sources.resolve(wanted).folder
     else:
         from pllava.model.layouts import resolve as find
         from pllava.stages.train.output import OUTPUT
@@ -56,7 +55,7 @@ def adapter_source(params: Params) -> AdapterSource | None:
 def make_model(params: Params, device: str) -> tuple[Any, Any]:
     """(PeftModel with LoRA and projector trainable, processor)."""
     source = adapter_source(params)
-    model, processor = pllava.load(
+    model, processor = load(
         params.model.base,
         adapter=source.folder if source else None,
         lora_alpha=params.train.lora.alpha if source and not stores_alpha(source.folder) else None,

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from pllava.core.errors import PllavaError
-from pllava.core.signals import end_with_parent
+from pllava.core.processes import run_tree
 
 if TYPE_CHECKING:
     from pllava.core.params import Params
 
 OUTPUT = Path("outputs/train")
 STATE = Path(".state/train")
-PATIENCE = 10  # seconds between asking a process to end and ending it
 STEP_PATIENCE = 300  # of a training: it ends its step and writes a checkpoint first
 
 
@@ -32,16 +26,10 @@ def train(params: Params, fresh: bool = False) -> Path:
     """
     STATE.mkdir(parents=True, exist_ok=True)
     # A file of its own, JSON, which is YAML: a second command must not change what the processes of this one are about to read.
-    with terminate_as_interrupt(), NamedTemporaryFile("w", prefix="params-", suffix=".json", dir=STATE) as file:
+    with NamedTemporaryFile("w", prefix="params-", suffix=".json", dir=STATE) as file:
         file.write(params.model_dump_json())
         file.flush()
-        words = command(params, file.name, fresh)
-        with subprocess.Popen(words, env=_environment(params), preexec_fn=end_with_parent) as child:
-            try:
-                code = child.wait()
-            except BaseException:
-                end_tree(child.pid, STEP_PATIENCE)
-                raise
+        code = run_tree(command(params, file.name, fresh), _environment(params), STEP_PATIENCE)
     if code != 0:
         raise PllavaError(f"training ended with exit code {code}; the reason is printed above. {OUTPUT} is as it was")
     return OUTPUT
@@ -87,41 +75,8 @@ def accelerate_config(file: Path) -> Any:
     return config
 
 
-def end_tree(pid: int, patience: float = PATIENCE) -> None:
-    """End a process and all it started: ask, wait, then kill what is left."""
-    import psutil
-
-    try:
-        parent = psutil.Process(pid)
-        processes = [*parent.children(recursive=True), parent]
-    except psutil.NoSuchProcess:
-        return
-    for end in ("terminate", "kill"):
-        for process in processes:
-            if process.is_running():
-                getattr(process, end)()
-        _, processes = psutil.wait_procs(processes, timeout=patience)
-
-
 def _environment(params: Params) -> dict[str, str]:
     file = params.train.accelerate
     on_cpu = {"ACCELERATE_USE_CPU": "true"} if file is not None and accelerate_config(file).use_cpu else {}  # it sets this for --cpu only
     # Kernels that pick their algorithm by timing give other bits in another run.
     return {**os.environ, **on_cpu, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TOKENIZERS_PARALLELISM": "false"}
-
-
-@contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM (what DVC, Prefect and a service manager send) ends the work like Ctrl-C. Only the main thread can listen."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

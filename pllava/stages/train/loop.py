@@ -36,7 +36,6 @@ from pllava.stages.train.optimizer import adamw
 from pllava.stages.train.output import OUTPUT, write_output
 from pllava.stages.train.resume import Checkpoints
 from pllava.stages.train.schedule import cosine
-from pllava.stages.train.steps import total_steps
 from pllava.tracking.runs import Run, training_run
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class Trainer:
             print(f"FSDP2: each process holds about {held:,} of {of:,} weights", file=sys.stderr)
         self.trainable = [parameter for parameter in self.peft.parameters() if parameter.requires_grad]
         self.inputs = Inputs(params, processor, accelerator.process_index, accelerator.num_processes)
-        self.steps = total_steps(params.train, self.inputs.rows("train"))
+        self.steps = params.train.total_steps(self.inputs.rows("train"))
         self.schedule = cosine(self.steps, params.train.warmup_ratio, params.train.min_lr_ratio)
         self.losses: list[Tensor] = []  # of the steps since they were last recorded
         self.best: dict[str, Tensor] | None = None  # weights of the lowest validation loss so far

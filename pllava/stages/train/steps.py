@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import TYPE_CHECKING
 
 from pllava.core.errors import PllavaError
 from pllava.stages.train.batches import epoch_batches, split_batch
-
-if TYPE_CHECKING:
-    from pllava.core.params import Train
 
 
 @dataclass(frozen=True)
@@ -56,13 +52,6 @@ class StepSampler:
         for epoch in count():
             for batch in epoch_batches(self.lengths, self.batch_size, self.seed, epoch):
                 yield epoch, batch
-
-
-def total_steps(train: Train, rows: int) -> int:
-    """Optimiser steps of a run: `train.steps`, or those of `train.epochs` over so many rows."""
-    if train.steps is not None:
-        return train.steps
-    return max(1, round((train.epochs or 1.0) * (rows // train.batch_size)))
 
 
 def validation_batches(lengths: list[int], batch_size: int) -> list[list[tuple[int, int]]]:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pllava.chat import model_ref as source
 from pllava.core.errors import PllavaError
 from pllava.core.files import write_json
 from pllava.core.params import load_params
+from pllava.registry import default_model as source
 
 PARAMS = load_params(Path(__file__).parents[3] / "recipes/tiny.yaml")
 

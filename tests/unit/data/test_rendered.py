@@ -14,8 +14,8 @@ import pytest
 
 from pllava.core.files import sha256_file
 from pllava.core.params import Params, load_params
-from pllava.stages.render import render
 from pllava.stages.render.clip import THEMES, random_clip
+from pllava.stages.render.corpus import render
 from pllava.stages.render.questions import STILL_TASKS, TASKS, questions
 from pllava.stages.render.scene import COLORS
 

@@ -18,7 +18,7 @@ from pllava.benchmarks.mvbench import TASKS
 from pllava.chat import load_template
 from pllava.core.errors import PllavaError
 from pllava.core.params import BENCHMARKS, Benchmark, Params, load_params
-from pllava.stages.evaluate import evaluate
+from pllava.stages.evaluate.run import evaluate
 from pllava.tracking import runs as tracking
 from pllava.video.reader import read_video
 

@@ -21,9 +21,9 @@ from layouts import write_layout
 from pllava.core.errors import PllavaError
 from pllava.core.files import sha256_file
 from pllava.core.params import Params, load_params
-from pllava.stages.evaluate import evaluate
 from pllava.stages.evaluate import predict as answering
 from pllava.stages.evaluate.judging import judge
+from pllava.stages.evaluate.run import evaluate
 from pllava.tracking import runs as tracking
 
 PROJECT = Path(__file__).parents[3]
@@ -210,7 +210,7 @@ def test_processes_wait_for_those_before_and_end_with_their_command(params: Para
         monkeypatch.delenv(f"PLLAVA_JUDGE_{name}", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     journal = runner.make_job(params, "vcgbench").journal
-    script = "from pllava.stages.evaluate import runner; from pllava.core.params import load_params\n"
+    script = "from pllava.stages.evaluate import run as runner; from pllava.core.params import load_params\n"
     script += "runner.evaluate(load_params('params.yaml'), 'vcgbench', processes=2)"
     with alone(shard(journal, 0)), alone(shard(journal, 1)):
         command = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)

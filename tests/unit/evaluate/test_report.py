@@ -20,8 +20,8 @@ from pllava.core.files import write_json
 from pllava.core.params import Benchmark, Params
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate.run import write_scored
-from pllava.stages.report import run as report
 from pllava.stages.report.document import Document
+from pllava.stages.report.run import report
 from pllava.tracking import runs as tracking
 
 OPTIONS = ["left", "right", "up", "down"]

@@ -17,9 +17,9 @@ from pllava.benchmarks.mvbench import format_question, load_samples
 from pllava.core.errors import PllavaError
 from pllava.core.files import sha256_file
 from pllava.core.params import Params, load_params
-from pllava.stages.evaluate import evaluate
 from pllava.stages.evaluate import predict as answering
 from pllava.stages.evaluate import run as runner
+from pllava.stages.evaluate.run import evaluate
 from pllava.stages.evaluate.units import Clip, units
 from pllava.tracking import runs as tracking
 
@@ -132,7 +132,7 @@ def test_killed_and_resumed_is_uninterrupted(params: Params):
     script = """
 import os, signal
 from pllava.stages.evaluate.prediction_log import Journal
-from pllava.stages.evaluate import evaluate
+from pllava.stages.evaluate.run import evaluate
 from pllava.core.params import load_params
 add = Journal.add
 def add_then_die(self, unit, rows):

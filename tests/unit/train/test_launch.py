@@ -15,9 +15,10 @@ import yaml
 
 from pllava.core.errors import PllavaError
 from pllava.core.params import Params, load_params
+from pllava.core.processes import end_tree
 from pllava.model.quantization import quantization_config
 from pllava.stages.train import launch
-from pllava.stages.train.launch import accelerate_config, command, end_tree, train
+from pllava.stages.train.launch import accelerate_config, command, train
 
 RECIPES = Path(__file__).parents[3] / "recipes/accelerate"
 Project = Callable[..., Params]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pllava.chat.model_ref import choose, describe_runtime, load_chat
+from pllava.chat.model_ref import describe_runtime
 from pllava.core.errors import PllavaError
 from pllava.core.params import Params
+from pllava.registry.default_model import choose
 
 
 def ask(
@@ -33,7 +34,7 @@ def ask(
     source = choose(params, model, adapter, template)
     load_template(source.template).check(question)
     say(f"model: {source.name}, {source.why}")
-    chat = load_chat(source, lora_alpha)
+    chat = source.load(lora_alpha)
     watched = chat.watch(video)
     frames = watched.frames
     say(f"runs on {describe_runtime(chat.model)}; template {source.template}")

@@ -1,0 +1,3 @@
+"""Old path of `pllava.chat.conversation`."""
+
+from pllava.chat.conversation import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""Old path of `pllava.core.errors`."""
+
+from pllava.core.errors import PllavaError as PllavaError

@@ -1,0 +1,3 @@
+"""Old path of `pllava.benchmarks.benchmark`."""
+
+from pllava.benchmarks.benchmark import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""Old path of `pllava.core.params`."""
+
+from pllava.core.params import *  # noqa: F403

@@ -1,0 +1,37 @@
+"""Which model answers: the one asked for, else the champion, else the newest training, else the base. One rule for every door."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pllava.chat.model_ref import ModelRef
+from pllava.core.params import Params
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+TRAINED = Path("outputs/train/adapter")
+
+
+def choose(params: Params, model: str | None = None, adapter: str | None = None, template: str | None = None) -> ModelRef:
+    """Decide which model answers; nothing is loaded. Raises PllavaError when the model asked for is not there."""
+    if model is not None or adapter is not None:
+        return ModelRef.parse(model, adapter, template, params)
+    if (version := champion(params)) is not None:
+        return ModelRef.parse(f"models:/{params.registry.model_name}/{version.version}", None, template, params, "the default")
+    if (TRAINED / "manifest.json").is_file():
+        return ModelRef.parse(str(TRAINED), None, template, params, "no champion yet; the newest training")
+    why = f"no champion, nothing in {TRAINED}; the base, which has seen no video"
+    return ModelRef.parse(params.model.base, None, template, params, why)
+
+
+def champion(params: Params) -> ModelVersion | None:
+    """The registry's champion, None when there is none. A registry that was never used is not made here: making one takes long."""
+    from pllava.registry.versions import CHAMPION, by_alias
+    from pllava.tracking.store import MLFLOW_HOME, client, project_root
+
+    if "MLFLOW_TRACKING_URI" not in os.environ and not (project_root() / MLFLOW_HOME / "mlflow.db").is_file():
+        return None
+    return by_alias(client(), params.registry.model_name, CHAMPION)
