@@ -53,6 +53,7 @@ repro: $(INSTALLED) ## the DVC stages alone
 test: $(INSTALLED) ## ruff, unit and integration tests, and the pages where a Chromium is found
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -m "not browser"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/integration -m "not browser"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser

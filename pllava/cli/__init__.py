@@ -82,7 +82,3 @@ def _of_the_disk(error: Exception) -> str | None:
     if type(error).__module__ == "sqlite3" and any(word in str(error) for word in ("disk is full", "readonly database")):
         return f"{Path.cwd()}: {error}"
     return None
-
-
-if __name__ == "__main__":
-    main()

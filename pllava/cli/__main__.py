@@ -1,0 +1,5 @@
+"""`python -m pllava.cli`, the same as `pllava`."""
+
+from pllava.cli import main
+
+main()
