@@ -5,13 +5,12 @@
     benchmark.prompt(sample)                               # what the model is asked, before the conversation template
     benchmark.score(row, judge)                            # {"MSVD-QA": Score(value=1.0, ...)}
 
-Each benchmark is one file of this folder with a `BENCHMARK`; one's own is a file anywhere, named by `source` in params.yaml
-(docs/evaluation.md has an example).
+A benchmark is an entry point of the group `pllava.benchmarks` (pyproject.toml lists ours), or a file anywhere with a `BENCHMARK`, named by
+`source` in params.yaml (docs/extending.md has an example of both).
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pllava.benchmarks.letter_match import letter_answer
+from pllava.core import plugins
 from pllava.core.errors import PllavaError
-from pllava.core.params import BENCHMARKS
 
 if TYPE_CHECKING:
     from pllava.benchmarks.judge import Judge
+
+GROUP = "pllava.benchmarks"
 
 
 @dataclass(frozen=True, slots=True)  # there may be a hundred thousand
@@ -104,13 +105,17 @@ class Benchmark(ABC):
 
 
 def load_benchmark(name: str, source: str | Path | None = None) -> Benchmark:
-    """A shipped benchmark, or the BENCHMARK of the Python file `source`. Raises PllavaError when there is none."""
+    """The benchmark that an installed package provides under this name, or the BENCHMARK of the Python file `source`.
+
+    Raises PllavaError when there is none.
+    """
     if source is None:
-        if name not in BENCHMARKS:
+        if name not in plugins.names(GROUP):
             raise PllavaError(
-                f"no benchmark {name!r}. Shipped: {', '.join(BENCHMARKS)}; or name a Python file: evaluate.benchmarks.{name}.source"
+                f"no benchmark {name!r}. Known: {', '.join(plugins.names(GROUP))}; or name a Python file: evaluate.benchmarks.{name}.source"
             )
-        return importlib.import_module(f"pllava.benchmarks.{name}").BENCHMARK
+        provided = plugins.load(GROUP, name)
+        return provided() if isinstance(provided, type) else provided
     path = Path(source)
     spec = importlib.util.spec_from_file_location(f"pllava_benchmark_{name}", path)
     if not path.is_file() or spec is None or spec.loader is None:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pllava.benchmarks import fingerprint
+from pllava.benchmarks import io
 from pllava.benchmarks.benchmark import Benchmark, Sample, Score
-from pllava.benchmarks.fingerprint import media_sha256
+from pllava.benchmarks.io import media_sha256
 from pllava.benchmarks.letter_match import LETTERS, format_question, score
 from pllava.core.errors import PllavaError
 from pllava.core.files import read_json
@@ -80,7 +80,7 @@ def annotation_files(root: str | Path) -> list[Path]:
 
 def data_sha256(root: str | Path, samples: list[Sample], known: dict[str, str] | None = None) -> str:
     """Hash of the JSON files and the media (`pllava.benchmarks.fingerprint`)."""
-    return fingerprint.data_sha256(root, annotation_files(root), samples, known)
+    return io.data_sha256(root, annotation_files(root), samples, known)
 
 
 def _task(root: Path, file: Path) -> list[Sample]:

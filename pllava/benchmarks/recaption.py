@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.benchmarks.annotation import read_entries
 from pllava.benchmarks.benchmark import Benchmark, Sample, Score
-from pllava.benchmarks.media_index import MediaIndex
+from pllava.benchmarks.io import MediaIndex, read_entries
 from pllava.core.errors import PllavaError
 
 if TYPE_CHECKING:

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.benchmarks.annotation import read_entries
 from pllava.benchmarks.benchmark import Benchmark, Sample, Score
+from pllava.benchmarks.io import MediaIndex, read_entries
 from pllava.benchmarks.judge import rubric
-from pllava.benchmarks.media_index import MediaIndex
 
 if TYPE_CHECKING:
     from pllava.benchmarks.judge import Judge

@@ -36,6 +36,7 @@ class ModelRef:
     adapter_sha256: str | None = None
     num_frames: int | None = None  # None: what the checkpoint says
     pooling_shape: tuple[int, int, int] | None = None
+    pooling_method: str | None = None
     lora_alpha: float | None = None  # None: as trained
     turns: str = "conversation"  # "independent": trained on questions that do not see each other, so it is given no history
     dtype: str = "auto"
@@ -79,9 +80,8 @@ class ModelRef:
         if params is None or base != params.model.base:
             return ref
         settings = params.model
-        return replace(
-            ref, num_frames=settings.num_frames, pooling_shape=settings.pooling_shape, dtype=settings.dtype, turns=params.train.turns
-        )
+        video = {"num_frames": settings.num_frames, "pooling_shape": settings.pooling_shape, "pooling_method": settings.pooling_method}
+        return replace(ref, dtype=settings.dtype, turns=params.train.turns, **video)
 
     def load(self, lora_alpha: float | None = None) -> VideoChat:
         """The loaded model with its conversation template. lora_alpha: instead of this reference's. Slow: imports torch, reads weights."""
@@ -97,8 +97,8 @@ class ModelRef:
         if self.adapter and (Path(self.adapter) / "config.yaml").is_file():  # an adapter of ours knows its base
             model, processor = load(self.adapter, **settings)
         else:
-            shape = {"num_frames": self.num_frames, "pooling_shape": self.pooling_shape}
-            model, processor = load(self.base, adapter=self.adapter, **shape, **settings)
+            video = {"num_frames": self.num_frames, "pooling_shape": self.pooling_shape, "pooling_method": self.pooling_method}
+            model, processor = load(self.base, adapter=self.adapter, **video, **settings)
         return VideoChat(model, processor, template=self.template)
 
 

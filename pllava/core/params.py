@@ -7,17 +7,35 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pllava.core import plugins
 from pllava.core.errors import PllavaError
 
 PARAMS_FILE = "params.yaml"
-BENCHMARKS = ("mvbench", "msvd_qa", "msrvtt_qa", "activitynet_qa", "tgif_qa", "vcgbench", "recaption")  # files of pllava/stages/evaluate/
 NAME = r"^[^\s/:@'][^/:@']*$"  # what MLflow and its addresses take
+
+
+def _known(built_in: Sequence[str], group: str) -> list[str]:
+    """What is built in, and what installed packages add; a form shows these as its choices."""
+    return sorted({*built_in, *plugins.names(group)})
+
+
+def _one_of(name: str, known: Sequence[str]) -> str:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise ValueError(f"{name!r} is unknown; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"))
+    return name
+
+
+POOLINGS = _known(("avg",), "pllava.poolings")
+SAMPLERS = _known(("middle", "rand"), "pllava.samplers")
+JUDGES = _known(("auto", "endpoint", "offline"), "pllava.judges")
 
 
 class Section(BaseModel):
@@ -72,6 +90,9 @@ class Model(Section):
         (16, 12, 12),
         description="(T, H, W) of the visual tokens after adaptive average pooling; temporal pooling hurts (paper, section 3.3)",
     )
+    pooling_method: str = Field(
+        "avg", json_schema_extra={"enum": POOLINGS}, description="avg, as in every released model, or an entry point of pllava.poolings"
+    )
     template: str = Field(
         "vicuna", description="conversation template of training and chat: a name in pllava/chat/templates or a .yaml file"
     )
@@ -80,6 +101,11 @@ class Model(Section):
     quantization: Literal["4bit", "8bit"] | None = Field(
         None, description="pack the base's language model while training (QLoRA): less memory, slower; needs a GPU and pllava[qlora]"
     )
+
+    @field_validator("pooling_method")
+    @classmethod
+    def _known_pooling(cls, name: str) -> str:
+        return _one_of(name, POOLINGS)
 
     @model_validator(mode="after")
     def _pooling_fits(self) -> Model:
@@ -119,7 +145,11 @@ class Train(Section):
     weight_decay: float = Field(0.02, ge=0, description="none on biases and 1-D parameters")
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(512, ge=16, description="text tokens; longer conversations are cut")
-    sampling: Literal["middle", "rand"] = Field("rand", description="frame taken from each interval")
+    sampling: str = Field(
+        "rand",
+        json_schema_extra={"enum": SAMPLERS},
+        description="frame taken from each interval: middle, rand, or an entry point of pllava.samplers",
+    )
     turns: Literal["conversation", "independent"] = Field(
         "conversation",
         description="conversation: later turns see earlier ones. independent: the questions of a clip share it without seeing each other",
@@ -155,6 +185,11 @@ class Train(Section):
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}")
         return self
 
+    @field_validator("sampling")
+    @classmethod
+    def _known_sampling(cls, name: str) -> str:
+        return _one_of(name, SAMPLERS)
+
     def total_steps(self, rows: int) -> int:
         """Optimiser steps of a run: `steps`, or the steps that `epochs` passes over this many rows take."""
         if self.steps is not None:
@@ -183,18 +218,30 @@ class Evaluate(Section):
     @field_validator("benchmarks")
     @classmethod
     def _known_benchmarks(cls, benchmarks: dict[str, Benchmark]) -> dict[str, Benchmark]:
+        known = plugins.names("pllava.benchmarks")
         for name, benchmark in benchmarks.items():
             if not re.fullmatch(r"[A-Za-z0-9_]+", name):
                 raise ValueError(f"the name {name!r} must be letters, digits and underscores: a DVC stage and files bear it")
-            if benchmark.source is None and name not in BENCHMARKS:
-                near = difflib.get_close_matches(name, BENCHMARKS, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(BENCHMARKS)}"
+            if benchmark.source is None and name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
                 raise ValueError(f"unknown benchmark {name!r}; {hint} One of your own needs a source, see docs/evaluation.md")
         return benchmarks
 
 
 class Judge(Section):
     """The language model that scores open answers. Where it is comes from the environment: PLLAVA_JUDGE_BASE_URL, _MODEL, _API_KEY."""
+
+    kind: str = Field(
+        "auto",
+        json_schema_extra={"enum": JUDGES},
+        description="auto: the endpoint of the environment, else the offline scorer; or an entry point of pllava.judges",
+    )
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, name: str) -> str:
+        return _one_of(name, JUDGES)
 
     max_missing: float = Field(0.02, ge=0, le=1, description="a run with a larger share of failed judgements fails; none counts as 0")
     concurrency: int = Field(8, ge=1, le=256, description="requests at once")

@@ -12,6 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import LlavaConfig, PreTrainedConfig
 
 from pllava.core.errors import PllavaError
+from pllava.model.pooling import pooling
 
 # what a LLaVA base folder doesn't say: the settings of the released PLLaVA models
 NUM_FRAMES = 16
@@ -31,6 +32,7 @@ class PllavaConfig(LlavaConfig):
     num_frames: frames of one video; shorter ones are repeated up to it.
     pooling_shape: (T, H, W) after adaptive average pooling; its product is the number of visual tokens.
     frame_shape: (H, W) patches of one frame; derived from the vision config when absent.
+    pooling_method: "avg", or an entry point of `pllava.poolings`.
     use_pooling: False keeps every patch of every frame (the paper's "direct" baseline).
     frame_repeat: how a short video is stretched to num_frames; "published": each frame int(n / t) + 1 times, cut at n;
         "even": spread over the whole length.
@@ -57,8 +59,7 @@ class PllavaConfig(LlavaConfig):
             raise PllavaError(f"pooling_shape is {self.pooling_shape}; three positive numbers (T, H, W) are needed, e.g. {POOLING_SHAPE}")
         if not isinstance(self.vision_feature_layer, int):
             raise PllavaError(f"vision_feature_layer is {self.vision_feature_layer}; PLLaVA reads one layer, -2 in every released model")
-        if self.pooling_method != "avg":
-            raise PllavaError(f"pooling_method is {self.pooling_method!r}; only 'avg' is known, the method of every released model")
+        pooling(self.pooling_method)  # an unknown one is refused here, not at the first clip
 
     @property
     def patch_grid(self) -> tuple[int, int]:

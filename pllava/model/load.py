@@ -46,6 +46,7 @@ def load(
     device: str | torch.device = "auto",
     attn_implementation: str = "sdpa",
     merge: bool = False,
+    pooling_method: str | None = None,
     device_map: Any = None,
     quantization_config: Any = None,
 ) -> tuple[Any, PllavaProcessor]:
@@ -54,13 +55,13 @@ def load(
     base: folder or hub id of a base, a full model, or an adapter of ours (which names its base).
     adapter: folder, hub id, or registry uri (models:/pllava@champion) of LoRA and projector.
     lora_alpha: strength of LoRA; default: what the folder says, else 32 with a notice. merge: fold LoRA into the weights.
-    num_frames, pooling_shape: default: the adapter's, else the base's, else 16 and (16, 12, 12).
+    num_frames, pooling_shape, pooling_method: default: the adapter's, else the base's, else 16, (16, 12, 12) and "avg".
     device_map, quantization_config: transformers' own; quantisation leaves tower, projector and head alone.
     Raises PllavaError for anything wrong with the folders or the settings.
     """
     _check_attention(attn_implementation)
     found, extra = _find(base, adapter)
-    config = _config(found, extra, {"num_frames": num_frames, "pooling_shape": pooling_shape})
+    config = _config(found, extra, {"num_frames": num_frames, "pooling_shape": pooling_shape, "pooling_method": pooling_method})
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
     logger.info("device %s, dtype %s, attention %s", chosen_device, chosen_dtype, attn_implementation)

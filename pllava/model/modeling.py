@@ -27,7 +27,7 @@ from transformers.models.llava.modeling_llava import (
 
 from pllava.core.errors import PllavaError
 from pllava.model.configuration import PllavaConfig
-from pllava.model.pooling import pool, repeat_frames
+from pllava.model.pooling import AVERAGE, pooling, repeat_frames
 from pllava.model.shared_prefix import SharedPrefixCache
 
 IGNORE = -100  # label of positions that are not supervised
@@ -44,13 +44,22 @@ register_checkpoint_conversion_mapping("pllava", _RENAMINGS, overwrite=True)
 
 
 class PllavaProjector(LlavaMultiModalProjector):
-    """linear_1, GELU, pooling, linear_2. Pooling averages, so it commutes with the affine linear_2 and saves most of its work."""
+    """linear_1, GELU, linear_2, pooling. Averaging commutes with the affine linear_2: it goes first then and saves most of its work."""
 
     def forward(self, features: Tensor, config: PllavaConfig) -> Tensor:  # type: ignore[override]
         """[V, T, P, Dv] tower features of T <= num_frames frames -> [V, N, D] visual tokens."""
         hidden = self.act(self.linear_1(features))
         hidden = repeat_frames(hidden, config.num_frames, config.frame_repeat)
-        return self.linear_2(pool(hidden, config.patch_grid, config.visual_shape))
+        pool = pooling(config.pooling_method)
+        if config.pooling_method == AVERAGE:
+            return self.linear_2(pool(hidden, config.patch_grid, config.visual_shape))
+        tokens = pool(self.linear_2(hidden), config.patch_grid, config.visual_shape)
+        if tokens.shape[1] != config.num_visual_tokens:
+            raise PllavaError(
+                f"pooling {config.pooling_method!r} gave {tokens.shape[1]} tokens a video, {config.num_visual_tokens} were to come "
+                f"(t * h * w of pooling_shape {config.visual_shape}). Mend the pooling function"
+            )
+        return tokens
 
 
 class PllavaModel(LlavaModel):

@@ -105,7 +105,9 @@ def base_config(params: Params) -> PllavaConfig:
     shipped = (file for file in sorted((recipe.RECIPES / "models").glob("*.json")) if recipe.load(file.stem).model.base == base)
     file = None if Path(base).is_dir() else next(shipped, None)
     raw = read_json(file) if file else read_config(base)
-    return PllavaConfig.from_llava(raw, num_frames=params.model.num_frames, pooling_shape=params.model.pooling_shape)
+    return PllavaConfig.from_llava(
+        raw, num_frames=params.model.num_frames, pooling_shape=params.model.pooling_shape, pooling_method=params.model.pooling_method
+    )
 
 
 def describe(plan: Plan) -> str:

@@ -1,14 +1,23 @@
-"""The one idea of PLLaVA: adaptive average pooling of the [T, H, W] grid of frame features (paper, section 3.3)."""
+"""The one idea of PLLaVA: the [T, H, W] grid of frame features is pooled to fewer visual tokens (paper, section 3.3).
+
+A pooling is a function `(features [V, T, P, D], frame_shape (H, W), pooling_shape (t, h, w)) -> [V, t * h * w, D]` with P = H * W. `avg`,
+the method of every released model, is here; others are entry points of the group `pllava.poolings` (docs/extending.md).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
+from pllava.core import plugins
 from pllava.core.errors import PllavaError
+
+GROUP = "pllava.poolings"
+AVERAGE = "avg"
+Pooling = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]
 
 
 def repeat_frames(features: Tensor, num_frames: int, rule: str = "published") -> Tensor:
@@ -40,3 +49,8 @@ def pool(features: Tensor, frame_shape: Sequence[int], pooling_shape: Sequence[i
         raise PllavaError(f"a frame has {features.shape[2]} patches, frame_shape {tuple(frame_shape)} of the config needs {height * width}")
     grid = features.unflatten(2, (height, width)).permute(0, 4, 1, 2, 3)  # [V, D, T, H, W]
     return adaptive_avg_pool3d(grid, tuple(pooling_shape)).flatten(2).transpose(1, 2)
+
+
+def pooling(method: str) -> Pooling:
+    """The pooling function of a name. Raises PllavaError when no installed package provides it."""
+    return pool if method == AVERAGE else plugins.load(GROUP, method)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 
-from pllava.core.errors import PllavaError
+from pllava.core import plugins
 
 GROUP = "pllava.model_sources"
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/")  # two letters at least: C:/models is a folder
@@ -36,8 +35,4 @@ def scheme_of(address: str | Path | None) -> str | None:
 
 def resolve(address: str) -> LocalModel:
     """The model that an address with a scheme leads to. Raises PllavaError for an unknown scheme, and whatever the source refuses."""
-    scheme = scheme_of(address)
-    known = {point.name: point for point in entry_points(group=GROUP)}
-    if scheme not in known:
-        raise PllavaError(f"{address}: no installed package knows the scheme {scheme!r}; known: {', '.join(sorted(known)) or 'none'}")
-    return known[scheme].load()(address)
+    return plugins.load(GROUP, scheme_of(address) or "")(address)

@@ -158,6 +158,7 @@ def _as_loaded(params: Params, loaded: Loaded) -> Any:
             "base": loaded.source.base,
             "num_frames": processor.num_frames,
             "pooling_shape": tuple(processor.pooling_shape),
+            "pooling_method": model.config.pooling_method,
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "attn_implementation": loaded.source.attn_implementation,
         }

@@ -5,18 +5,22 @@
     train_indices(16, 250, sample="rand", rng=random.Random(0))
 
 The rules are those of the published model (rounding included), so that a benchmark sees the same frames.
-All return plain frame numbers; reading them is `pllava.video.reader`.
+All return plain frame numbers; reading them is `pllava.video.reader`. A rule of one's own is an entry point of the group `pllava.samplers`:
+a function `(num_frames, num_frames_total, fps) -> frame numbers` (docs/extending.md). Its name stands wherever "middle" may stand.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
 
+from pllava.core import plugins
 from pllava.core.errors import PllavaError
 
+GROUP = "pllava.samplers"
 UNBOUNDED = (-100000.0, 100000.0)  # seconds
 
 
@@ -60,6 +64,7 @@ def train_indices(
     """The training rules.
 
     sample "middle": middle of each interval. "rand": a random frame of each interval, never its last one.
+    A name of `pllava.samplers`: the rule of that entry point.
     "fpsX": X frames a second whatever `num_frames` says, at most `max_num_frames` if that is positive (may be none for a short clip).
     fix_start: this many frames after the start of each interval ("middle" only).
     rng: source of "rand"; None: Python's own generator, as published.
@@ -68,8 +73,11 @@ def train_indices(
     _check(num_frames, num_frames_total)
     if sample.startswith("fps"):
         return _at_rate(_rate(sample), num_frames_total, fps, max_num_frames)
+    if sample in plugins.names(GROUP):
+        return _checked(sample, plugins.load(GROUP, sample)(num_frames, num_frames_total, fps), num_frames_total)
     if sample not in ("middle", "rand"):
-        raise PllavaError(f"sampling {sample!r} is unknown; use 'middle', 'rand' or 'fpsX' (X frames a second, as in 'fps2')")
+        own = f", or one of {', '.join(plugins.names(GROUP))}" if plugins.names(GROUP) else ""
+        raise PllavaError(f"sampling {sample!r} is unknown; use 'middle', 'rand' or 'fpsX' (X frames a second, as in 'fps2'){own}")
     edges = np.linspace(0, num_frames_total, min(num_frames, num_frames_total) + 1).astype(int).tolist()
     intervals = [(low, high - 1) for low, high in pairwise(edges)]  # both ends inclusive
     if sample == "rand":
@@ -103,6 +111,14 @@ def _at_rate(rate: float, num_frames_total: int, fps: float, max_num_frames: int
     seconds = np.arange(step / 2, num_frames_total / fps + step / 2, step)
     indices = [int(i) for i in np.around(seconds * fps) if i < num_frames_total]
     return indices[:max_num_frames] if max_num_frames > 0 else indices
+
+
+def _checked(name: str, indices: Iterable[int], num_frames_total: int) -> list[int]:
+    """What a sampler of another package chose, as plain numbers inside the clip."""
+    chosen = [int(index) for index in indices]
+    if not chosen or min(chosen) < 0 or max(chosen) >= num_frames_total:
+        raise PllavaError(f"sampler {name!r} chose frames {chosen[:5]} of a clip with frames 0 to {num_frames_total - 1}. Mend the sampler")
+    return chosen
 
 
 def _rate(sample: str) -> float:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pllava.benchmarks.benchmark import Score
 from pllava.benchmarks.judge.rubric import Rubric
+from pllava.core import plugins
 
 if TYPE_CHECKING:
     from pllava.core.params import Judge as JudgeSettings
 
+GROUP = "pllava.judges"
 __all__ = ["Judge", "Rubric", "make_judge"]
 
 
@@ -41,9 +43,11 @@ class Judge(Protocol):
 
 
 def make_judge(settings: JudgeSettings) -> Judge:
-    """The endpoint that the environment names, or the offline scorer. Raises PllavaError when it is named by halves."""
-    from pllava.benchmarks.judge.endpoint import EndpointJudge, endpoint_from_environment
-    from pllava.benchmarks.judge.offline import OfflineJudge
+    """The judge of `judge.kind`: an entry point of `pllava.judges`, a function from the settings to a Judge. "auto" is the endpoint where
+    the environment names one, else the offline scorer. Raises PllavaError when the endpoint is named by halves."""
+    from pllava.benchmarks.judge.endpoint import endpoint_from_environment
 
-    endpoint = endpoint_from_environment()
-    return EndpointJudge(endpoint, settings) if endpoint else OfflineJudge()
+    kind = settings.kind
+    if kind == "auto":
+        kind = "endpoint" if endpoint_from_environment() else "offline"
+    return plugins.load(GROUP, kind)(settings)

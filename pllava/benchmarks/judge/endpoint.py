@@ -54,6 +54,14 @@ def endpoint_from_environment() -> Endpoint | None:
     return Endpoint(url, model, os.environ.get(KEY, "").strip() or "none")  # servers on one's own machine want no key
 
 
+def make(settings: JudgeSettings) -> EndpointJudge:
+    """The judge `endpoint` of pllava.judges: the endpoint that the environment names."""
+    endpoint = endpoint_from_environment()
+    if endpoint is None:
+        raise PllavaError(f"judge.kind is endpoint, and no endpoint is named. Set {URL} and {MODEL}, or judge.kind: auto")
+    return EndpointJudge(endpoint, settings)
+
+
 class EndpointJudge:
     """`score` may be called from several threads."""
 

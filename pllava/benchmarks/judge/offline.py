@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pllava.benchmarks.benchmark import Score
 from pllava.benchmarks.judge.rubric import Rubric
+
+if TYPE_CHECKING:
+    from pllava.core.params import Judge as JudgeSettings
 
 ARTICLES = ("a", "an", "the")
 
@@ -41,6 +44,11 @@ class OfflineJudge:
 
     def usage(self) -> dict[str, Any]:
         return {"requests": 0, "cached": 0, "tokens_read": 0, "tokens_written": 0, "cost": 0.0}
+
+
+def make(settings: JudgeSettings) -> OfflineJudge:
+    """The judge `offline` of pllava.judges; it needs no settings."""
+    return OfflineJudge()
 
 
 def normalise(text: str) -> str:

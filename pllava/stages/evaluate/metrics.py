@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pllava.artifacts.media_hashes import known_hashes
 from pllava.benchmarks.benchmark import Benchmark, Sample
-from pllava.benchmarks.fingerprint import data_sha256
+from pllava.benchmarks.io import data_sha256
 from pllava.benchmarks.statistics import Bootstrap, bootstrap
 from pllava.core.files import read_json, sha256_file
 
@@ -54,6 +54,7 @@ def provenance(
         "max_new_tokens": settings.max_new_tokens,
         "num_frames": params.model.num_frames,
         "pooling_shape": list(params.model.pooling_shape),
+        "pooling_method": params.model.pooling_method,
         "frame_rule": benchmark.frame_rule,
         "dtype": params.model.dtype,
         "attn_implementation": params.model.attn_implementation,

@@ -211,6 +211,7 @@ def _panel(params: Params, job: Job, device: Any, console: Console) -> Panel:
         lora_alpha=job.lora_alpha,
         num_frames=params.model.num_frames,
         pooling_shape=params.model.pooling_shape,
+        pooling_method=params.model.pooling_method,
         dtype=params.model.dtype,
         device=device,
         attn_implementation=params.model.attn_implementation,

@@ -61,6 +61,7 @@ def make_model(params: Params, device: str) -> tuple[Any, Any]:
         lora_alpha=params.train.lora.alpha if source and not stores_alpha(source.folder) else None,
         num_frames=params.model.num_frames,
         pooling_shape=params.model.pooling_shape,
+        pooling_method=params.model.pooling_method,
         dtype=params.model.dtype,
         device=device,
         attn_implementation=params.model.attn_implementation,

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from pllava.artifacts.manifest import read_test_rows
-from pllava.benchmarks import fingerprint
+from pllava.benchmarks import io
 from pllava.benchmarks.benchmark import load_benchmark
 from pllava.chat import load_template
+from pllava.core import plugins
 from pllava.core.errors import PllavaError
-from pllava.core.params import BENCHMARKS, Params
+from pllava.core.params import Params
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate.run import check_questions
 from pllava.stages.prepare.run import prepare
@@ -25,7 +26,7 @@ def with_benchmark(project: Project, name: str, root: Path) -> Params:
     return project(evaluate={"benchmarks": {name: {"root": str(root), "template": "vicuna"}}})
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", plugins.names("pllava.benchmarks"))
 def test_every_sample_of_a_benchmark_is_checked(name: str, project: Project, tmp_path: Path) -> None:
     root = write_layout(name, tmp_path / "root")
     prepare(with_benchmark(project, name, root))
@@ -66,8 +67,8 @@ def test_questions_of_ones_own_benchmark_may_have_names(project: Project, tmp_pa
 def test_a_clip_that_changed_after_the_data_gate_is_another(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What prepare hashed is not read again, but for what has changed since."""
     root, read = write_layout("msrvtt_qa", tmp_path / "root"), []
-    hashed = fingerprint.media_sha256
-    monkeypatch.setattr(fingerprint, "media_sha256", lambda media: read.append(media) or hashed(media))
+    hashed = io.media_sha256
+    monkeypatch.setattr(io, "media_sha256", lambda media: read.append(media) or hashed(media))
     params = with_benchmark(project, "msrvtt_qa", root)
     prepare(params)
     benchmark = load_benchmark("msrvtt_qa")

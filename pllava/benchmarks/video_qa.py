@@ -1,4 +1,4 @@
-"""Open-ended video questions in the layout of MSVD-QA and its like: `test_q.json`, `test_a.json` and the videos beside them.
+"""MSVD-QA, MSRVTT-QA, ActivityNet-QA and TGIF-QA: open questions in `<set>/test_q.json`, `test_a.json`, and the videos beside them.
 
 Entry i of one file belongs to entry i of the other; where both carry a question_id, the two must agree.
 Scored by a judge: right or wrong, and 0 to 5.
@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.benchmarks.annotation import read_entries
 from pllava.benchmarks.benchmark import Benchmark, Sample, Score
-from pllava.benchmarks.media_index import MediaIndex
+from pllava.benchmarks.io import MediaIndex, read_entries
 from pllava.core.errors import PllavaError
 
 if TYPE_CHECKING:
     from pllava.benchmarks.judge import Judge
 
 
-class OpenQuestions(Benchmark):
+class VideoQA(Benchmark):
     """`folder`: beginning of the set's folder name, for a root that holds several sets."""
 
     judged = True
@@ -69,3 +68,13 @@ class OpenQuestions(Benchmark):
             return root
         named = [folder for folder in sorted(root.glob("*/")) if folder.name.lower().startswith(self.folder) and folder.is_dir()]
         return named[0] if named else root
+
+
+# 13,157 questions about short clips of web video
+MSVD_QA = VideoQA("msvd_qa", "MSVD-QA", folder="msvd", first_suffix=".avi")
+# 72,821 questions about web video of 10 to 30 s
+MSRVTT_QA = VideoQA("msrvtt_qa", "MSRVTT-QA", folder="msrvtt")
+# 8,000 questions about 800 untrimmed clips of up to some minutes; a file's name is `v_` and the annotation's video_name
+ACTIVITYNET_QA = VideoQA("activitynet_qa", "ActivityNet-QA", folder="activitynet", video_prefix="v_")
+# open frame questions about animated GIFs
+TGIF_QA = VideoQA("tgif_qa", "TGIF-QA", folder="tgif", first_suffix=".gif")
