@@ -17,13 +17,14 @@ from flows.dag import read_dag
 from flows.process import stream
 from flows.stage import LAST_LINES, environment
 from flows.stages import with_needed
+from pllava.artifacts.metrics import read_metrics
+from pllava.artifacts.training import ADAPTER
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, read_json, write_json
 from pllava.core.overrides import compose
 from pllava.core.worktrees import workspace
 from pllava.trials.points import Point
 
-ADAPTER = Path("outputs/train/adapter")
 DONE = "rows.json"  # in the point's folder, written last
 
 
@@ -66,7 +67,7 @@ def _run(
                 command = [sys.executable, "-m", "pllava.cli", "evaluate", benchmark, "--model", str(ADAPTER)]
                 command += ["--lora-alpha", str(alpha), "--output", str(output), *(("--limit", str(limit)) if limit else ())]
                 _say(command, place.root, env, f"the evaluation at alpha {alpha:g}")
-                found = read_json(output / benchmark / "metrics.json")
+                found = read_metrics(output / benchmark / "metrics.json")
                 adapted = found["models"]["adapted"]
                 rows.append(
                     {

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pllava.artifacts.training import ADAPTER
 from pllava.chat.model_ref import ModelRef
 from pllava.core.params import Params
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
-
-TRAINED = Path("outputs/train/adapter")
 
 
 def choose(params: Params, model: str | None = None, adapter: str | None = None, template: str | None = None) -> ModelRef:
@@ -21,9 +19,9 @@ def choose(params: Params, model: str | None = None, adapter: str | None = None,
         return ModelRef.parse(model, adapter, template, params)
     if (version := champion(params)) is not None:
         return ModelRef.parse(f"models:/{params.registry.model_name}/{version.version}", None, template, params, "the default")
-    if (TRAINED / "manifest.json").is_file():
-        return ModelRef.parse(str(TRAINED), None, template, params, "no champion yet; the newest training")
-    why = f"no champion, nothing in {TRAINED}; the base, which has seen no video"
+    if (ADAPTER / "manifest.json").is_file():
+        return ModelRef.parse(str(ADAPTER), None, template, params, "no champion yet; the newest training")
+    why = f"no champion, nothing in {ADAPTER}; the base, which has seen no video"
     return ModelRef.parse(params.model.base, None, template, params, why)
 
 

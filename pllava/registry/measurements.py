@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.core.files import read_json
-
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from pllava.core.params import Params
+    from pllava.artifacts.metrics import read_metrics
+from pllava.core.params import Params
 
 WHOLE = {"metrics.json", "results.jsonl"}
 CONDITIONS = ("data_sha256", "template_sha256", "limit", "judge")  # what two measurements must share to be put side by side
@@ -49,7 +48,7 @@ def place_of(version: ModelVersion, benchmark: str, metrics: dict[str, Any]) -> 
 
 def keep(connection: MlflowClient, version: ModelVersion, run_id: str, benchmark: str, metrics: Path, results: Path) -> None:
     """Store a measurement of a version with its run; what is stored already under these conditions is replaced."""
-    place = place_of(version, benchmark, read_json(metrics))
+    place = place_of(version, benchmark, read_metrics(metrics))
     with tempfile.TemporaryDirectory() as folder:
         for name, file in {"results.jsonl": results, "metrics.json": metrics}.items():  # the numbers last: they vouch for the answers
             copy = Path(folder) / name
@@ -97,5 +96,5 @@ def find(connection: MlflowClient, version: ModelVersion, benchmark: str, like: 
         metrics, results = (
             Path(connection.download_artifacts(run_id, f"{place}/{name}", str(target))) for name in ("metrics.json", "results.jsonl")
         )
-        return Measurement(read_json(metrics), results)
+        return Measurement(read_metrics(metrics), results)
     return Measurement(registered, None)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pllava.artifacts import metrics as metrics_file
 from pllava.core.errors import PllavaError
-from pllava.core.files import read_json, sha256_file
+from pllava.core.files import sha256_file
 from pllava.core.params import Params
 from pllava.registry.card import card, dataset_inputs
 from pllava.registry.measurements import keep
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 REPORT = Path("outputs/report")
-METRICS = Path("metrics")
 LOCK = Path("dvc.lock")
 DESCRIPTION = 5000  # characters that MLflow's table holds; the whole card lies with the model
 ARTIFACT = "model"
@@ -67,7 +67,14 @@ def register(params: Params) -> int:
         known = connection.create_model_version(name, source, run.info.run_id, tags=identity)
     number = str(known.version)
     for benchmark in measured:
-        keep(connection, known, known.run_id or run.info.run_id, benchmark, root / METRICS / f"{benchmark}.json", answers(root, benchmark))
+        keep(
+            connection,
+            known,
+            known.run_id or run.info.run_id,
+            benchmark,
+            root / metrics_file.METRICS / f"{benchmark}.json",
+            answers(root, benchmark),
+        )
     if (root / LOCK).is_file():
         connection.log_artifact(known.run_id or run.info.run_id, str(root / LOCK), "lineage")
     tags = {key: value for key, value in run.data.tags.items() if value and (key in FROM_RUN or key.startswith("version."))}
@@ -116,10 +123,10 @@ def read_metrics(root: Path, params: Params) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     for benchmark in params.evaluate.benchmarks:
         answers(root, benchmark)
-        file = root / METRICS / f"{benchmark}.json"
+        file = root / metrics_file.METRICS / f"{benchmark}.json"
         if not file.is_file():
             raise PllavaError(f"metrics/{benchmark}.json is not there: the adapter is not measured. Run: dvc repro evaluate@{benchmark}")
-        measured[benchmark] = read_json(file)
+        measured[benchmark] = metrics_file.read_metrics(file)
     return measured
 
 

@@ -11,11 +11,11 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
+from pllava.artifacts.answers import AnswerRow, Answers
 from pllava.artifacts.gallery_links import label
 from pllava.benchmarks.scoring import values
 from pllava.core.errors import PllavaError
@@ -24,7 +24,6 @@ from pllava.registry.result_sources import ResultFile
 HOME = Path(".state/gallery")
 KEEP_SECONDS = 7 * 24 * 3600  # an index that nobody opened for so long is removed
 SAME = ("media", "start", "end", "question", "second_question", "candidates", "answer")  # what makes two questions one
-NEEDED = ("model", "id", "task", "media", "question", "answer", "prediction", "correct")
 RIGHT, WRONG, UNJUDGED, UNREADABLE = "right", "wrong", "not judged", "unreadable"
 ORDER = ("adapted", "single_frame", "base")  # models, in a reader's order; others follow
 
@@ -87,7 +86,7 @@ def _fill(database: sqlite3.Connection, files: Sequence[ResultFile]) -> None:
     questions: dict[bytes, int] = {}
     several = len({file.source for file in files}) > 1
     for number, file in enumerate(files):
-        for place, row in _rows(file.path):
+        for place, row in Answers(file.path).with_place():
             same = json.dumps([file.benchmark, row["id"], *(row.get(key) for key in SAME)], sort_keys=True)
             digest = hashlib.sha256(same.encode()).digest()
             try:
@@ -101,66 +100,33 @@ def _fill(database: sqlite3.Connection, files: Sequence[ResultFile]) -> None:
                 _add_answer(database, question, models[key], row)
             except sqlite3.IntegrityError:
                 raise PllavaError(f"{place}: {row['id']} has a second answer of model {row['model']!r}. Evaluate again") from None
-            except (AttributeError, TypeError, ValueError, sqlite3.ProgrammingError) as error:  # a value of another kind
-                raise PllavaError(f"{place} is no result: {error}. docs/evaluation.md names the keys and what they hold") from None
     if not questions:
         raise PllavaError(f"{files[0].path} is empty. Evaluate first: pllava evaluate")
 
 
-def _add_question(database: sqlite3.Connection, number: int, file: int, of: ResultFile, row: dict[str, Any], version: str) -> None:
-    second, candidates = row.get("second_question"), [str(c) for c in row.get("candidates") or ()]
-    texts = (row["task"], row["media"], row["question"], row["answer"])
-    database.execute(
-        "INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(number, file, of.benchmark, str(row["id"]), version, str(row["task"]), str(row["media"])),
-            *(
-                _seconds(row.get("start")),
-                _seconds(row.get("end")),
-                str(row["question"]),
-                second,
-                json.dumps(candidates),
-                str(row["answer"]),
-            ),
-        ),
-    )
-    words = "\n".join(str(text) for text in (row["id"], *texts, second or "", *candidates))
-    database.execute("INSERT INTO words VALUES (?, ?)", (number, words.casefold()))
+def _add_question(database: sqlite3.Connection, number: int, file: int, of: ResultFile, row: AnswerRow, version: str) -> None:
+    second = row.get("second_question")
+    where = (number, file, of.benchmark, row["id"], version, row["task"], row["media"], row["start"], row["end"])
+    asked = (row["question"], second, json.dumps(row["candidates"]), row["answer"])
+    database.execute("INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*where, *asked))
+    words = (row["id"], row["task"], row["media"], row["question"], row["answer"], second or "", *row["candidates"])
+    database.execute("INSERT INTO words VALUES (?, ?)", (number, "\n".join(words).casefold()))
 
 
-def _add_answer(database: sqlite3.Connection, question: int, model: int, row: dict[str, Any]) -> None:
+def _add_answer(database: sqlite3.Connection, question: int, model: int, row: AnswerRow) -> None:
     known = [value for value in values(row).values() if value is not None]
-    error, correct = row.get("error"), row["correct"]
+    error, correct = row["error"], row["correct"]
     verdict = UNREADABLE if error is not None else UNJUDGED if correct is None else RIGHT if correct else WRONG
-    prediction, second = str(row["prediction"]), row.get("second_prediction")
+    prediction, second = row["prediction"], row.get("second_prediction")
     database.execute(
         "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            *(question, model, prediction, second, verdict, None if correct is None else int(bool(correct))),
+            *(question, model, prediction, second, verdict, None if correct is None else int(correct)),
             *(sum(known) / len(known) if known else None, error, json.dumps(row["scores"]) if row.get("scores") else None),
         ),
     )
     if prediction or second:
         database.execute("INSERT INTO words VALUES (?, ?)", (question, f"{prediction}\n{second or ''}".casefold()))
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) of each line."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            place = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise PllavaError(f"{place} is not JSON: {error}. Evaluate again: pllava evaluate") from None
-            missing = [key for key in NEEDED if not isinstance(row, dict) or key not in row]
-            if missing:
-                raise PllavaError(f"{place} has no {', '.join(missing)}: it is no result. docs/evaluation.md names the keys")
-            yield place, row
-
-
-def _seconds(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _remove_old(home: Path) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pllava.artifacts.answers import Results
+from pllava.artifacts.answers import FILE, AnswerRow, Answers
 from pllava.benchmarks.scoring import values
 from pllava.benchmarks.statistics import Interval, bootstrap
 from pllava.core.errors import PllavaError
@@ -19,7 +18,6 @@ from pllava.core.errors import PllavaError
 RESAMPLES, SEED = 10_000, 0
 SHOWN = 20  # flipped questions of each direction
 SAME = ("media", "start", "end", "question", "candidates", "answer")
-NEEDED = ("model", "id", "task", "media", "question", "candidates", "answer", "prediction", "correct")
 
 
 @dataclass(frozen=True)
@@ -116,15 +114,12 @@ def compare(a: str | Path, b: str | Path, model: str = "adapted", other: str | N
     return Comparison(names, tasks, statistics.difference("B", "A"), flips, missing)
 
 
-def _read(path: Path, model: str) -> dict[str, dict[str, Any]]:
+def _read(path: Path, model: str) -> dict[str, AnswerRow]:
     """Question id -> row of one model."""
-    file = path / "results.jsonl" if path.is_dir() else path
+    file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise PllavaError(f"{file} is not there. Evaluate first: pllava evaluate; its results are in outputs/evaluate/<benchmark>/")
-    rows = list(Results(file))
-    for number, row in enumerate(rows, 1):
-        if missing := [key for key in NEEDED if key not in row]:
-            raise PllavaError(f"{file}, line {number} has no {', '.join(missing)}: it is no result. docs/evaluation.md names the keys")
+    rows = list(Answers(file))
     found = {row["id"]: row for row in rows if row["model"] == model}
     if not found:
         raise PllavaError(
@@ -133,7 +128,7 @@ def _read(path: Path, model: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _check_same(a: dict[str, dict[str, Any]], b: dict[str, dict[str, Any]], names: tuple[str, str]) -> None:
+def _check_same(a: dict[str, AnswerRow], b: dict[str, AnswerRow], names: tuple[str, str]) -> None:
     if only := sorted(set(a) ^ set(b)):
         raise PllavaError(
             f"{len(only)} questions are in one of {names[0]} and {names[1]} only, {only[0]} first. Evaluate both on one test set"
@@ -144,14 +139,14 @@ def _check_same(a: dict[str, dict[str, Any]], b: dict[str, dict[str, Any]], name
             raise PllavaError(f"{id_}: {', '.join(differs)} differ between {names[0]} and {names[1]}. Evaluate both on one test set")
 
 
-def _flips(before: dict[str, Any], after: dict[str, Any], tasks: list[str]) -> Iterator[Flip]:
+def _flips(before: AnswerRow, after: AnswerRow, tasks: list[str]) -> Iterator[Flip]:
     for task in tasks:
         was, now = (_right(row, task) for row in (before, after))
         if was is not None and now is not None and was != now:
             yield Flip(task, before["id"], before["question"], before["answer"], before["prediction"], after["prediction"], gained=now)
 
 
-def _right(row: dict[str, Any], task: str) -> bool | None:
+def _right(row: AnswerRow, task: str) -> bool | None:
     return row["scores"][task].get("correct") if "scores" in row else row["correct"]
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pllava.artifacts.answers import Results
+from pllava.artifacts.answers import FILE, RESULTS, Answers
+from pllava.artifacts.metrics import METRICS, read_metrics
 from pllava.benchmarks.benchmark import load_benchmark
 from pllava.benchmarks.judge import make_judge
 from pllava.core.errors import PllavaError
-from pllava.core.files import read_json
 from pllava.stages.evaluate.record import write_record
-from pllava.stages.evaluate.run import METRICS, RESULTS, write_scored
+from pllava.stages.evaluate.run import write_scored
 from pllava.stages.evaluate.table import show
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def judge(params: Params, benchmarks: Sequence[str], results: Path | None, outpu
         folder = output / name
         path = output / f"{name}.json"
         found = write_scored(answers, benchmark, asked, params.judge.max_missing, provenance, folder, path)
-        write_record(name, folder / "results.jsonl", path, asked, 1, time.monotonic() - began, 0, output / "records")
+        write_record(name, folder / FILE, path, asked, 1, time.monotonic() - began, 0, output / "records")
         show(found, console)
         written.append(path)
     return written
@@ -57,18 +57,18 @@ def judge(params: Params, benchmarks: Sequence[str], results: Path | None, outpu
 
 def read_answers(name: str, results: Path | None) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
     """Rows without scores, read as they are asked for, and what they depend on: the provenance of the metrics file that lies with them."""
-    file = results or RESULTS / name / "results.jsonl"
-    file = file / "results.jsonl" if file.is_dir() else file
+    file = results or RESULTS / name / FILE
+    file = file / FILE if file.is_dir() else file
     beside = (METRICS / f"{name}.json", file.parent / "metrics.json", file.parent.parent / f"{name}.json")
     metrics = next((path for path in (beside if results is None else beside[1:]) if path.is_file()), None)
     if not file.is_file() or metrics is None:
         raise PllavaError(f"{file} and its metrics are not there. Evaluate first: pllava evaluate {name}")
-    provenance = read_json(metrics)["provenance"]
+    provenance = dict(read_metrics(metrics)["provenance"])
     for key in ("judge", "average_over", "unreadable"):
         provenance.pop(key, None)
     return _unscored(file), provenance
 
 
 def _unscored(file: Path) -> Iterator[dict[str, Any]]:
-    for row in Results(file):
+    for row in Answers(file):
         yield {key: value for key, value in row.items() if key not in NOT_OF_AN_ANSWER}

@@ -12,19 +12,21 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pllava.artifacts.answers import METRICS, RESULTS
+from pllava.artifacts.answers import FILE, RESULTS, write_answers
+from pllava.artifacts.metrics import METRICS, write_metrics
+from pllava.artifacts.training import ADAPTER
 from pllava.benchmarks.benchmark import Benchmark, Sample, load_benchmark
 from pllava.benchmarks.judge import Judge, make_judge
 from pllava.benchmarks.scoring import score_rows
 from pllava.core.errors import PllavaError
-from pllava.core.files import atomic_dir, read_json, write_json
+from pllava.core.files import atomic_dir, read_json
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate.distributed import answer_in_processes
 from pllava.stages.evaluate.prediction_log import Answers, Journal, alone, finished, shard
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from pllava.core.params import Params
     from pllava.stages.evaluate.predict import Panel
 
-ADAPTER = Path("outputs/train/adapter")
 LIMITED = Path("outputs/limited")
 JOURNALS = Path(".state/evaluate")  # outside the stage's outputs, which DVC deletes before it runs the stage
 MODELS = ("base", "single_frame", "adapted")
@@ -103,7 +104,7 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
             folder, path = LIMITED / benchmark, LIMITED / benchmark / "metrics.json"
         found = write_scored(rows, job.benchmark, judge, params.judge.max_missing, job.provenance, folder, path)
         records, seconds = RECORDS if limit is None else LIMITED / "records", time.monotonic() - began
-        record = write_record(benchmark, folder / "results.jsonl", path, judge, processes, seconds, sum(left.values()), records)
+        record = write_record(benchmark, folder / FILE, path, judge, processes, seconds, sum(left.values()), records)
         Journal(job.journal).remove()
     show(found, console)
     if limit is None:
@@ -125,14 +126,10 @@ def write_scored(
 
     judge = judge or OfflineJudge()  # never asked by a benchmark that is not judged
 
-    def written(file: TextIO) -> Iterator[dict[str, Any]]:
-        for row in score_rows(rows, benchmark, judge, max_missing):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            yield row
-
-    with atomic_dir(folder) as partial, (partial / "results.jsonl").open("w", encoding="utf-8") as file:
-        found = metrics.build(written(file), provenance, benchmark, judge)
-    write_json(path, found)
+    with atomic_dir(folder) as partial:
+        scored = score_rows(rows, benchmark, judge, max_missing)
+        found = metrics.build(write_answers(partial / FILE, scored), provenance, benchmark, judge)
+    write_metrics(path, found)
     return found
 
 

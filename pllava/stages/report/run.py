@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.artifacts import gallery_links as links
-from pllava.artifacts.answers import METRICS, RESULTS, Results
+from pllava.artifacts.answers import FILE, RESULTS, Answers
+from pllava.artifacts.metrics import METRICS, Metrics, read_metrics
+from pllava.artifacts.training import read_history
 from pllava.benchmarks.benchmark import Benchmark, load_benchmark
 from pllava.benchmarks.mvbench import STILL_TASKS
 from pllava.benchmarks.statistics import Bootstrap, Interval, bootstrap
 from pllava.core.errors import PllavaError
-from pllava.core.files import atomic_dir, atomic_write_bytes, atomic_write_text, read_json, write_json
+from pllava.core.files import atomic_dir, atomic_write_bytes, atomic_write_text, write_json
 from pllava.stages.report import paper
 from pllava.stages.report.document import Document
 from pllava.stages.report.examples import MODELS, examples
@@ -24,19 +26,18 @@ from pllava.stages.report.examples import MODELS, examples
 if TYPE_CHECKING:
     from pllava.core.params import Params
 
-HISTORY = Path("outputs/train/history.jsonl")
 REPORT = Path("outputs/report")
 
 
 def report(params: Params) -> Path:
     """Write the report of every benchmark in params; gives the path of report.md. Raises PllavaError when a benchmark has no results."""
     document = Document("Evaluation report")
-    history = list(Results(HISTORY)) if HISTORY.is_file() else []
+    history = read_history()
     gains: dict[str, Interval] = {}
     accuracies: list[dict[str, Any]] = []
     for benchmark, settings in params.evaluate.benchmarks.items():
         found = _read_metrics(benchmark)
-        rows = Results(RESULTS / benchmark / "results.jsonl")
+        rows = Answers(RESULTS / benchmark / FILE)
         kind = load_benchmark(benchmark, settings.source)
         statistics = bootstrap(rows, found["provenance"]["bootstrap_resamples"], found["provenance"]["seed"], kind.share_clips)
         document.heading(benchmark)
@@ -62,7 +63,7 @@ def report(params: Params) -> Path:
         atomic_write_text(folder / "report.md", document.markdown())
         atomic_write_text(folder / "report.html", document.html())
         write_json(folder / "accuracy.json", accuracies)
-        write_json(folder / "loss.json", list(Results(HISTORY)) if HISTORY.is_file() else [])
+        write_json(folder / "loss.json", read_history())
     _track(params, gains)
     return REPORT / "report.md"
 
@@ -173,12 +174,12 @@ def _accuracies(benchmark: str, found: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _read_metrics(benchmark: str) -> dict[str, Any]:
+def _read_metrics(benchmark: str) -> Metrics:
     path = METRICS / f"{benchmark}.json"
-    for needed in (path, RESULTS / benchmark / "results.jsonl"):
+    for needed in (path, RESULTS / benchmark / FILE):
         if not needed.is_file():
             raise PllavaError(f"{needed} is not there. Evaluate first: pllava evaluate {benchmark}")
-    return read_json(path)
+    return read_metrics(path)
 
 
 def _percent(cell: dict[str, Any]) -> str:

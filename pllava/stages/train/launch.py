@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
+from pllava.artifacts.training import OUTPUT
 from pllava.core.errors import PllavaError
 from pllava.core.processes import run_tree
 
 if TYPE_CHECKING:
     from pllava.core.params import Params
 
-OUTPUT = Path("outputs/train")
 STATE = Path(".state/train")
 STEP_PATIENCE = 300  # of a training: it ends its step and writes a checkpoint first
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pllava.artifacts.training import OUTPUT
 from pllava.chat.template import load_template
 from pllava.core.files import atomic_dir, atomic_write_bytes, atomic_write_text, writing
 from pllava.model.adapter import save_adapter
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from pllava.core.params import Params
     from pllava.stages.train.inputs import Inputs
     from pllava.stages.train.logger import Journal
-
-OUTPUT = Path("outputs/train")
 
 
 def write_output(

@@ -39,9 +39,9 @@ def test_in_a_fresh_project_the_base_answers_and_no_registry_is_made():
 
 
 def test_the_newest_training_comes_before_the_base():
-    write_adapter(source.TRAINED)
+    write_adapter(source.ADAPTER)
     chosen = source.choose(PARAMS)
-    assert chosen.adapter == str(source.TRAINED) and chosen.adapter_sha256 == "ab" * 32
+    assert chosen.adapter == str(source.ADAPTER) and chosen.adapter_sha256 == "ab" * 32
     assert chosen.base == "some/base" and chosen.template == "yi"  # as trained, whatever the params say now
     assert chosen.turns == "independent"
     assert chosen.lineage["base_sha256"] == "cd" * 32

@@ -1,0 +1,75 @@
+"""The scores of an evaluation, `metrics/<benchmark>.json`: `read_metrics("metrics/mvbench.json")["models"]["adapted"]["average"]`.
+
+It is tracked by git and by DVC, so equal runs are equal bytes: it holds no time, no commit, no path of a machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import (
+    Any,
+    NotRequired,  # pydantic wants these below Python 3.12
+)
+
+from pydantic import TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from pllava.core.errors import PllavaError
+from pllava.core.files import read_json, write_json
+
+METRICS = Path("metrics")  # <benchmark>.json
+VERSION = 1  # of the schema
+
+
+@with_config(extra="allow")
+class Interval(TypedDict):
+    """A mean in 0..1 with its 95 % bootstrap interval over videos; None where nothing had a truth to be scored by."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    score: NotRequired[float]  # mean of a judge's 0 to 5
+
+
+@with_config(extra="allow")
+class TaskMetrics(Interval):
+    """The scores of one model on one task."""
+
+    n: int  # questions
+    chance: float  # accuracy of a blind guess; 0 for open questions
+    missing: NotRequired[int]  # judgements that failed
+    f1: NotRequired[float]
+    accuracy: NotRequired[float]  # share of right answers
+
+
+@with_config(extra="allow")
+class ModelMetrics(TypedDict):
+    average: Interval  # over tasks or over questions, as `provenance.average_over` says
+    average_over_tasks: NotRequired[Interval]
+    average_over_questions: NotRequired[Interval]
+    tasks: dict[str, TaskMetrics]
+
+
+@with_config(extra="allow")
+class Metrics(TypedDict):
+    benchmark: str  # its name in params.yaml
+    provenance: dict[str, Any]  # what the numbers are a function of; every key: docs/evaluation.md
+    models: dict[str, ModelMetrics]  # base, single_frame, adapted
+
+
+_SCHEMA: TypeAdapter[Metrics] = TypeAdapter(Metrics)
+
+
+def read_metrics(path: str | Path) -> Metrics:
+    """The content of a metrics file. Raises PllavaError for a file that is none, FileNotFoundError where there is no file."""
+    try:
+        return _SCHEMA.validate_python(read_json(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise PllavaError(f"{path} holds no metrics: {key}: {first['msg'].lower()}. Evaluate again: pllava evaluate") from None
+
+
+def write_metrics(path: str | Path, metrics: Metrics | dict[str, Any]) -> None:
+    """Whole or not at all, with sorted keys."""
+    write_json(path, metrics)
