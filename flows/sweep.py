@@ -4,8 +4,6 @@ What is done is kept under .state/sweeps/NAME: a sweep that was stopped goes on 
 """
 
 import base64
-import hashlib
-import json
 import os
 import re
 from contextlib import suppress
@@ -26,6 +24,7 @@ from flows.point import register, run_point
 from flows.process import accept, end_all
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text, read_json, write_json
+from pllava.core.hashing import sha256_of
 from pllava.core.params import load_params
 from pllava.registry.result_sources import SOURCES
 from pllava.trials.points import Grid, Point, points
@@ -95,7 +94,7 @@ def _sweep(
     params = load_params()
     todo = points(params, grid, listed)
     asked = {"points": sorted(point.key for point in todo), "alphas": sorted(set(alphas)), "benchmark": benchmark, "limit": limit}
-    digest = hashlib.sha256(json.dumps([asked, _code()], sort_keys=True).encode()).hexdigest()[:8]
+    digest = sha256_of([asked, _code()])[:8]
     home = ROOT / HOME / (f"{name}-{digest}" if name else digest)  # other code, other points: another sweep
     home.mkdir(parents=True, exist_ok=True)
     record = home / "sweep.json"

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from tower import IMAGE, MEAN, STD, tower_config
 from transformers import PreTrainedTokenizerFast
 
-from pllava.core.files import atomic_dir, sha256_file, write_json
+from pllava.core.files import atomic_dir, write_json
+from pllava.core.hashing import sha256_file
 
 HERE = Path(__file__).parent
 POOLING_SHAPE, NUM_FRAMES = [8, 3, 3], 8

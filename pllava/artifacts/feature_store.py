@@ -7,7 +7,6 @@ each clip its shard, shape and sha256. What is read is checked against it, every
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from pllava.artifacts.manifest import ManifestRow
 from pllava.artifacts.pixels import UnreadableClip
 from pllava.core.errors import PllavaError
 from pllava.core.files import read_json
+from pllava.core.hashing import code_sha256, sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,14 +25,7 @@ if TYPE_CHECKING:
 
 STORE = Path("data/features")
 AGAIN = "Write it again: pllava features"
-PACKAGE = Path(__file__).parents[1]
-CODE = (
-    "video/*.py",
-    "model/processing.py",
-    "model/modeling.py",
-    "model/tower.py",
-    "artifacts/pixels.py",
-)  # what turns a file into features
+CODE = ("video", "model/processing.py", "model/modeling.py", "model/tower.py", "artifacts/pixels.py")
 
 
 def open_store(params: Params, folder: Path = STORE) -> FeatureStore | None:
@@ -56,8 +49,8 @@ def settings(params: Params) -> dict[str, Any]:
     folder = checkpoint.resolve(params.model.base)
     return {
         "tower_sha256": tower_sha256(folder),
-        "preprocessing_sha256": _sha256(read_json(folder / "preprocessor_config.json")),
-        "code_sha256": _code_sha256(),
+        "preprocessing_sha256": sha256_of(read_json(folder / "preprocessor_config.json")),
+        "code_sha256": code_sha256(*CODE),
         "torch": version("torch").split("+")[0],
         "transformers": version("transformers"),
         "model_dtype": params.model.dtype,
@@ -78,7 +71,7 @@ def tower_sha256(folder: Path) -> str:
         raise PllavaError(f"{folder}: no vision tower in here. model.base in params.yaml must name a base or a full model")
     digest = hashlib.sha256()
     for key in ("vision_config", "vision_feature_layer", "vision_feature_select_strategy"):
-        digest.update(_sha256(found.config.get(key)).encode())
+        digest.update(sha256_of(found.config.get(key)).encode())
     for name in names:
         tensor = found.base[name][:]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -150,17 +143,6 @@ def _index(folder: Path) -> dict[str, Any]:
         return read_json(folder / "index.json")
     except FileNotFoundError:
         raise PllavaError(f"{folder}/index.json is not there. Write it: pllava features") from None
-
-
-def _code_sha256() -> str:
-    digest = hashlib.sha256()
-    for file in sorted(file for pattern in CODE for file in PACKAGE.glob(pattern)):
-        digest.update(file.relative_to(PACKAGE).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _bytes(tensor: Tensor) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from pllava.core.files import stat_fingerprint
+from pllava.core.hashing import stat_fingerprint
 
 STATE = Path(".state/prepare")  # outside DVC's outputs, which DVC deletes before a stage runs
 REPORT_OF = "SELECT report FROM media WHERE path = ? AND fingerprint = ?"

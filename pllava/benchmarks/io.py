@@ -10,7 +10,8 @@ from typing import Any
 
 from pllava.benchmarks.benchmark import Sample
 from pllava.core.errors import PllavaError
-from pllava.core.files import read_json, sha256_file
+from pllava.core.files import read_json
+from pllava.core.hashing import sha256_file
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif")
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file
 
 if TYPE_CHECKING:
     from pllava.video.reader import VideoFrames

@@ -6,8 +6,6 @@ keys works too, and its hash is recorded with every result.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,6 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pllava.core.errors import PllavaError
+from pllava.core.hashing import sha256_of
+from pllava.core.validation import problems
 
 FOLDER = Path(__file__).parent / "templates"
 PLACEHOLDER = "<image>"
@@ -49,7 +49,7 @@ class Template(BaseModel):
     @property
     def sha256(self) -> str:
         """Of the values, so that a comment or another key order in the file changes nothing."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        return sha256_of(self.model_dump())
 
     def messages(self, question: str, history: Sequence[tuple[str, str]] = (), media: bool = True) -> list[Message]:
         """The conversation so far and the new question. history: (question, answer) pairs, oldest first. media: the video comes first.
@@ -141,8 +141,7 @@ def load_template(name: str | Path) -> Template:
     except yaml.YAMLError as error:
         raise PllavaError(f"{path} is not valid YAML: {error}") from None
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or '(top)'}: {e['msg']}" for e in error.errors())
-        raise PllavaError(f"{path} is no conversation template: {problems}") from None
+        raise PllavaError(f"{path} is no conversation template: {'; '.join(problems(error, Template))}") from None
     if template.mm_token.count(PLACEHOLDER) != 1:
         raise PllavaError(f"{path}: mm_token is {template.mm_token!r}; it must hold {PLACEHOLDER} once")
     return template

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import shutil
@@ -16,31 +15,8 @@ from typing import Any
 
 from pllava.core.errors import PllavaError
 
-CHUNK = 1 << 20
 UMASK = os.umask(0o022)  # reading it means setting it
 os.umask(UMASK)
-
-
-def sha256_file(path: str | Path) -> str:
-    """Hex digest of a file's bytes, read in constant memory."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def stat_fingerprint(path: str) -> str:
-    """Size and time of change of a file, or of all files of a frame folder; "missing" also for a link that leads nowhere."""
-    try:
-        status = os.stat(path)  # noqa: PTH116  a million Path objects cost seconds
-    except (OSError, ValueError):  # ValueError: a null byte in the name
-        return "missing"
-    if not os.path.isdir(path):  # noqa: PTH112
-        return f"{status.st_size}:{status.st_mtime_ns}"
-    with os.scandir(path) as entries:
-        lines = sorted(f"{entry.name}:{stat_fingerprint(entry.path)}" for entry in entries)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:

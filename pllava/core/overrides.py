@@ -6,7 +6,7 @@ an unknown key is refused by name. What no schema can say (pooling_shape fits nu
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -93,7 +93,7 @@ def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params
     text = recipes.read(recipe) if recipe else target.read_text()
     if changes:
         whole = yaml.load(text)
-        _merge(whole, changes)
+        merge(whole, changes)
         written = StringIO()
         yaml.dump(whole, written)
         text = written.getvalue()
@@ -115,11 +115,33 @@ def _as_pyyaml_reads(writer: Any, text: str) -> Any:
     return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
-def _merge(base: MutableMapping[str, Any], changes: dict[str, Any]) -> None:
-    """Sections are merged key by key; lists and values are replaced."""
+def merge(base: MutableMapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put nested changes into `base`, key by key in sections; lists and values are replaced."""
     for key, value in changes.items():
         below = base.get(key)
-        if isinstance(below, MutableMapping) and isinstance(value, dict):
-            _merge(below, value)
+        if isinstance(below, MutableMapping) and isinstance(value, Mapping):
+            merge(below, value)
         else:
             base[key] = value
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{"train.lora.r": 8} -> {"train": {"lora": {"r": 8}}}."""
+    whole: dict[str, Any] = {}
+    for dotted, value in settings.items():
+        *sections, last = dotted.split(".")
+        merge(whole, _under(sections, {last: value}))
+    return whole
+
+
+def applied(params: Params, settings: Mapping[str, Any]) -> Params:
+    """Params with values put at dotted keys, checked as a whole. Raises ValidationError, with the keys and values that do not fit."""
+    values = params.model_dump(mode="json")
+    merge(values, nested(settings))
+    return Params.model_validate(values)
+
+
+def _under(sections: Sequence[str], value: dict[str, Any]) -> dict[str, Any]:
+    for section in reversed(sections):
+        value = {section: value}
+    return value

@@ -9,13 +9,14 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pllava.core import plugins
 from pllava.core.errors import PllavaError
+from pllava.core.validation import problems
 
 PARAMS_FILE = "params.yaml"
 NAME = r"^[^\s/:@'][^/:@']*$"  # what MLflow and its addresses take
@@ -314,37 +315,5 @@ def load_params(path: str | Path = PARAMS_FILE) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(raw, item) for item in error.errors()]
+        lines = problems(error, Params)
         raise PllavaError(f"{path}: {len(lines)} problem(s)\n" + "\n".join(f"  {line}" for line in lines)) from None
-
-
-def _explain(raw: dict[str, Any], item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "(top)"
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(item["loc"][:-1])
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"{where}: unknown key; {hint}"
-    if item["type"] == "value_error":  # one of our own, which says what was found
-        return f"{where}: {item['ctx']['error']}"
-    found = "" if item["type"] == "missing" else f", found {item['input']!r}"
-    return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}{found}"
-
-
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    """Field names of the section that a location leads to."""
-    section: Any = Params
-    for part in loc:
-        field = section.model_fields.get(str(part)) if isinstance(section, type) and issubclass(section, BaseModel) else None
-        annotation = field.annotation if field else section
-        section = _section_in(annotation) or section
-    return sorted(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        if found := _section_in(argument):
-            return found
-    return None

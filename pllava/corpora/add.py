@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from pllava.core.errors import PllavaError
 from pllava.core.params import PARAMS_FILE, Corpus, Params, load_params
+from pllava.core.validation import problems
 from pllava.corpora.check import CHECKED, REPORTS, CorpusReport, check_corpus
 from pllava.corpora.entries import with_corpus, with_dependencies
-from pllava.corpora.project import DVC_FILE, in_words, read_dvc_yaml, rewrite, splits_of, validated
+from pllava.corpora.project import DVC_FILE, read_dvc_yaml, rewrite, splits_of, validated
 from pllava.corpora.tracking import bring, is_url, track, tracked_by
 from pllava.corpora.undo import Undo, recover
 
@@ -88,7 +89,7 @@ def _mixture(name: str, kind: str, weight: float, max_rows: int | None) -> Corpu
     try:
         return Corpus.model_validate({"name": name, "kind": kind, "annotations": ".", "media": ".", "weight": weight, "max_rows": max_rows})
     except ValidationError as error:
-        raise PllavaError(f"corpus {name!r}: {in_words(error)}") from None
+        raise PllavaError(f"corpus {name!r}: {'; '.join(problems(error, Corpus))}") from None
 
 
 def _media_fit(name: str, kind: str, media: str | None) -> None:

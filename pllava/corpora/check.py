@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pllava.core.files import atomic_write_text, sha256_file, write_json
+from pllava.core.files import atomic_write_text, write_json
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Corpus, Params
 from pllava.stages.prepare.assembly import Assembly, Counts
 from pllava.stages.prepare.checked_rows import Checks, checked_chunks

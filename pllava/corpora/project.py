@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text
 from pllava.core.params import Corpus, Params
+from pllava.core.validation import problems
 
 DVC_FILE = Path("dvc.yaml")
 
@@ -42,7 +43,9 @@ def validated(text: str, path: Path) -> str:
     try:
         load_text(text)
     except ValidationError as error:
-        raise PllavaError(f"{path} would no longer be valid: {in_words(error)}. Add another corpus first: pllava data add") from None
+        raise PllavaError(
+            f"{path} would no longer be valid: {'; '.join(problems(error, Params))}. Add another corpus first: pllava data add"
+        ) from None
     return text
 
 
@@ -54,7 +57,3 @@ def load_text(text: str) -> Params:
 def rewrite(path: Path, text: str) -> None:
     if path.read_text() != text:
         atomic_write_text(path, text)
-
-
-def in_words(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}, found {item['input']!r}" for item in error.errors())

@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import atomic_dir, atomic_write_text, read_json, sha256_file, write_json
+from pllava.core.files import atomic_dir, atomic_write_text, read_json, write_json
+from pllava.core.hashing import sha256_file
 from pllava.model import layouts as checkpoint
 
 if TYPE_CHECKING:

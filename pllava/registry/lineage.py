@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import read_json, sha256_file
+from pllava.core.files import read_json
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.registry.card import dataset_inputs
 from pllava.registry.versions import all_versions

@@ -7,8 +7,6 @@ are also kept with the version, where the gate looks for the champion's scores o
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import sys
 import time
@@ -22,6 +20,7 @@ from rich.console import Console
 from pllava.benchmarks.benchmark import load_benchmark
 from pllava.benchmarks.judge import make_judge
 from pllava.core.errors import PllavaError
+from pllava.core.hashing import work_key
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate import run as runner
 from pllava.stages.evaluate.predict import Contestant, Panel
@@ -106,7 +105,7 @@ def _measure(
         set_lora_alpha(loaded.model, alpha)
     shown = params.model_copy(update={"model": _as_loaded(params, loaded)})
     provenance = metrics.provenance(shown, name, benchmark, samples, template, None, alpha, limit) | loaded.identity
-    key = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:16]
+    key = work_key(**provenance)
     place = JOURNALS / name / f"{key}.jsonl"
     with alone(place):
         journal = Journal(place)

@@ -7,12 +7,13 @@ share its run: those with a strength of their own have measured-alpha-<strength>
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pllava.core.hashing import sha256_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,7 +38,7 @@ def key(metrics: dict[str, Any]) -> str:
     """One word for the conditions of a measurement."""
     provenance = metrics.get("provenance", {})
     conditions = {name: provenance.get(name) for name in CONDITIONS}
-    return hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256_of(conditions)[:16]
 
 
 def place_of(version: ModelVersion, benchmark: str, metrics: dict[str, Any]) -> str:

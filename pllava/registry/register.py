@@ -15,7 +15,7 @@ import yaml
 
 from pllava.artifacts import metrics as metrics_file
 from pllava.core.errors import PllavaError
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.registry.card import card, dataset_inputs
 from pllava.registry.measurements import keep

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import alone, read_json, sha256_file
+from pllava.core.files import alone, read_json
+from pllava.core.hashing import sha256_file
 from pllava.model.sources import LocalModel
 from pllava.registry.package import ADAPTER
 from pllava.registry.versions import CHAMPION, by_alias, pick

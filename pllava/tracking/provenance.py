@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file, sha256_of
 from pllava.core.params import Params
 
 PACKAGES = ("pllava", "torch", "transformers", "peft", "accelerate", "decord2", "av", "dvc", "mlflow", "prefect")
@@ -73,7 +72,7 @@ def changed_files(root: Path) -> list[str] | None:
 
 def params_sha256(params: Params) -> str:
     """Hash of the settings, as they were understood: comments, order and defaults left out make no difference."""
-    return hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    return sha256_of(params.model_dump(mode="json"))
 
 
 def dataset_digests(root: Path, params: Params) -> dict[str, tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,7 +11,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pllava.core.errors import PllavaError
-from pllava.core.params import Params, _explain
+from pllava.core.hashing import sha256_of
+from pllava.core.overrides import applied, nested
+from pllava.core.params import Params
+from pllava.core.validation import problems
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -66,11 +68,11 @@ def points(base: Params, grid: Grid, listed: Iterable[dict[str, Any]] = ()) -> l
     for settings in [*combinations, *listed]:
         changes = nested(settings)
         try:
-            whole = Params.model_validate(merged(base.model_dump(mode="json"), changes))
+            whole = applied(base, settings)
         except ValidationError as error:
-            wrong += [f"{settings}: {_explain({}, item)}" for item in error.errors()]
+            wrong += [f"{settings}: {problem}" for problem in problems(error, Params)]
             continue
-        key = hashlib.sha256(json.dumps(whole.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+        key = sha256_of(whole.model_dump(mode="json"))[:12]
         found.setdefault(key, Point(key, settings, changes))
     if wrong:
         raise PllavaError("these points are no valid settings:\n" + "\n".join(f"  {line}" for line in wrong))
@@ -79,24 +81,3 @@ def points(base: Params, grid: Grid, listed: Iterable[dict[str, Any]] = ()) -> l
     if len(found) == 1:
         same = set()
     return [replace(p, settings={name: value for name, value in p.settings.items() if name not in same}) for p in found.values()]
-
-
-def nested(settings: dict[str, Any]) -> dict[str, Any]:
-    """{"train.lora.r": 8} -> {"train": {"lora": {"r": 8}}}."""
-    tree: dict[str, Any] = {}
-    for key, value in settings.items():
-        *sections, last = key.split(".")
-        place = tree
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = value
-    return tree
-
-
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Sections key by key; lists and values are replaced."""
-    both = dict(base)
-    for key, value in changes.items():
-        below = both.get(key)
-        both[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return both

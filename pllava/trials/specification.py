@@ -9,10 +9,11 @@ import yaml
 from pydantic import Field, ValidationError
 
 from pllava.core.errors import PllavaError
-from pllava.core.params import Params, Section
+from pllava.core.params import Section
+from pllava.core.validation import problems
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    pass
 
 STUDIES = Path("recipes/studies")
 
@@ -39,23 +40,5 @@ def read_study(name: str) -> tuple[str, Study]:
     try:
         return path.stem, Study.model_validate(raw)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, item['loc'])) or '(top)'}: {item['msg']}" for item in error.errors()]
+        lines = [f"  {line}" for line in problems(error, Study)]
         raise PllavaError(f"{path}: {len(lines)} problem(s)\n" + "\n".join(lines)) from None
-
-
-def overridden(params: Params, changes: Mapping[str, Any]) -> Params:
-    """Params with values put at dotted keys. Raises PllavaError for a key that is not there or a value that does not fit."""
-    values = params.model_dump(mode="json")
-    for key, value in changes.items():
-        *sections, last = key.split(".")
-        place = values
-        for section in sections:
-            place = place.get(section) if isinstance(place, dict) else None  # type: ignore[assignment]
-        if not isinstance(place, dict) or last not in place:
-            raise PllavaError(f"{key} is no key of params.yaml. Every key is explained in pllava/core/params.py")
-        place[last] = value
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise PllavaError(f"{dict(changes)}: {len(lines)} problem(s)\n" + "\n".join(lines)) from None

@@ -7,7 +7,6 @@ feature store serves all of them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -15,9 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from pllava.core.errors import PllavaError
-from pllava.core.files import atomic_write_text, read_json, sha256_file, write_json
-from pllava.trials.specification import Study, overridden, read_study
+from pllava.core.files import atomic_write_text, read_json, write_json
+from pllava.core.hashing import sha256_file, sha256_of
+from pllava.core.overrides import applied
+from pllava.core.validation import problems
+from pllava.trials.specification import Study, read_study
 from pllava.trials.study_report import BENCHMARK, results_of, write_report
 
 if TYPE_CHECKING:
@@ -35,7 +39,9 @@ def study(params: Params, name: str, seeds: int | None = None, steps: int | None
     shared = found.shared | ({"train.steps": steps} if steps else {})
     chosen = found.seeds[:seeds]
     settings = {
-        (label, seed): overridden(params, {**shared, **changes, "seed": seed}) for seed in chosen for label, changes in found.points.items()
+        (label, seed): _overridden(params, {**shared, **changes, "seed": seed})
+        for seed in chosen
+        for label, changes in found.points.items()
     }  # all of them before the first: a mistake in the last is found now
     if BENCHMARK not in params.evaluate.benchmarks:
         raise PllavaError(f"a study is scored on {BENCHMARK}, and params.yaml has no evaluate.benchmarks.{BENCHMARK}")
@@ -55,6 +61,14 @@ def study(params: Params, name: str, seeds: int | None = None, steps: int | None
             print(f"{name} {point[0]} seed {point[1]}: {right:.1%} right, {seconds:.0f} s; about {rest:.0f} s left", file=sys.stderr)
     write_report(folder, found, {point: read_json(_file(folder, point)) for point in settings}, params.evaluate.bootstrap_resamples)
     return folder
+
+
+def _overridden(params: Params, changes: dict[str, Any]) -> Params:
+    try:
+        return applied(params, changes)
+    except ValidationError as error:
+        lines = [f"  {line}" for line in problems(error, Params)]
+        raise PllavaError(f"{changes}: {len(lines)} problem(s)\n" + "\n".join(lines)) from None
 
 
 Point = tuple[str, int]  # label, seed
@@ -88,7 +102,7 @@ def _key(params: Params, found: Study) -> str:
         base_sha256(checkpoint.resolve(params.model.base)),
         [load_template(name).sha256 for name in (params.model.template, params.evaluate.benchmarks[BENCHMARK].template)],
     ]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return sha256_of(values)
 
 
 def _trainings(points: dict[Point, Params]) -> list[dict[Point, Params]]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pllava.core.files import sha256_file, write_json
+from pllava.core.files import write_json
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from tests.unit.conftest import corpus, make_params, prepared, prepared_data, project  # noqa: F401  fixtures
 

@@ -15,7 +15,8 @@ from prefect.exceptions import TerminationSignal
 from flows import sweep
 from pllava import registry
 from pllava.core.errors import PllavaError
-from pllava.core.files import sha256_file, write_json
+from pllava.core.files import write_json
+from pllava.core.hashing import sha256_file
 from pllava.core.params import load_params
 from pllava.registry.measurements import keep, unmeasured
 from pllava.registry.resolve import locate

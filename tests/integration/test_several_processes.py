@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from pllava.artifacts.feature_store import STORE
-from pllava.core.files import sha256_file, write_json
+from pllava.core.files import write_json
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.stages.features.run import features
 from pllava.stages.prepare.run import prepare

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import stat_fingerprint
+from pllava.core.hashing import stat_fingerprint
 
 Row = dict[str, Any]  # of a video; "error" instead of a caption where it failed
 TABLES = """

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import read_json, sha256_file, write_json
+from pllava.core.files import read_json, write_json
+from pllava.core.hashing import code_sha256
 from pllava.core.processes import HOME
 
 if TYPE_CHECKING:
@@ -120,11 +121,7 @@ def _number() -> int | None:
 
 def code() -> str:
     """One hash of this package's source: a process that runs other code must be restarted, not switched."""
-    from hashlib import sha256
-
-    package = Path(__file__).resolve().parents[2]
-    files = sorted(package.rglob("*.py"))
-    return sha256("\n".join(f"{file.relative_to(package)} {sha256_file(file)}" for file in files).encode()).hexdigest()
+    return code_sha256(".")
 
 
 def main() -> None:

@@ -17,13 +17,15 @@ from pllava.artifacts.media_hashes import known_hashes
 from pllava.benchmarks.benchmark import Benchmark, Sample
 from pllava.benchmarks.io import data_sha256
 from pllava.benchmarks.statistics import Bootstrap, bootstrap
-from pllava.core.files import read_json, sha256_file
+from pllava.core.files import read_json
+from pllava.core.hashing import code_sha256, sha256_file
 
 if TYPE_CHECKING:
     from pllava.benchmarks.judge import Judge
     from pllava.chat.template import Template
     from pllava.core.params import Params
 
+CODE = ("model", "video", "chat", "benchmarks", "stages/evaluate")  # the source that makes the answers
 PACKAGES = ("pllava", "torch", "transformers", "tokenizers", "peft", "numpy", "pillow", "decord2", "av")
 
 
@@ -63,7 +65,7 @@ def provenance(
         "bootstrap_resamples": params.evaluate.bootstrap_resamples,
         "limit": limit,
         "n_questions": len(samples),
-        "code_sha256": code_sha256(),
+        "code_sha256": code_sha256(*CODE),
         "versions": {package: version(package) for package in PACKAGES},
     }
 
@@ -145,17 +147,3 @@ def _rounded(values: dict[str, float]) -> dict[str, Any]:
 def _known_media(samples: Sequence[Sample]) -> dict[str, str]:
     """{media path: sha256} as `prepare` recorded it, of media that have not changed since; nothing when it has not run."""
     return known_hashes({sample.media.as_posix() for sample in samples})
-
-
-def code_sha256() -> str:
-    """Hash of the source that makes the answers: an interrupted run is only continued by the code that began it."""
-    import hashlib
-
-    package = Path(__file__).resolve().parents[2]
-    files = sorted(
-        f
-        for room in ("model", "video", "chat", "benchmarks", "stages/evaluate")
-        for f in (package / room).rglob("*")
-        if f.suffix in (".py", ".yaml")
-    )
-    return hashlib.sha256("\n".join(f"{f.relative_to(package).as_posix()} {sha256_file(f)}" for f in files).encode()).hexdigest()

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.core.files import sha256_file, write_json
+from pllava.core.files import write_json
+from pllava.core.hashing import sha256_file
 
 if TYPE_CHECKING:
     from pllava.benchmarks.judge import Judge

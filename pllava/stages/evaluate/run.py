@@ -8,8 +8,6 @@ A killed run goes on where it was and ends in the same bytes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -27,6 +25,7 @@ from pllava.benchmarks.judge import Judge, make_judge
 from pllava.benchmarks.scoring import score_rows
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, read_json
+from pllava.core.hashing import work_key
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate.distributed import answer_in_processes
 from pllava.stages.evaluate.prediction_log import Answers, Journal, alone, finished, shard
@@ -172,7 +171,7 @@ def make_job(params: Params, name: str, limit: int | None = None, journal: Path 
     provenance: dict[str, Any] = {}
     if journal is None:
         provenance = metrics.provenance(params, name, benchmark, samples, template, ADAPTER, lora_alpha, limit)
-        key = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()[:16]
+        key = work_key(**provenance)
         journal = JOURNALS / name / f"{key}.jsonl"
     return Job(name, benchmark, samples, template, lora_alpha, provenance, plan, journal)
 

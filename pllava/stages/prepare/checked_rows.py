@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pllava.artifacts.manifest import ManifestRow, QuarantinedRow, schema_of
-from pllava.core.files import sha256_file
+from pllava.core.hashing import code_sha256, sha256_file, work_key
 from pllava.core.params import Corpus
 from pllava.stages.prepare.instruction import Instruction, Problem, instructions
 from pllava.stages.prepare.media import Bound, MediaReport
@@ -152,7 +152,6 @@ def _digest(row: Instruction, media: MediaReport) -> bytes:
 
 def _key(corpus: Corpus, split: str, checks: Checks) -> str:
     """What all chunks of a corpus depend on, besides their media."""
-    code = "".join(sha256_file(file) for file in sorted(Path(__file__).parent.glob("*.py")))
     settings = [split, corpus.name, corpus.kind, str(corpus.annotations), str(corpus.media), checks.max_seconds, CHUNK]
-    text = json.dumps([settings, sha256_file(corpus.annotations), checks.text.sha256, code])
-    return hashlib.sha256(text.encode()).hexdigest()
+    text, code = checks.text.sha256, code_sha256("stages/prepare")
+    return work_key(settings=settings, annotations=sha256_file(corpus.annotations), text=text, code=code)

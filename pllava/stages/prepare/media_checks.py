@@ -6,7 +6,6 @@ again when these differ, when another part of it is asked for, or when the code 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 import time
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from pllava.artifacts.media_hashes import REPORT_OF
-from pllava.core.files import stat_fingerprint
+from pllava.core.hashing import code_sha256, stat_fingerprint
 from pllava.stages.prepare.media import Bound, MediaJob, MediaReport, check_media
 
+CODE = ("video", "stages/prepare/media.py", "stages/prepare/media_checks.py")  # reads and judges a file
 COMMIT_SECONDS = 2.0  # work that a kill costs at most, besides the files under way
 
 
@@ -35,7 +35,9 @@ class MediaChecks:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("CREATE TABLE IF NOT EXISTS code (sha256 TEXT)")
         self._database.execute("CREATE TABLE IF NOT EXISTS media (path TEXT PRIMARY KEY, fingerprint TEXT, report TEXT) WITHOUT ROWID")
-        if self._database.execute("SELECT sha256 FROM code").fetchall() != [(code := _code_sha256(),)]:
+        if self._database.execute("SELECT sha256 FROM code").fetchall() != [
+            (code := code_sha256(*CODE, packages=("decord2", "av", "pillow")),)
+        ]:
             self._database.executescript("DELETE FROM code; DELETE FROM media")
             self._database.execute("INSERT INTO code VALUES (?)", (code,))
         self._database.commit()
@@ -121,15 +123,3 @@ def _load(path: str, text: str) -> MediaReport:
     problem = values.pop("problem")
     problems = {bound: (found[0], found[1]) for bound, found in bounds.items() if found}
     return MediaReport(path, **values, problem=tuple(problem) if problem else None, bound_problems=problems, checked=set(bounds))
-
-
-def _code_sha256() -> str:
-    """Of the code that reads and judges a file, decoders included."""
-    from importlib.metadata import version
-
-    package = Path(__file__).resolve().parents[2]
-    files = [*sorted((package / "video").glob("*.py")), Path(__file__).with_name("media.py"), Path(__file__)]
-    digest = hashlib.sha256(f"decord2 {version('decord2')} av {version('av')} pillow {version('pillow')}".encode())
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

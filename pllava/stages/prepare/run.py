@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from pllava.artifacts.manifest import PREPARED, ManifestRow, ManifestWriter, QuarantinedRow, TestRow, schema_of
 from pllava.artifacts.media_hashes import STATE
 from pllava.core.errors import PllavaError
-from pllava.core.files import alone, atomic_dir, sha256_file, write_json
+from pllava.core.files import alone, atomic_dir, write_json
+from pllava.core.hashing import sha256_file
 from pllava.stages.prepare.assembly import SHOWN, Assembly, Counts
 from pllava.stages.prepare.checked_rows import CHUNK, Checks, checked_chunks, quarantined
 from pllava.stages.prepare.instruction import Problem, size_of

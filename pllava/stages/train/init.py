@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file
 from pllava.model import sources
 from pllava.model.activation_checkpointing import recompute
 from pllava.model.adapter import add_lora, go_on_with, stores_alpha

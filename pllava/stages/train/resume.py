@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import alone, atomic_dir, read_json, sha256_file, write_json, writing
+from pllava.core.files import alone, atomic_dir, read_json, write_json, writing
+from pllava.core.hashing import sha256_file
 from pllava.stages.train.state import State
 
 if TYPE_CHECKING:

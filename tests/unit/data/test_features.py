@@ -21,7 +21,7 @@ from pllava.artifacts.feature_store import STORE, FeatureStore, open_store
 from pllava.artifacts.manifest import PREPARED, ManifestRow, read_manifest
 from pllava.core import recipes as recipe
 from pllava.core.errors import PllavaError
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.model import tower
 from pllava.stages.features import plan as feature_plan

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pllava.artifacts.manifest import PREPARED, read_manifest
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.stages.prepare.mixing import copies_of, rows_taken
 from pllava.stages.prepare.run import prepare

@@ -13,7 +13,7 @@ import pytest
 
 from pllava.artifacts.manifest import read_manifest, read_test_rows
 from pllava.core.errors import PllavaError
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.stages.prepare.run import prepare
 

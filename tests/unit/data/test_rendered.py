@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params, load_params
 from pllava.stages.render.clip import THEMES, random_clip
 from pllava.stages.render.corpus import render

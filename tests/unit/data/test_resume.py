@@ -15,7 +15,8 @@ import pytest
 
 from pllava.artifacts.manifest import PREPARED
 from pllava.core.errors import PllavaError
-from pllava.core.files import alone, sha256_file
+from pllava.core.files import alone
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.stages.prepare import checked_rows as checked
 from pllava.stages.prepare import media_checks

@@ -19,7 +19,7 @@ from judge_server import KEY, Server, fails, says
 from layouts import write_layout
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params, load_params
 from pllava.stages.evaluate import predict as answering
 from pllava.stages.evaluate.judging import judge

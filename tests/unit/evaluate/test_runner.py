@@ -15,7 +15,7 @@ import pytest
 import pllava
 from pllava.benchmarks.mvbench import format_question, load_samples
 from pllava.core.errors import PllavaError
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params, load_params
 from pllava.stages.evaluate import predict as answering
 from pllava.stages.evaluate import run as runner

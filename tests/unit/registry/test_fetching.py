@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import mlflow.artifacts
 import pytest
 
-from pllava.core.files import sha256_file, write_json
+from pllava.core.files import write_json
+from pllava.core.hashing import sha256_file
 
 resolve = importlib.import_module("pllava.registry.resolve")  # the package has a function of that name
 

@@ -14,7 +14,7 @@ import pllava
 from pllava.chat import load_template
 from pllava.chat.conversation import IGNORE
 from pllava.core.errors import PllavaError
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.model.adapter import resolved_config, verify_adapter
 from pllava.stages.train.loop import OUTPUT, Trainer, be_deterministic, run

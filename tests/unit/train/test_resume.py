@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import sha256_file
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.core.signals import Stopped, StopRequest
 from pllava.stages.train.loop import OUTPUT, Trainer, run

@@ -13,7 +13,8 @@ import torch
 
 import pllava
 from pllava.core.errors import PllavaError
-from pllava.core.files import read_json, sha256_file
+from pllava.core.files import read_json
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.model.convert import convert
 from pllava.stages.train import inputs

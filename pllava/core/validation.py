@@ -1,0 +1,48 @@
+"""What is wrong with settings, in words: `problems(error, Params)` names each place, what was found, and the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line for each problem pydantic found: "train.lora.r: input should be greater than 0, found 0".
+
+    model: the class that was validated; an unknown key is answered with the nearest one of its section.
+    """
+    return [_explain(item, model) for item in error.errors(include_url=False)]
+
+
+def _explain(item: Any, model: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "(top)"
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(item["loc"][:-1], model)
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    if item["type"] == "value_error":  # one of our own, which says what was found
+        return f"{where}: {item['ctx']['error']}"
+    given = "" if item["type"] == "missing" else f", found {item['input']!r}"
+    return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}{given}"
+
+
+def _known_keys(loc: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """Field names of the section that a location leads to."""
+    section: Any = model
+    for part in loc:
+        field = section.model_fields.get(str(part)) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        annotation = field.annotation if field else section
+        section = _section_in(annotation) or section
+    return sorted(section.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if found := _section_in(argument):
+            return found
+    return None
