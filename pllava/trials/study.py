@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -20,12 +20,10 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text, read_json, write_json
 from pllava.core.hashing import sha256_file, sha256_of
 from pllava.core.overrides import applied
+from pllava.core.params import Params
 from pllava.core.validation import problems
 from pllava.trials.specification import Study, read_study
 from pllava.trials.study_report import BENCHMARK, results_of, write_report
-
-if TYPE_CHECKING:
-    from pllava.core.params import Params
 
 STUDIES = Path("outputs/studies")
 

@@ -103,7 +103,7 @@ def test_template_files(tmp_path: Path):
     with_comment.write_text("# a comment\n" + file.read_text())
     assert load_template(with_comment).sha256 == mine.sha256 != load_template("vicuna").sha256
     for text, message in (
-        ("role: []", "role: Extra inputs|Field required"),
+        ("role: []", "role: unknown key; did you mean 'roles'"),
         ("roles: [", "not valid YAML"),
         ("[]", "no conversation template"),
     ):

@@ -17,10 +17,11 @@ from pllava.apps.gallery.current import Current
 from pllava.apps.gallery.queries import Filter
 from pllava.artifacts import gallery_links as links
 from pllava.core.errors import PllavaError
+from pllava.core.overrides import applied
 from pllava.core.params import Params, load_params
 from pllava.stages.train.resume import FOLDER
 from pllava.trials import study as runs
-from pllava.trials.specification import overridden, read_study
+from pllava.trials.specification import read_study
 from pllava.trials.study import study
 from pllava.trials.study_report import interval, mean_of_tasks
 
@@ -112,12 +113,12 @@ def test_every_shipped_study_fits_the_default(monkeypatch: pytest.MonkeyPatch) -
         name, found = read_study(file.stem)
         assert name == file.stem and len(found.seeds) == 3
         for changes in found.points.values():
-            overridden(params, {**found.shared, **changes})
+            applied(params, {**found.shared, **changes})
     assert read_study("temporal")[1].points.keys() == {"1", "2", "4", "8"}
 
 
 def test_mistakes_are_found_before_the_first_point(prepared: Project) -> None:
-    with pytest.raises(PllavaError, match=r"model\.poling_shape is no key of params\.yaml"):
+    with pytest.raises(PllavaError, match=r"model\.poling_shape: unknown key; did you mean .pooling_shape"):
         study(prepared(), write_study({"1": {"model.poling_shape": [4, 1, 1]}}))
     with pytest.raises(PllavaError, match=r"pooling_shape\[0\] = 9 is more than num_frames = 4"):
         study(prepared(), write_study({"1": {"model.pooling_shape": [4, 1, 1]}, "9": {"model.pooling_shape": [9, 1, 1]}}))
