@@ -250,6 +250,10 @@ class Judge(Section):
     backoff_seconds: float = Field(1.0, ge=0, description="wait before the second try; doubles with each, and a random part is taken")
     timeout_seconds: float = Field(60.0, gt=0, description="of one request")
     max_tokens: int = Field(200, ge=16, description="length of a reply")
+    length_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="what the endpoint calls it; a refusal that names one is answered with the other"
+    )
+    temperature: float | None = Field(0, ge=0, le=2, description="None: it is not sent, for an endpoint that takes its own only")
     price_per_million_tokens: tuple[float, float] = Field((0.0, 0.0), description="(read, written), in your currency: the cost is counted")
 
 

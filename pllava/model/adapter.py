@@ -7,15 +7,19 @@ save_adapter(model, "outputs/train/adapter", config)        # manifest last: a f
 from __future__ import annotations
 
 import copy
+import math
 import re
 import warnings
 from collections.abc import Collection
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,12 +27,18 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, atomic_write_text, read_json, write_json
 from pllava.core.hashing import sha256_file
 from pllava.model import layouts as checkpoint
+from pllava.model.adapter_names import current_name, name_anew, peft_name, published_adapter_name
 
 if TYPE_CHECKING:
     from pllava.core.params import Lora
 
 WEIGHTS = "adapter_model.safetensors"
+# keys of peft's config that a training which goes on keeps, or that say nothing about the weights
+KEPT = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "modules_to_save", "rank_pattern", "alpha_pattern"}
+KEPT |= {"use_rslora", "use_dora", "layers_to_transform", "layers_pattern", "inference_mode", "base_model_name_or_path", "revision"}
+KEPT |= {"task_type", "peft_type", "auto_mapping", "peft_version"}
 DEFAULT_ALPHA = 32  # what the published training used; its adapters don't store it
+AS_TRAINED = "as_trained"  # attribute of a loaded adapter's config: lora_alpha and alpha_pattern before they were changed
 
 
 def targets(names: Collection[str]) -> str:
@@ -65,10 +75,16 @@ def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
 def go_on_with(model: PeftModel, lora: Lora, source: str) -> PeftModel:
     """Make a loaded adapter trainable, in fp32. Its rank, alpha and layers must be those asked for: another alpha would be another model.
 
-    Raises PllavaError that names what differs.
+    rsLoRA, DoRA, rank_pattern, alpha_pattern and a choice of layers are kept as they are. Raises PllavaError that names what differs, or
+    what this training would make something else of.
     """
     found = model.peft_config["default"]
-    layers = {name.rsplit(".", 1)[1] for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    if strange := _strange(model):
+        raise PllavaError(
+            f"train.init_from {source} is another kind of adapter than this training can go on with: {'; '.join(strange)}\n"
+            "Merge it into its base and train fresh LoRA on that: pllava export --adapter, then set model.base"
+        )
+    layers = {name.rsplit(".", 1)[1] for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     have = {"r": found.r, "alpha": found.lora_alpha, "target_modules": sorted(layers)}  # type: ignore[attr-defined]
     asked = {"r": lora.r, "alpha": lora.alpha, "target_modules": sorted(lora.target_modules)}
     lines = [f"  train.lora.{key}: {asked[key]} in params.yaml, {have[key]} there" for key in have if have[key] != asked[key]]
@@ -87,6 +103,26 @@ def go_on_with(model: PeftModel, lora: Lora, source: str) -> PeftModel:
     return model
 
 
+def _strange(model: PeftModel) -> list[str]:
+    """What of an adapter this training has no name for, in words."""
+    reasons = []
+    saved = [name for name, module in model.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+    if not any(name.endswith("multi_modal_projector") for name in saved):
+        reasons.append("it has no projector, which is trained with LoRA")
+    if other := [name for name in saved if not name.endswith("multi_modal_projector")]:
+        reasons.append(f"it holds more than LoRA and projector, {', '.join(other)}")
+    outside = [name for name, module in model.named_modules() if isinstance(module, LoraLayer) and "language_model" not in name]
+    if outside:
+        reasons.append(f"it has LoRA outside of the language model, {outside[0]}")
+    theirs, ours = model.peft_config["default"].to_dict(), LoraConfig().to_dict()
+    reasons += [
+        f"{key} is {theirs[key]!r}"
+        for key in sorted(ours)
+        if key not in KEPT and theirs.get(key) not in (ours[key], None, False, "gaussian")
+    ]
+    return reasons
+
+
 def _wrap(model: Any, config: LoraConfig, **options: Any) -> PeftModel:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers the old way
@@ -94,20 +130,49 @@ def _wrap(model: Any, config: LoraConfig, **options: Any) -> PeftModel:
 
 
 def set_lora_alpha(model: Any, alpha: float) -> None:
-    """Change the strength of loaded LoRA in place: its update is scaled by alpha / r (the paper's inference-time knob)."""
-    for module in model.modules():
-        if isinstance(getattr(module, "scaling", None), dict) and hasattr(module, "lora_A"):
-            for name in module.scaling:
-                module.scaling[name] = alpha / module.r[name]
+    """Give the LoRA of a loaded model the strength `alpha`, in place. `load`, evaluate, study and the demo all go through here.
+
+    `alpha` takes the place of `lora_alpha` in the adapter's config; the values of `alpha_pattern` change in proportion. A layer of rank r
+    (`rank_pattern`) adds its update times its alpha / r, with rsLoRA alpha / sqrt(r). DoRA's magnitudes stay as trained. Each call begins
+    at the trained values: the trained strength is the trained model bit for bit, whatever was set before. 0 switches the update off.
+    Raises PllavaError, before anything is changed, for what is no strength.
+    """
+    check_alpha(alpha)
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if any(layer.merged for layer in layers):
+        raise PllavaError(f"LoRA is merged into the weights, so alpha {alpha:g} would change nothing. Load the model without merging")
+    for name, config in getattr(model, "peft_config", {}).items():
+        trained, pattern = vars(config).get(AS_TRAINED) or (config.lora_alpha, dict(config.alpha_pattern or {}))
+        if not trained and pattern and alpha:
+            raise PllavaError(
+                f"the adapter's config has lora_alpha 0 beside an alpha_pattern, which alpha {alpha:g} can't keep in proportion. "
+                "Write the lora_alpha it was trained with into its adapter_config.json"
+            )
+        setattr(config, AS_TRAINED, (trained, pattern))
+        config.lora_alpha = alpha
+        config.alpha_pattern = {key: _in_proportion(value, alpha, trained) for key, value in pattern.items()}
+        for layer in layers:
+            if name in layer.scaling:
+                root = math.sqrt(layer.r[name]) if config.use_rslora else layer.r[name]
+                layer.scaling[name] = _in_proportion(layer.lora_alpha[name], alpha, trained) / root  # peft keeps the trained alpha there
 
 
 def get_lora_alpha(model: Any) -> float | None:
-    """The strength of loaded LoRA; None where there is none."""
-    for module in model.modules():
-        if isinstance(getattr(module, "scaling", None), dict) and hasattr(module, "lora_A"):
-            for name, scale in module.scaling.items():
-                return round(float(scale * module.r[name]), 6)
-    return None
+    """The strength of loaded LoRA, as it was set, else as trained; None where there is none."""
+    if not any(isinstance(module, LoraLayer) for module in model.modules()):
+        return None
+    return float(next(iter(model.peft_config.values())).lora_alpha)
+
+
+def check_alpha(alpha: Any) -> None:
+    """Raises PllavaError for what is no strength of LoRA."""
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= float(alpha) < math.inf:
+        raise PllavaError(f"lora_alpha {alpha!r} is no strength of LoRA; a number of 0 or more is needed, e.g. 4")
+
+
+def _in_proportion(value: float, alpha: float, trained: float) -> float:
+    """`value`, the trained alpha of a layer, times alpha / trained; exact where the quotient would be rounded."""
+    return value if alpha == trained else alpha if value == trained else value * alpha / trained
 
 
 def save_adapter(model: PeftModel, folder: str | Path, config: dict[str, Any], weights: dict[str, Tensor] | None = None) -> dict[str, Any]:
@@ -202,24 +267,6 @@ def _base_of(config: dict[str, Any]) -> str | None:
     return config.get("base") or (config.get("model") or {}).get("base")
 
 
-def peft_name(key: str) -> str:
-    """Published name of an adapter tensor -> the name in a PEFT folder."""
-    if key.startswith("multi_modal_projector."):
-        return f"base_model.model.model.{key}"
-    key = re.sub(r"^language_model\.base_model\.model\.model\.", "base_model.model.model.language_model.", key)
-    key = re.sub(r"^language_model\.base_model\.model\.lm_head\.", "base_model.model.lm_head.", key)
-    return re.sub(r"\.(lora_[AB])\.default\.weight$", r".\1.weight", key)
-
-
-def published_adapter_name(key: str) -> str:
-    """Name in a PEFT folder -> the published name. Inverse of `peft_name`."""
-    if key.startswith("base_model.model.model.multi_modal_projector."):
-        return key.removeprefix("base_model.model.model.")
-    key = re.sub(r"^base_model\.model\.model\.language_model\.", "language_model.base_model.model.model.", key)
-    key = re.sub(r"^base_model\.model\.lm_head\.", "language_model.base_model.model.lm_head.", key)
-    return re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", key)
-
-
 def stores_alpha(folder: Path) -> bool:
     """Whether an adapter says its alpha; in the published layout it is for the caller to know."""
     found = checkpoint.read(folder)
@@ -227,7 +274,8 @@ def stores_alpha(folder: Path) -> bool:
 
 
 def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraConfig:
-    """Rank and layers as the tensors show; alpha: the caller's, else what the folder says, else 32 with a notice."""
+    """peft's own config as it is. In the published layout: rank and layers as the tensors show; alpha: the caller's, else what the folder
+    says, else 32 with a notice."""
     if found.layout == "peft":
         file = found.folder / "adapter_config.json"
         kind = checkpoint.read_mapping(file).get("peft_type")
@@ -238,8 +286,7 @@ def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraC
         except (TypeError, ValueError) as error:
             raise PllavaError(f"{file} describes no LoRA: {error}. Fetch the folder again") from None
         config.base_model_name_or_path = None  # get_peft_model fills it in
-        if lora_alpha is not None:
-            config.lora_alpha = lora_alpha
+        name_anew(config, found.lora)
         config.inference_mode = False  # keeps LoRA and projector trainable; dropout is off in eval()
         return config
     shapes = {key: tuple(value.get_shape()) for key, value in found.lora.items() if ".lora_A." in key}
@@ -263,14 +310,23 @@ def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraC
 
 def attach(model: Any, found: checkpoint.Checkpoint, lora_alpha: float | None) -> PeftModel:
     """Put an adapter of any layout on a plain model. Strict: raises PllavaError before anything is changed."""
-    wrapped = _wrap(model, lora_config(found, lora_alpha), autocast_adapter_dtype=False)
+    if lora_alpha is not None:
+        check_alpha(lora_alpha)
+    try:
+        wrapped = _wrap(model, lora_config(found, lora_alpha), autocast_adapter_dtype=False)
+    except ValueError as error:  # peft's word for layers that are not there
+        raise PllavaError(
+            f"{found.folder}: its LoRA does not fit this model: {error}. Check that base and adapter belong together"
+        ) from None
     expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
     if found.layout == "peft":
-        checkpoint.check(expected, found.lora, found.folder)
-        tensors = found.lora
+        tensors = {current_name(key): value for key, value in found.lora.items()}
+        checkpoint.check(expected, tensors, found.folder)
     else:  # what is wrong is listed under the names in the file
         checkpoint.check({published_adapter_name(key): shape for key, shape in expected.items()}, found.lora, found.folder)
         tensors = {peft_name(key): value for key, value in found.lora.items()}
     state: dict[str, Tensor] = {key: value[:] for key, value in tensors.items()}
     set_peft_model_state_dict(wrapped, state)
+    if lora_alpha is not None:
+        set_lora_alpha(wrapped, lora_alpha)
     return wrapped

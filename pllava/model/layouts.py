@@ -112,7 +112,13 @@ def read(folder: Path) -> Checkpoint:
     if (folder / "adapter_config.json").exists():
         return Checkpoint(folder, "peft", {}, slices)
     lora = {key: value for key, value in slices.items() if ".lora_" in key}
-    base = {published_name(key): value for key, value in slices.items() if key not in lora}
+    base: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
+    for key in slices.keys() - lora.keys():
+        name = published_name(key)
+        if name in spelled:
+            raise PllavaError(f"{folder}: {' and '.join(sorted((key, spelled[name])))} are one tensor. Remove the one that is not meant")
+        spelled[name], base[name] = key, slices[key]
     if not lora:
         return Checkpoint(folder, "base", base, {})
     projector = {key: value for key, value in base.items() if key.startswith("multi_modal_projector.")}
@@ -147,14 +153,12 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def published_name(key: str) -> str:
-    """The published name of a base tensor, from any of its spellings: with peft's wrapping, or as transformers 5 stores it."""
+    """The published name of a base tensor, from any of its spellings: with peft's wrapping, or as any version of transformers stores it."""
     key = key.replace("language_model.base_model.model.", "language_model.").replace(".base_layer.", ".")
-    if key.startswith(("model.", "lm_head.")):
-        key = re.sub(r"^lm_head\.", "language_model.lm_head.", key)
-        key = re.sub(r"^model\.language_model\.", "language_model.model.", key)
-        key = re.sub(r"^model\.vision_tower\.(vision_model\.)?", "vision_tower.vision_model.", key)
-        key = re.sub(r"^model\.(multi_modal_projector\.|image_newline$)", r"\1", key)
-    return key
+    key = re.sub(r"^model\.(language_model\.|vision_tower\.|multi_modal_projector\.|image_newline$)", r"\1", key)
+    key = re.sub(r"^lm_head\.", "language_model.lm_head.", key)
+    key = re.sub(r"^language_model\.(?!model\.|lm_head\.)", "language_model.model.", key)  # since 4.52: without the head's own model
+    return re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", key)  # since 5.6
 
 
 def without_ignored(found: dict[str, Any], folder: Path) -> dict[str, Any]:

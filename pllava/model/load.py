@@ -176,11 +176,35 @@ def _processor(folder: Path, config: PllavaConfig) -> PllavaProcessor:
     if needed:
         raise PllavaError(f"{folder}: no {' and no '.join(needed)}. Copy the processor's files from the base the weights were made from")
     try:
-        return PllavaProcessor.from_pretrained(folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
+        processor = PllavaProcessor.from_pretrained(folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
     except PllavaError:
         raise
     except Exception as error:  # OSError, ValueError, and what the tokenizer's Rust raises
         raise PllavaError(f"{folder}: the processor's files do not load: {error}. Fetch the folder again") from error
+    _check_pictures(folder, processor, config)
+    return processor
+
+
+def _check_pictures(folder: Path, processor: PllavaProcessor, config: PllavaConfig) -> None:
+    """Raises PllavaError unless the processor makes the pictures that the tower takes."""
+    size, side = dict(processor.image_processor.size), config.vision_config.image_size
+    tower = f"the tower takes {side} x {side} pixels (vision_config.image_size in config.json)"
+    if "shortest_edge" not in size:
+        raise PllavaError(
+            f"{folder}/preprocessor_config.json resizes to {size}, and {tower}: only CLIP's way, a resize of the short side "
+            "(shortest_edge) with a crop, is known here. A tower of another kind is joined by pllava compose"
+        )
+    width, height = processor.crop
+    if (width, height) != (side, side):
+        raise PllavaError(
+            f"{folder}/preprocessor_config.json makes pictures of {width} x {height} pixels (crop_size), and {tower}. "
+            "Copy the processor's files from the base the weights were made from"
+        )
+    if processor.short_side < side:
+        raise PllavaError(
+            f"{folder}/preprocessor_config.json resizes the short side to {processor.short_side} pixels, and {tower}. "
+            "Copy the processor's files from the base the weights were made from"
+        )
 
 
 def choose_device(device: str | torch.device) -> torch.device:

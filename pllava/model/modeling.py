@@ -69,7 +69,28 @@ class PllavaModel(LlavaModel):
     def __init__(self, config: PllavaConfig):
         super().__init__(config)
         self.multi_modal_projector = PllavaProjector(config)
+        self._check_tower()
         self.post_init()
+
+    def _check_tower(self) -> None:
+        """Raises PllavaError unless the features that are read of a frame are the patches of its grid."""
+        config, embeddings = self.config, getattr(self.vision_tower, "embeddings", None)
+        strategy, kind = config.vision_feature_select_strategy, config.vision_config.model_type
+        if strategy not in ("default", "full"):
+            raise PllavaError(f"vision_feature_select_strategy is {strategy!r}; 'default' (no class token) or 'full' is needed")
+        if strategy == "default" and embeddings is not None and not hasattr(embeddings, "class_embedding"):
+            raise PllavaError(
+                f"vision_feature_select_strategy 'default' drops the class token, and the tower, a {kind}, has none: "
+                "the first patch would be lost. Set it to 'full' in config.json"
+            )
+        (height, width), tokens = config.patch_grid, getattr(embeddings, "num_positions", None)
+        read = None if tokens is None else tokens - 1 if strategy == "default" else tokens
+        if read is not None and read != height * width:
+            advice = "'default' in config.json leaves the class token out" if strategy == "full" else "Mend frame_shape in config.json"
+            raise PllavaError(
+                f"vision_feature_select_strategy {strategy!r} reads {read} features a frame of the tower, a {kind}, "
+                f"and the grid of a frame is {height} x {width} = {height * width} patches. {advice}"
+            )
 
     def vision_features(self, pixel_values: Tensor) -> Tensor:
         """Frames [B, 3, H, W] -> patch features [B, P, Dv] of the layer that is read; later layers don't run.

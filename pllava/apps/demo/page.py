@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 GENERAL_QUESTIONS = ["Describe the video in detail.", "What happens in the video?"]
 MAX_QUESTION = 2000  # characters
 MAX_SYSTEM = 4000
+DIGITS = 6  # decimals of alpha that the page shows
 KEEP_UPLOADS = (3600, 24 * 3600)  # seconds: how often to look, how old an upload may get
 HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
@@ -43,7 +44,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
 
     def about() -> tuple[Any, ...]:
         runtime = describe_runtime(engine.chat.model)
-        return panels.head(serving()), panels.lineage(serving(), runtime), gr.Slider(value=engine.lora_alpha or 0)
+        return panels.head(serving()), panels.lineage(serving(), runtime), gr.Slider(**_strengths(engine.lora_alpha))
 
     def settings_of(system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float) -> Settings:
         return Settings(
@@ -52,7 +53,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
             num_beams=int(beams),
             temperature=float(temperature),
             max_new_tokens=int(tokens),
-            lora_alpha=None if engine.lora_alpha is None or alpha == engine.lora_alpha else float(alpha),
+            lora_alpha=None if engine.lora_alpha is None or alpha == _shown(engine.lora_alpha) else float(alpha),
         )
 
     def show(clip: Clip | None, said: str, questions: list[str]) -> tuple[Any, ...]:
@@ -278,15 +279,27 @@ def _advanced(engine: ChatEngine) -> list[Any]:
         gr.Slider(0, 2, 0, step=0.1, label="Temperature", info="0 gives the likeliest answer, always the same; higher is more varied."),
         gr.Slider(1, 1024, 200, step=1, label="Longest answer", info="The answer is cut after so many tokens, each about three letters."),
         gr.Slider(
-            0,
-            max(64.0, 2 * (alpha or 0)),
-            alpha or 0,
-            step=1,
+            **_strengths(alpha),
             label="LoRA alpha",
-            visible=alpha is not None,
             info="Strength of the video training: 0 is the image model with the trained projector; the paper lowers it for long answers.",
         ),
     ]
+
+
+def _strengths(alpha: float | None) -> dict[str, Any]:
+    """Range and value of the slider: the model's own strength is one of its steps, so that a visitor can put it back."""
+    shown = _shown(alpha or 0)
+    return {
+        "minimum": 0,
+        "maximum": max(64.0, 2 * shown),
+        "value": shown,
+        "step": 1 if shown.is_integer() else 10.0**-DIGITS,
+        "visible": alpha is not None,
+    }
+
+
+def _shown(alpha: float) -> float:
+    return round(float(alpha), DIGITS)
 
 
 def _retry(history: list[Message], event: gr.RetryData) -> list[Message]:

@@ -79,7 +79,7 @@ class Answerer:
         return self.chat.with_template(self.chat.template.model_copy(update={"system": request.system}))
 
     def _watch(self, chat: VideoChat, media: Media, cancel: threading.Event) -> WatchedVideo:
-        path = self.files.get(media.file_id).path if media.file_id is not None else self.files.temporary(media.data or b"")
+        path = self.files.get(media.file_id).path if media.file_id is not None else self.files.temporary(media)
         try:
             return chat.watch(path, cancel=cancel)
         except PllavaError as error:
@@ -88,4 +88,4 @@ class Answerer:
             raise bad(named(error, path), "messages") from None
         finally:
             if media.file_id is None:
-                path.unlink(missing_ok=True)
+                self.files.discard(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pllava.apps.serve.errors import ApiError, bad
+from pllava.apps.serve.protocol import Media
 from pllava.apps.serve.settings import ServeSettings
 from pllava.core.errors import PllavaError
 from pllava.core.files import folder_of_process
@@ -88,13 +89,25 @@ class Files:
             self._stored.pop(name, None)
         stored.path.unlink(missing_ok=True)
 
-    def temporary(self, data: bytes) -> Path:
-        """A file for the video of one request; whoever asks for it removes it."""
-        if len(data) > self.settings.max_bytes:
+    def temporary(self, media: Media) -> Path:
+        """A file for the video of one request, or a folder of its frames; whoever asks for it has it removed by `discard`."""
+        parts = media.frames or (media.data or b"",)
+        if sum(map(len, parts)) > self.settings.max_bytes:
             raise too_large(self.settings)
         path = self.folder / f"request-{secrets.token_hex(12)}"
-        path.write_bytes(data)
+        if media.frames:
+            path.mkdir()
+            for number, frame in enumerate(parts, 1):
+                (path / f"{number:05d}.jpg").write_bytes(frame)  # what it is, is found by content
+        else:
+            path.write_bytes(parts[0])
         return path
+
+    def discard(self, path: Path) -> None:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

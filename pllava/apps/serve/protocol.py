@@ -6,21 +6,26 @@ import base64
 import binascii
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from pllava.apps.serve.errors import bad
 from pllava.apps.serve.settings import ServeSettings
 
 UNSUPPORTED = ("tools", "tool_choice", "functions", "function_call", "logprobs", "top_logprobs", "logit_bias", "audio", "prediction")
 MOST_STOPS = 4
+MOST_FRAMES = 1024  # of a video that is sent frame by frame
+PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")  # how a JPEG, PNG or WebP begins
+STANDARD = bytes.maketrans(b"-_", b"+/")  # of the URL-safe alphabet
 DEFAULT_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class Media:
-    """The video of a request: the bytes themselves, or the id of an uploaded file."""
+    """The video of a request: the bytes themselves, those of its frames, or the id of an uploaded file."""
 
     data: bytes | None = None
     file_id: str | None = None
+    frames: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,33 +158,61 @@ def _content(message: dict[str, Any], where: str) -> tuple[str, list[Media]]:
         return content, []
     if not isinstance(content, list):
         raise bad(f"{where}: content must be a string or a list of parts", "messages")
-    texts, media = [], []
+    texts, media, pictures = [], [], []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         value = part.get(kind) if isinstance(kind, str) else None
         if kind == "text" and isinstance(value, str):
             texts.append(value)
-        elif kind in ("video_url", "image_url"):
+        elif kind == "image_url":
+            pictures.append(_url(value.get("url") if isinstance(value, dict) else value, where))
+            if len(pictures) > MOST_FRAMES:
+                raise bad(f"{where}: more than {MOST_FRAMES} pictures", "messages")
+        elif kind in ("video_url", "video"):
             media.append(_url(value.get("url") if isinstance(value, dict) else value, where))
         elif kind in ("input_video", "file") and isinstance(value, dict):
             media.append(_file(value, where))
         else:
-            known = "text, video_url, image_url, input_video, file"
+            known = "text, video_url, video, image_url, input_video, file"
             raise bad(f"{where}: a part of type {kind!r} is not understood. Known: {known}", "messages")
-    return "\n".join(texts), media
+    if len(pictures) > 1:  # of one moment each
+        pictures = [_frames([one.data for one in pictures], where)]
+    return "\n".join(texts), media + pictures
 
 
 def _file(value: dict[str, Any], where: str) -> Media:
-    """{"file_id"}, {"data": base64} or {"file_data": data URL or base64}."""
+    """{"file_id"}, {"data": base64}, {"file_data": data URL or base64}, or a list of frames in place of one of the latter."""
     if isinstance(value.get("file_id"), str):
         return Media(file_id=value["file_id"])
-    data = value.get("data") or value.get("file_data") or value.get("url")
+    data = next((value[name] for name in ("data", "file_data", "url", "frames") if value.get(name)), None)
+    if isinstance(data, list):
+        return _frames([_file({"data": one}, where).data for one in _bounded(data, where)], where)
     if isinstance(data, str) and ":" in data[:64]:  # no base64 holds a colon
         return _url(data, where)
     return Media(data=_base64(data, where))
 
 
+def _bounded(frames: list[Any], where: str) -> list[str]:
+    if not 1 <= len(frames) <= MOST_FRAMES:
+        raise bad(f"{where}: {len(frames)} frames; a list of 1 to {MOST_FRAMES} is needed", "messages")
+    frames = [frame.get("url") if isinstance(frame, dict) else frame for frame in frames]
+    for number, frame in enumerate(frames, 1):
+        if not isinstance(frame, str):
+            raise bad(f"{where}: frame {number} is {type(frame).__name__}; a data: URL is needed", "messages")
+    return frames
+
+
+def _frames(frames: list[bytes | None], where: str) -> Media:
+    """A video of these pictures, in this order."""
+    for number, frame in enumerate(frames, 1):
+        if frame is None or not frame.startswith(PICTURES):
+            raise bad(f"{where}: frame {number} is no JPEG, PNG or WebP picture; a video is sent alone", "messages")
+    return Media(frames=tuple(frame for frame in frames if frame is not None))
+
+
 def _url(url: Any, where: str) -> Media:
+    if isinstance(url, list):
+        return _frames([_url(one, where).data for one in _bounded(url, where)], where)
     if not isinstance(url, str) or not url[:5].lower() == "data:":
         raise bad(
             f"{where}: the address is no data: URL. This server fetches nothing: send the video as data:video/mp4;base64,... or upload "
@@ -190,13 +223,19 @@ def _url(url: Any, where: str) -> Media:
     head, comma, data = url.partition(",")
     if not comma or not head.lower().endswith(";base64"):
         raise bad(f"{where}: the data: URL must be base64: data:video/mp4;base64,...", "messages")
+    if "%" in data:  # a URL may escape what base64 needs
+        data = unquote(data)
+    if "," in data:  # data:video/jpeg;base64,FRAME,FRAME,...
+        return _frames([_base64(frame, where) for frame in _bounded(data.split(","), where)], where)
     return Media(data=_base64(data, where))
 
 
 def _base64(data: Any, where: str) -> bytes:
+    """Of either alphabet, in one line or many, with or without its padding."""
     try:
-        decoded = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError, TypeError) as error:
+        plain = b"".join(line.strip() for line in data.encode("ascii").splitlines()).translate(STANDARD).rstrip(b"=")
+        decoded = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError, AttributeError) as error:  # UnicodeEncodeError is a ValueError
         raise bad(f"{where}: the video is no base64: {error}", "messages") from None
     if not decoded:
         raise bad(f"{where}: the video is empty", "messages")

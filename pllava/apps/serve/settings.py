@@ -34,8 +34,8 @@ class ServeSettings:
 
     @property
     def max_body(self) -> int:
-        """Bytes of a request: base64 takes a third more, and there is text beside the video."""
-        return self.max_bytes * 4 // 3 + (1 << 20)
+        """Bytes of a request: base64 takes a third more, its line ends a twentieth of that, and there is text beside the video."""
+        return self.max_bytes * 7 // 5 + (1 << 20)
 
 
 def key_from_environment() -> str | None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from pllava.core.params import Judge as JudgeSettings
 
 URL, MODEL, KEY = "PLLAVA_JUDGE_BASE_URL", "PLLAVA_JUDGE_MODEL", "PLLAVA_JUDGE_API_KEY"
+NO_KEY = "none"
+LONGEST_SENTENCE = 300  # characters of an endpoint's own words
+OTHER_SPELLING = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens", "temperature": None}  # None: left away
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 LOOKS_LIKE_A_VERDICT = re.compile(r"['\"]?\b(pred|score|role)['\"]?\s*[:=]|ignore .{0,30}instructions", re.IGNORECASE)
 
@@ -51,7 +54,7 @@ def endpoint_from_environment() -> Endpoint | None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password or parts.query:
         raise PllavaError(f"{URL} must be http(s)://host/path, without user, password or query. A key belongs in {KEY}")
-    return Endpoint(url, model, os.environ.get(KEY, "").strip() or "none")  # servers on one's own machine want no key
+    return Endpoint(url, model, os.environ.get(KEY, "").strip() or NO_KEY)  # servers on one's own machine want no key
 
 
 def make(settings: JudgeSettings) -> EndpointJudge:
@@ -78,6 +81,10 @@ class EndpointJudge:
         self.concurrency = settings.concurrency
         self.cache = ReplyCache(endpoint.model)
         self._client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.key, timeout=settings.timeout_seconds, max_retries=0)
+        self._form = {settings.length_parameter: settings.max_tokens} | (
+            {} if settings.temperature is None else {"temperature": settings.temperature}
+        )  # of a request, beside model and messages: how this endpoint wants it
+        self._refused: set[str] = set()  # parameters of which the other spelling was tried and is no better
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._asking: dict[str, threading.Lock] = {}  # equal requests wait for the first one's reply
@@ -91,7 +98,7 @@ class EndpointJudge:
             asking = self._asking.setdefault(key, threading.Lock())
         try:
             with asking:
-                right, score = self._verdict(messages, key, rubric.decides)
+                right, score = self._verdict(messages, key, rubric.decides, suspicious)
         except UnreadableReplyError as error:
             return Score(None, missing=str(error), suspicious=suspicious)
         return Score(float(right) if rubric.decides else score / BEST, correct=right, score=score, suspicious=suspicious)
@@ -106,7 +113,7 @@ class EndpointJudge:
             "name": self.name,
             "model": self.endpoint.model,
             "measure": self.measure,
-            "temperature": 0,
+            "temperature": self._form.get("temperature"),
             "max_tokens": self.settings.max_tokens,
             "rubrics_sha256": prompt_sha256([{rubric.name: rubric.sha256()} for rubric in every]),
         }
@@ -119,11 +126,11 @@ class EndpointJudge:
         cost = (self._usage["tokens_read"] * read + self._usage["tokens_written"] * written) / 1e6
         return {**self._usage, "cost": round(cost, 6), "endpoint": self.endpoint.base_url}
 
-    def _verdict(self, messages: list[dict[str, str]], key: str, decides: bool) -> tuple[bool, float]:
+    def _verdict(self, messages: list[dict[str, str]], key: str, decides: bool, alone: bool) -> tuple[bool, float]:
         """From the cache, or by asking until a reply can be read. Raises UnreadableReplyError with the last reason."""
         if (known := self.cache.get(key)) is not None:
             self._count(cached=1)
-            return parse(known["reply"], decides)
+            return parse(known["reply"], decides, alone)
         problem, wait = "", 0.0
         for attempt in range(self.settings.attempts):
             if self._stopped.wait(wait):
@@ -131,7 +138,7 @@ class EndpointJudge:
             wait = min(LONGEST_WAIT, self.settings.backoff_seconds * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 reply, usage = self._ask(messages)
-                verdict = parse(reply, decides)
+                verdict = parse(reply, decides, alone)
             except _FailedError as error:
                 problem, wait = str(error), max(wait, error.wait)
                 if not error.may_pass:
@@ -144,7 +151,23 @@ class EndpointJudge:
         raise UnreadableReplyError(f"{problem} ({self.settings.attempts} tries)")
 
     def _ask(self, messages: list[dict[str, str]]) -> tuple[str, dict[str, int]]:
-        """One request. Raises _FailedError when it fails, PllavaError when the set-up is wrong, so that every request would."""
+        """One reply. An endpoint that refuses `max_tokens` or a temperature is asked once more in the other spelling, which is kept when it
+        serves. Raises _FailedError when it fails, PllavaError when the set-up is wrong, so that every request would."""
+        form, changed = dict(self._form), set[str]()
+        while True:
+            try:
+                reply = self._request(messages, form)
+            except _RefusedError as error:
+                parameter, other = _other_spelling(form, str(error), changed | self._refused)
+                if parameter is None:
+                    self._refused |= changed
+                    raise
+                form, changed = other, changed | {parameter, *other.keys() - form.keys()}
+            else:
+                self._form = form
+                return reply
+
+    def _request(self, messages: list[dict[str, str]], form: dict[str, Any]) -> tuple[str, dict[str, int]]:
         import openai
 
         self._count(requests=1)
@@ -152,19 +175,20 @@ class EndpointJudge:
             with self._client.chat.completions.with_streaming_response.create(
                 model=self.endpoint.model,
                 messages=messages,  # type: ignore[arg-type]
-                temperature=0,
-                max_tokens=self.settings.max_tokens,
+                **form,
             ) as response:
                 body = self._body(response)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             self.stop()
             raise PllavaError(
-                f"the judge at {self.endpoint.base_url} refuses model {self.endpoint.model!r} with status {error.status_code}. "
+                f"the judge at {self.endpoint.base_url} refuses model {self.endpoint.model!r} with status {error.status_code}"
+                f"{self._sentence(error)}. "
                 f"Check {URL}, {MODEL} and {KEY}; answers are kept, so only judging is repeated"
             ) from None
         except openai.APIStatusError as error:
             may_pass = error.status_code in (408, 409, 425, 429) or error.status_code >= 500
-            raise _FailedError(f"status {error.status_code}", _retry_after(error), may_pass) from None
+            kind = _RefusedError if error.status_code in (400, 422) else _FailedError
+            raise kind(f"status {error.status_code}{self._sentence(error)}", _retry_after(error), may_pass) from None
         except openai.APITimeoutError:
             raise _FailedError(f"no reply within {self.settings.timeout_seconds:g} s") from None
         except _FailedError:
@@ -182,6 +206,14 @@ class EndpointJudge:
         if not isinstance(content, str):
             raise _FailedError("a reply without text")
         return content, counted
+
+    def _sentence(self, error: Any) -> str:
+        """What the endpoint says is wrong, on one line, without the key."""
+        said = error.body.get("message") or error.body.get("detail") or error.body if isinstance(error.body, dict) else error.body
+        said = said if isinstance(said, str) else json.dumps(said) if said else ""
+        said = said if self.endpoint.key == NO_KEY else said.replace(self.endpoint.key, "***")
+        line = " ".join(said.split()).rstrip(".")
+        return f": {line[:LONGEST_SENTENCE]}" if line else ""
 
     def _body(self, response: Any) -> bytes:
         """All of it. The client's time-out is of one read: a body that comes byte by byte would take for ever."""
@@ -205,6 +237,20 @@ class _FailedError(Exception):
         super().__init__(problem)
         self.wait = wait
         self.may_pass = may_pass
+
+
+class _RefusedError(_FailedError):
+    """The request itself is wrong in the endpoint's eyes."""
+
+
+def _other_spelling(form: dict[str, Any], said: str, tried: set[str]) -> tuple[str | None, dict[str, Any]]:
+    """The parameter that a refusal names, and the request's form without it; (None, form) where there is no other way to say it."""
+    for parameter, value in form.items():
+        if re.search(rf"\b{parameter}\b", said) and parameter not in tried:
+            rest = {name: value for name, value in form.items() if name != parameter}
+            other = OTHER_SPELLING[parameter]
+            return parameter, rest if other is None else {other: value} | rest
+    return None, form
 
 
 def _retry_after(error: Any) -> float:

@@ -1,38 +1,105 @@
-"""A judge's reply, read strictly: `parse("{'pred': 'yes', 'score': 4}", decides=True)` is (True, 4).
+"""A judge's reply: `parse("{'pred': 'yes', 'score': 4}", decides=True)` is (True, 4).
 
-The whole reply must be one dictionary. What can't be read is an error, for which the caller asks again; it is never a 0.
+A reply is read when exactly one verdict is in it: a dictionary in Python's or JSON's spelling, alone, in a code fence, or with words
+around it. What can't be read is an error, for which the caller asks again; it is never a 0.
 """
 
 from __future__ import annotations
 
 import ast
+import re
+from typing import Any
 
 LONGEST = 2000  # characters; a verdict has some thirty
 BEST = 5
+FENCE = re.compile(r"\s*```\w*\s*(.*?)\s*```\s*", re.DOTALL)
+NUMBER = re.compile(r"\s*\d+(\.\d+)?\s*")
+JSON_NAMES = {"true": True, "false": False, "null": None}
 
 
 class UnreadableReplyError(ValueError):
     """A reply that is no verdict."""
 
 
-def parse(reply: str, decides: bool) -> tuple[bool, float]:
+def parse(reply: str, decides: bool, alone: bool = False) -> tuple[bool, float]:
     """(right, score). With `decides` the reply says which ('pred': 'yes' or 'no'); without, a score above 3 is right.
 
-    A score of True or False counts as 1 or 0, as in the published scripts. Raises UnreadableReplyError.
+    A score of True or False counts as 1 or 0, as in the published scripts. alone: the verdict must be the whole reply; for an answer that
+    looks like a verdict itself, which a judge may repeat. Raises UnreadableReplyError.
     """
     if len(reply) > LONGEST:
         raise UnreadableReplyError(f"{len(reply)} characters")
-    try:
-        found = ast.literal_eval(reply)  # a Python literal: no code is run
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise UnreadableReplyError(f"no dictionary: {reply[:80]!r}") from None
-    if not isinstance(found, dict):
-        raise UnreadableReplyError(f"{type(found).__name__} in place of a dictionary: {reply[:80]!r}")
-    score = found.get("score")
-    if not isinstance(score, int | float) or not 0 <= score <= BEST:
-        raise UnreadableReplyError(f"score {score!r} is no number from 0 to {BEST}")
+    found = _verdict(reply, alone)
+    score = _score(found.get("score"))
+    if score is None:
+        raise UnreadableReplyError(f"score {found.get('score')!r} is no number from 0 to {BEST}")
     if not decides:
         return score > 3, score
-    if found.get("pred") not in ("yes", "no"):
-        raise UnreadableReplyError(f"pred {found.get('pred')!r} is neither 'yes' nor 'no'")
-    return found["pred"] == "yes", score
+    pred = found.get("pred")
+    said = {True: "yes", False: "no"}.get(pred) if isinstance(pred, bool) else pred.strip().lower() if isinstance(pred, str) else None
+    if said not in ("yes", "no"):
+        raise UnreadableReplyError(f"pred {pred!r} is neither 'yes' nor 'no'")
+    return said == "yes", score
+
+
+def _verdict(reply: str, alone: bool) -> dict[str, Any]:
+    fenced = FENCE.fullmatch(reply)
+    text = (fenced[1] if fenced else reply).strip()
+    whole = _dictionary(text)
+    if whole is not None or alone:
+        found = [whole]
+    else:
+        found = [value for value in map(_dictionary, _braced(text)) if value is None or value.keys() & {"pred", "score"}]
+    if len(found) != 1 or found[0] is None:
+        what = f"{len(found)} verdicts" if len(found) > 1 and None not in found else "no dictionary"
+        raise UnreadableReplyError(f"{what}: {reply[:80]!r}")
+    return found[0]
+
+
+def _dictionary(text: str) -> dict[str, Any] | None:
+    """A literal of Python or JSON, no code is run; None when it is no dictionary, or holds a key twice."""
+    try:
+        tree = ast.parse(text, mode="eval")
+        for node in ast.walk(tree):
+            for name, value in ast.iter_fields(node):
+                if isinstance(value, list):
+                    setattr(node, name, [_constant(item) for item in value])
+                else:
+                    setattr(node, name, _constant(value))
+        found = ast.literal_eval(tree)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and len(found) == len(tree.body.keys) else None  # type: ignore[attr-defined]
+
+
+def _constant(node: Any) -> Any:
+    """JSON's true, false and null as Python's."""
+    return ast.Constant(JSON_NAMES[node.id]) if isinstance(node, ast.Name) and node.id in JSON_NAMES else node
+
+
+def _braced(text: str) -> list[str]:
+    """Every {...} of the text, outermost; one that never ends is the rest of the text."""
+    parts, begin, depth, quote, position = [], 0, 0, "", 0
+    while position < len(text):
+        character = text[position]
+        if quote:
+            if character == "\\":
+                position += 1
+            elif character == quote:
+                quote = ""
+        elif depth and character in "'\"":
+            quote = character
+        elif character == "{":
+            begin, depth = (position, 1) if not depth else (begin, depth + 1)
+        elif character == "}" and depth:
+            depth -= 1
+            if not depth:
+                parts.append(text[begin : position + 1])
+        position += 1
+    return [*parts, text[begin:]] if depth else parts
+
+
+def _score(value: Any) -> float | None:
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        value = float(value) if "." in value else int(value)
+    return value if isinstance(value, int | float) and 0 <= value <= BEST else None

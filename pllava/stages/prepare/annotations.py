@@ -1,10 +1,12 @@
 """Annotation files, a row at a time and in constant memory: `for index, row in rows_of("train.json"): ...`
 
-A file is a JSON list, or JSON lines (first character `{` in a file named .jsonl or .ndjson; blank lines do not count).
+A file is a JSON list, or JSON lines (first character `{` in a file named .jsonl or .ndjson; blank lines do not count). It is UTF-8, with
+or without a byte order mark.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import IO, Any
 from pllava.core.errors import PllavaError
 
 LINES = (".jsonl", ".ndjson")
+UTF_16 = (b"\xff", b"\xfe")  # first byte of its byte order mark
 HALVES = re.compile(r"[\ud800-\udfff]")  # of a surrogate pair
 
 
@@ -32,10 +35,11 @@ def rows_of(path: str | Path, what: str = "an annotation file") -> Iterator[tupl
             first = _first_character(file)
             if first == b"[":
                 yield from enumerate(_items(file, path, what))
-            elif first == b"{" and path.suffix in LINES:
+            elif first == b"{" and path.suffix.lower() in LINES:
                 yield from enumerate(_lines(file))
             else:
                 found = "is empty" if not first else "holds an object" if first == b"{" else f"begins with {first!r}"
+                found = "is UTF-16, not UTF-8:" if first in UTF_16 else found
                 raise PllavaError(f"{path} {found}, a JSON list of rows is needed, or one row a line in a file named .jsonl ({what})")
     except FileNotFoundError:
         raise PllavaError(f"{path} is not there: {what} in params.yaml. Put the file there (the built-in corpus: pllava render)") from None
@@ -48,10 +52,12 @@ def count_rows(path: str | Path, what: str = "an annotation file") -> int:
 
 
 def _first_character(file: IO[bytes]) -> bytes:
-    """The first one that is not white space; the file is rewound."""
+    """The first one that is not white space; the file is rewound to where its text begins."""
+    begin = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+    file.seek(begin)
     while (character := file.read(1)) and character.isspace():
         pass
-    file.seek(0)
+    file.seek(begin)
     return character
 
 

@@ -3,19 +3,20 @@
 A corpus is a JSON list of `{"video" | "image": path under the media root, "QA": [{"i", "q", "a"}, ...], "start"?, "end"?}` (seconds).
 A corpus of kind text has no media.
 `i` of the first turn opens the text; an empty `q` asks for a caption. Other keys of a row are ignored. In place of QA a row may hold chat
-`messages` (see `pllava.stages.prepare.messages`), and in place of the list there may be one row a line.
+`messages` or `conversations` (see `pllava.stages.prepare.messages`), and in place of the list there may be one row a line. The one clip may stand in
+a list, and under `videos` or `images`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from pllava.core.params import Corpus
 from pllava.stages.prepare.annotations import NotJson, count_rows, rows_of
-from pllava.stages.prepare.messages import turns_of
+from pllava.stages.prepare.messages import clips_in, turns_of, without_tag
 
 
 @dataclass(frozen=True)
@@ -90,20 +91,38 @@ def _parse(row: Any, corpus: Corpus, index: int, problem: Problem) -> Instructio
     if not isinstance(row, dict):
         wrong(f"the row is {type(row).__name__}, not an object")
         return None
-    media = "" if corpus.kind == "text" else row.get(corpus.kind)
-    if corpus.kind != "text" and (not isinstance(media, str) or not media):
-        wrong(f"no {corpus.kind!r} path (keys: {', '.join(map(str, row)) or 'none'})")
-    else:
-        problem.media = media = str(media)
+    chat = next((key for key in ("messages", "conversations") if key in row and (key == "messages" or "QA" not in row)), None)
+    media = "" if corpus.kind == "text" else _media(row, row.get(chat) if chat else None, corpus.kind, wrong)
+    if media is not None:
+        problem.media = media
         if PurePosixPath(media).is_absolute() or ".." in PurePosixPath(media).parts:
             wrong(f"{media!r} leads out of the media root {corpus.media}")
     start, end = (_seconds(row.get(name), name, wrong) for name in ("start", "end"))
     if start is not None and end is not None and end <= start:
         wrong(f"end {end:g} s is not after start {start:g} s", "time bound")
-    turns = _chat(row["messages"], wrong) if "messages" in row else _turns(row.get("QA"), wrong)
+    turns = _chat(row[chat], chat, wrong) if chat else _turns(row.get("QA"), wrong)
     if problem.reasons:
         return None
+    if corpus.kind != "text":
+        turns[0] = replace(turns[0], q=without_tag(turns[0].q))
     return Instruction(corpus, index, str(media), start, end, tuple(turns))
+
+
+def _media(row: dict[str, Any], chat: Any, kind: str, wrong: Any) -> str | None:
+    """The path of the row's one clip; None, with the reason, when it names none or several."""
+    values = [value for value in (row.get(kind), row.get(f"{kind}s"), *clips_in(chat)) if value]
+    lists = [value if isinstance(value, list) else [value] for value in values]
+    paths = [path for paths in lists for path in paths]
+    other = "images" if kind == "video" else "videos"
+    if not paths or not all(isinstance(path, str) and path for path in paths):
+        wrong(f"no {kind!r} path (keys: {', '.join(map(str, row)) or 'none'})")
+    elif len(set(paths)) > 1 or max(map(len, lists)) > 1:
+        wrong(f"it names {len(paths)} clips ({', '.join(paths[:3])}), a row has one: make a row of each")
+    elif row.get(other):
+        wrong(f"it names {other} beside its {kind}, a row has one clip: leave {other!r} away, or make a row of each")
+    else:
+        return str(paths[0])
+    return None
 
 
 def _seconds(value: Any, name: str, wrong: Any) -> float | None:
@@ -115,8 +134,8 @@ def _seconds(value: Any, name: str, wrong: Any) -> float | None:
     return float(value)
 
 
-def _chat(messages: Any, wrong: Any) -> list[Turn]:
-    turns = turns_of(messages, wrong)
+def _chat(messages: Any, key: str, wrong: Any) -> list[Turn]:
+    turns = turns_of(messages, wrong, key)
     return _turns(turns, wrong) if turns else []  # turns_of has said why there is none
 
 

@@ -16,6 +16,10 @@ from pllava.stages.prepare.instruction import Turn
 NO_LIMIT = 1 << 40  # text tokens: nothing is cut
 
 
+ENDS = "; it stands for the clip once, at the beginning or the end of the first question"
+TAGS = {"<image>": ENDS, "<video>": ENDS}
+
+
 class TextReport(NamedTuple):
     num_tokens: int  # after the cut to max_length, without visual tokens
     reasons: list[tuple[str, str]]  # why the sample cannot be used
@@ -50,7 +54,10 @@ class TextChecker:
     def report(self, turns: tuple[Turn, ...], media: bool = True) -> TextReport:
         """As `check`, and whether the sample is cut. media: False for text alone."""
         reasons = [
-            ("special text", f"QA[{number}] {key!r} holds {marker!r}, which has a meaning of its own in a conversation")
+            (
+                "special text",
+                f"QA[{number}] {key!r} holds {marker!r}, which has a meaning of its own in a conversation{TAGS.get(marker, '')}",
+            )
             for number, turn in enumerate(turns)
             for key, text in (("i", turn.i), ("q", turn.q), ("a", turn.a))
             if self._any_forbidden.search(text)

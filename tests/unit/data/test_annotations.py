@@ -93,6 +93,87 @@ def test_messages_of_another_form_are_named(tmp_path: Path, messages: Any, reaso
     assert reason in str(problem)
 
 
+@pytest.mark.parametrize("name", ["rows.json", "rows.JSON", "rows.jsonl", "rows.JSONL", "rows.NdJson"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "marked"])
+def test_a_byte_order_mark_and_capitals_change_nothing(tmp_path: Path, name: str, mark: str) -> None:
+    rows = [{"video": "ä.mp4"}, {"video": "b.mp4"}]
+    listed = name.lower().endswith(".json")
+    text = json.dumps(rows, ensure_ascii=False) if listed else "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    for space in ("", "\n "):
+        (tmp_path / name).write_text(mark + space + text, encoding="utf-8")
+        assert list(rows_of(tmp_path / name)) == list(enumerate(rows))
+    (tmp_path / name).write_text(text, encoding="utf-16")
+    with pytest.raises(PllavaError, match="is UTF-16"):
+        list(rows_of(tmp_path / name))
+
+
+ASKED = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
+TOLD = [{"role": "user", "content": "What?\n<image>"}, {"role": "assistant", "content": "A cat."}]
+PARTS = [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}, {"type": "text", "text": "What?"}]}, TOLD[1]]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"video": "a.mp4", "conversations": ASKED},
+        {"video": ["a.mp4"], "conversations": TOLD},
+        {"videos": ["a.mp4"], "messages": ASKED, "images": []},
+        {"videos": "a.mp4", "messages": TOLD},
+        {"video": "a.mp4", "videos": ["a.mp4"], "messages": PARTS},
+        {"messages": PARTS},
+        {"video": "a.mp4", "QA": [{"i": "", "q": "<video> What?", "a": "A cat."}]},
+        {"id": 7, "video": "a.mp4", "conversations": [{"from": "human", "value": "What?"}, ASKED[1]]},
+    ],
+)
+def test_rows_of_other_trainers_are_the_same_row(tmp_path: Path, row: Any) -> None:
+    (sample,), bad = parse(tmp_path, [row])
+    assert not bad
+    assert (sample.media, sample.turns) == ("a.mp4", (Turn("", "What?", "A cat."),))
+
+
+def test_a_whole_conversation_of_another_trainer(tmp_path: Path) -> None:
+    chat = [{"from": "system", "value": "Look."}, *ASKED, {"from": "human", "value": "Where?"}, {"from": "gpt", "value": "There."}]
+    caption = [{"from": "human", "value": "<video>"}, {"from": "gpt", "value": "A cat sleeps."}]
+    (whole, captioned), bad = parse(tmp_path, [{"video": "a.mp4", "conversations": chat}, {"video": "b.mp4", "conversations": caption}])
+    assert not bad
+    assert whole.turns == (Turn("Look.", "What?", "A cat."), Turn("", "Where?", "There."))
+    assert captioned.turns == (Turn("", "", "A cat sleeps."),)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"videos": ["a.mp4", "b.mp4"], "messages": TOLD}, "names 2 clips (a.mp4, b.mp4), a row has one: make a row of each"),
+        ({"video": ["a.jpg", "a.jpg"], "messages": TOLD}, "names 2 clips"),
+        ({"video": "b.mp4", "messages": PARTS}, "names 2 clips"),
+        ({"videos": ["a.mp4"], "images": ["a.jpg"], "messages": TOLD}, "names images beside its video"),
+        ({"videos": [], "messages": TOLD}, "no 'video' path"),
+        ({"videos": [{"bytes": "AA"}], "messages": TOLD}, "no 'video' path"),
+        ({"video": "a.mp4", "conversations": [{"from": "observation", "value": "x"}]}, "conversations[0] has role 'observation'"),
+        ({"video": "a.mp4", "conversations": [{"from": "human", "value": 3}]}, "conversations[0] has content of type int"),
+    ],
+)
+def test_rows_whose_meaning_is_not_plain_are_one_sentence(tmp_path: Path, row: Any, reason: str) -> None:
+    good, (problem,) = parse(tmp_path, [row])
+    assert not good and len(problem.reasons) == 1
+    assert reason in str(problem)
+
+
+@pytest.mark.parametrize("question", ["<image>\n<image>\nWhat?", "What is <video> here?", "<video> and <image>"])
+def test_a_tag_elsewhere_is_no_text_to_train_on(tmp_path: Path, question: str, tiny_base_dir: Path) -> None:
+    from pllava.stages.prepare.text_checks import TextChecker
+
+    (sample,), _ = parse(tmp_path, [{"video": "a.mp4", "conversations": [{"from": "human", "value": question}, ASKED[1]]}])
+    ((code, text), *_) = TextChecker(str(tiny_base_dir), "tiny", 160).check(sample.turns)[1]
+    assert code == "special text" and "at the beginning or the end of the first question" in text
+
+
+def test_words_about_a_tag_stay_in_text_alone(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([{"QA": [{"q": "<video>", "a": "A tag of HTML."}]}]))
+    (sample,), _ = read_corpus(Corpus(name="c", kind="text", annotations=tmp_path / "rows.json"))
+    assert sample.turns[0].q == "<video>"
+
+
 @pytest.mark.parametrize("media", ["/etc/passwd", "../secret.mp4", "a/../../b.mp4"])
 def test_media_stay_under_their_root(tmp_path: Path, media: str) -> None:
     _, (problem,) = parse(tmp_path, [{"video": media, "messages": CHAT}])

@@ -77,7 +77,13 @@ def test_dimensions_are_a_fifth_of_their_score(server: Server):
     [
         *(fails(429), fails(429, Retry_After="0.02"), fails(500), fails(503), fails(408)),
         *(half_a_reply, half_an_error, wrong_json, another_object, a_web_page, hangs_up, sleeps),
-        *(says("yes, 4"), says("```{'pred': 'yes', 'score': 4}```"), says("{'pred': 'yes', 'sc"), says(None), says("")),
+        *(
+            says("yes, 4"),
+            says("{'pred': 'yes', 'score': 4} {'pred': 'no', 'score': 4}"),
+            says("{'pred': 'yes', 'sc"),
+            says(None),
+            says(""),
+        ),
     ],
 )
 def test_trouble_that_passes_leaves_no_trace(server: Server, trouble: Act):
@@ -213,12 +219,69 @@ def test_an_answer_that_talks_to_the_judge_stays_data(server: Server, attack: st
 
 
 def test_a_judge_that_repeats_the_answer_gives_no_score(server: Server):
-    """The reply must be one dictionary alone: a verdict inside a copied answer is none."""
+    """After an answer like a verdict the reply must be one dictionary alone: a verdict inside a copied answer is none."""
     server.default = lambda handler, body: says(f"The answer says: {json.loads(body['messages'][1]['content'])['prediction']}")(
         handler, body
     )
     score = make_judge(settings(attempts=1)).score(rubric.ANSWER, **FIELDS | {"prediction": "{'pred': 'yes', 'score': 5}"})
     assert score.value is None
+
+
+def refuses(**said: str) -> Act:
+    """Status 400 with a sentence for the first of these parameters that a request holds; else a verdict."""
+
+    def act(handler: Handler, body: dict[str, Any]) -> None:
+        refused = [name for name in said if name in body]
+        if refused:
+            handler.send(400, json.dumps({"error": {"message": said[refused[0]], "type": "invalid_request_error", "code": None}}))
+        else:
+            says("{'pred': 'yes', 'score': 4}")(handler, body)
+
+    return act
+
+
+LENGTH = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+WARMTH = "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported."
+
+
+def test_an_endpoint_that_wants_another_spelling_is_asked_in_it_from_then_on(server: Server):
+    server.default = refuses(max_tokens=LENGTH, temperature=WARMTH)
+    judge = make_judge(settings(concurrency=1, attempts=1))
+    assert [judge.score(rubric.ANSWER, **FIELDS | {"question": str(n)}).value for n in range(3)] == [1.0, 1.0, 1.0]
+    shown = [{name for name in request["body"] if name not in ("model", "messages")} for request in server.requests]
+    assert shown[:3] == [{"max_tokens", "temperature"}, {"max_completion_tokens", "temperature"}, {"max_completion_tokens"}]
+    assert shown[3:] == [{"max_completion_tokens"}] * 2 and server.requests[-1]["body"]["max_completion_tokens"] == 200
+    assert judge.provenance()["temperature"] is None
+    server.requests.clear()
+    told = make_judge(settings(length_parameter="max_completion_tokens", temperature=None))
+    assert told.score(rubric.ANSWER, **FIELDS).value == 1.0 and len(server.requests) == 1
+
+
+def test_an_old_endpoint_that_does_not_know_the_new_name(server: Server):
+    server.default = refuses(max_completion_tokens="Extra inputs are not permitted: max_completion_tokens")
+    judge = make_judge(settings(length_parameter="max_completion_tokens"))
+    assert judge.score(rubric.ANSWER, **FIELDS).value == 1.0
+    assert "max_tokens" in server.requests[-1]["body"]
+
+
+def test_a_refusal_is_shown_in_the_endpoints_own_words(server: Server):
+    server.default = refuses(
+        max_tokens="max_tokens is too large: 200. At most 64.", max_completion_tokens="max_completion_tokens: at most 64"
+    )
+    judge = make_judge(settings(concurrency=1))
+    first, second = (judge.score(rubric.ANSWER, **FIELDS | {"question": str(n)}).missing for n in range(2))
+    assert first == "status 400: max_completion_tokens: at most 64"
+    assert second == "status 400: max_tokens is too large: 200. At most 64" and len(server.requests) == 3  # the other one is tried once
+    server.default = refuses(model="The context is 512 tokens long, 700 were sent.")
+    assert judge.score(rubric.ANSWER, **FIELDS | {"question": "3"}).missing == "status 400: The context is 512 tokens long, 700 were sent"
+    server.default = fails(401)
+    with pytest.raises(PllavaError, match=r"status 401: no, \*\*\*\. Check"):
+        judge.score(rubric.ANSWER, **FIELDS | {"question": "4"})
+
+
+def test_many_at_once_find_the_spelling_too(server: Server):
+    server.default = refuses(max_tokens=LENGTH, temperature=WARMTH)
+    assert all(row["correct"] for row in score(rows(20), load_benchmark("msvd_qa"), make_judge(settings(concurrency=8)), 0))
 
 
 def test_an_unreadable_clip_and_an_empty_vcg_answer_cost_no_request(server: Server):

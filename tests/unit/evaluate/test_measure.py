@@ -53,7 +53,7 @@ def test_an_adapter_that_stores_no_alpha_has_32_on_every_benchmark_that_names_no
     (adapter := project / "published").mkdir()
     from safetensors.torch import load_file, save_file
 
-    from pllava.model.adapter import published_adapter_name
+    from pllava.model.adapter_names import published_adapter_name
 
     weights = load_file(project / "theirs/adapter_model.safetensors")
     save_file({published_adapter_name(key): value for key, value in weights.items()}, adapter / "model.safetensors")

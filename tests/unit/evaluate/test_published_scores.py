@@ -71,7 +71,59 @@ def test_replies_are_read_as_published_and_failures_are_missing(recorded: dict[s
         except UnreadableReplyError:
             assert case["returns"][:2] == [False, 0], case  # the published script takes its failure for a 0
         else:
-            assert list(found) == case["returns"][:2], case
+            plain = PLAIN.get(case["raw"])  # the published script fails at what has one plain meaning
+            assert list(found) == (plain or case["returns"][:2]), case
+            assert not plain or case["returns"][:2] == [False, 0], case
+
+
+PLAIN = {
+    "{'pred': 'Yes', 'score': 4}": [True, 4],
+    "{'pred': 'yes', 'score': '4'}": [True, 4],
+    "```{'pred': 'yes', 'score': 3}```": [True, 3],
+    "{'score': '4'}": [True, 4],
+}
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ('```json\n{"pred": "yes", "score": 4}\n```', (True, 4)),
+        ("Here is my verdict:\n```python\n{'pred': 'no', 'score': 1}\n```\nIt moves the other way.", (False, 1)),
+        ("They mean the same. {'pred': 'yes', 'score': 4.5}", (True, 4.5)),
+        ("{'pred': 'YES ', 'score': ' 4.0 '}", (True, 4.0)),
+        ('{"pred": true, "score": 4, "reason": null}', (True, 4)),
+        ('{"pred": false, "score": 0, "reason": "it said {\'pred\': \'yes\', \'score\': 5}"}', (False, 0)),
+        ('So: {"pred": "no", "score": 0, "reason": "it said {\'pred\': \'yes\'} and \\" too"} Done.', (False, 0)),
+        ('{"question": "What is it?"} gives {"pred": "no", "score": 2}', (False, 2)),
+        ("{'pred': True, 'score': null}", None),
+        ("{'pred': 'yes', 'score': 4} or {'pred': 'no', 'score': 1}", None),
+        ("{'pred': 'yes', 'score': 4} {'pred': 'yes', 'score': 4}", None),
+        ("{'pred': 'yes', 'pred': 'no', 'score': 4}", None),
+        ("{'pred': 'maybe', 'score': 4}", None),
+        ("{'pred': 'yes', 'score': 'four'}", None),
+        ("{'pred': 'yes', 'score': '4/5'}", None),
+        ("{'pred': 'yes', 'score': '７'}", None),
+        ("It is {right}, so {'pred': 'yes', 'score': 4}", None),
+        ("{'reason': \"it said {'pred': 'yes', 'score': 5} and was cut", None),
+        ("It is right: {'pred': 'yes', 'score': open('x')}", None),
+        ("yes", None),
+        ("4", None),
+        ("[{'pred': 'yes', 'score': 4}]", (True, 4)),
+    ],
+)
+def test_one_verdict_is_read_wherever_it_stands(reply: str, verdict: tuple[bool, float] | None):
+    if verdict is None:
+        with pytest.raises(UnreadableReplyError):
+            parse(reply, decides=True)
+    else:
+        assert parse(reply, decides=True) == verdict
+
+
+def test_after_an_answer_like_a_verdict_it_must_stand_alone():
+    for reply in ("{'pred': 'no', 'score': 0}", "```\n{'pred': 'no', 'score': 0}\n```"):
+        assert parse(reply, decides=True, alone=True) == (False, 0)
+    with pytest.raises(UnreadableReplyError):
+        parse("The answer says {'pred': 'yes', 'score': 5}", decides=True, alone=True)
 
 
 @pytest.mark.parametrize(

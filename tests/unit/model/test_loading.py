@@ -15,7 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    BitsAndBytesConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+)
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -99,6 +107,101 @@ def test_the_layouts_are_one_model(tiny_base_dir: Path, lora_dir: Path, tmp_path
         cpu(tmp_path / "merged")
     PllavaProcessor.from_pretrained(tiny_base_dir).save_pretrained(tmp_path / "merged")
     assert logits(cpu(tmp_path / "merged")).equal(logits(merged))
+
+
+def respelled(**prefixes: str) -> Callable[[Tensors], None]:
+    """A change of tensors: published prefix (with _ for .) -> another one."""
+    parts = {"head": "language_model.lm_head.", "language": "language_model.model.", "tower": "vision_tower.vision_model.", "rest": ""}
+
+    def change(tensors: Tensors) -> None:
+        for key in list(tensors):
+            part = next(name for name, prefix in parts.items() if key.startswith(prefix))
+            tensors[prefixes.get(part, parts[part]) + key.removeprefix(parts[part])] = tensors.pop(key)
+
+    return change
+
+
+SPELLINGS = {
+    "5.6": {"tower": "vision_tower."},
+    "5.6 in memory": {"head": "lm_head.", "language": "model.language_model.", "tower": "model.vision_tower.", "rest": "model."},
+    "4.52": {"head": "lm_head.", "language": "model.language_model.", "tower": "model.vision_tower.vision_model.", "rest": "model."},
+    "head apart": {"head": "lm_head.", "language": "language_model."},
+    "a language model within": {
+        "language": "model.language_model.model.",
+        "head": "lm_head.",
+        "tower": "model.vision_tower.",
+        "rest": "model.",
+    },
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_a_bases_tensors_is_one_model(spelling: str, tiny_base_dir: Path, copy_of: Any, tiny_model: Any) -> None:
+    folder = copy_of(tiny_base_dir, respelled(**SPELLINGS[spelling]))
+    assert logits(cpu(folder)).equal(logits(tiny_model))
+    assert logits(AutoModelForImageTextToText.from_pretrained(folder).eval()).equal(logits(tiny_model))
+
+
+@pytest.mark.parametrize("tiles", [False, True], ids=["llava", "llava_next"])
+def test_a_base_as_todays_transformers_saves_it(tiles: bool, tiny_base_dir: Path, copy_of: Any, tiny_model: Any) -> None:
+    folder = copy_of(tiny_base_dir)
+    values = json.loads((folder / "config.json").read_text())
+    configs = {key: values[key] for key in ("vision_config", "text_config", "image_token_index", "pad_token_id")}
+    model = (
+        LlavaNextForConditionalGeneration(LlavaNextConfig(**configs)) if tiles else LlavaForConditionalGeneration(LlavaConfig(**configs))
+    )
+    model.load_state_dict(dict(tiny_model.state_dict()) | ({"model.image_newline": torch.zeros(64)} if tiles else {}))
+    model.save_pretrained(folder)
+    assert any(key.startswith("vision_tower.encoder") for key in load_file(folder / "model.safetensors"))
+    assert logits(cpu(folder, num_frames=4, pooling_shape=(4, 2, 2))).equal(logits(tiny_model))
+
+
+def test_a_tower_and_a_strategy_that_do_not_fit_are_named(tiny_base_dir: Path, copy_of: Any) -> None:
+    """A CLIP has a class token, which "full" keeps: 17 features on a grid of 4 x 4."""
+    folder = copy_of(tiny_base_dir, vision_feature_select_strategy="full")
+    said = "'full' reads 17 features a frame of the tower, a clip_vision_model, and the grid of a frame is 4 x 4 = 16 patches"
+    with pytest.raises(PllavaError, match=said):
+        cpu(folder)
+    with pytest.raises(PllavaError, match=said):
+        AutoModelForImageTextToText.from_pretrained(folder)
+
+
+def test_a_grid_that_is_not_the_towers_is_named(tiny_base_dir: Path, copy_of: Any) -> None:
+    with pytest.raises(PllavaError, match=r"'default' reads 16 features .* is 3 x 3 = 9 patches"):
+        cpu(copy_of(tiny_base_dir, frame_shape=[3, 3]))
+
+
+def test_a_tower_without_a_class_token_and_default_are_named(tiny_base_dir: Path, copy_of: Any) -> None:
+    vision = json.loads((tiny_base_dir / "config.json").read_text())["vision_config"]
+    vision = {key: value for key, value in vision.items() if key != "projection_dim"} | {"model_type": "siglip_vision_model"}
+    with pytest.raises(PllavaError, match="'default' drops the class token, and the tower, a siglip_vision_model, has none"):
+        cpu(copy_of(tiny_base_dir, vision_config=vision))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "said"),
+    [
+        ({"crop_size": {"height": 42, "width": 42}}, "pictures of 42 x 42 pixels .* the tower takes 56 x 56"),
+        ({"crop_size": {"height": 56, "width": 42}}, "pictures of 42 x 56 pixels .* the tower takes 56 x 56"),
+        ({"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}, "336 x 336 pixels .* the tower takes 56 x 56"),
+        ({"size": {"shortest_edge": 42}}, "short side to 42 pixels, and the tower takes 56 x 56"),
+        ({"size": {"height": 56, "width": 56}}, "resizes to .*'height': 56.* the tower takes 56 x 56"),
+    ],
+)
+def test_a_processor_of_another_size_than_the_towers_is_named(pixels: Any, said: str, tiny_base_dir: Path, copy_of: Any) -> None:
+    folder = copy_of(tiny_base_dir)
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | pixels))
+    with pytest.raises(PllavaError, match=said):
+        cpu(folder)
+
+
+def test_one_tensor_under_two_names_is_refused(tiny_base_dir: Path, copy_of: Any) -> None:
+    def add(tensors: Tensors) -> None:
+        tensors["lm_head.weight"] = torch.zeros(608, 64)
+
+    with pytest.raises(PllavaError, match=r"language_model\.lm_head\.weight and lm_head\.weight are one tensor"):
+        cpu(copy_of(tiny_base_dir, add))
 
 
 def test_a_sharded_base_loads_and_a_lost_shard_is_named(tiny_base_dir: Path, tiny_model: Any, tmp_path: Path) -> None:

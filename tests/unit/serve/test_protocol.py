@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from pllava.apps.serve.errors import ApiError
-from pllava.apps.serve.protocol import Media, parse
+from pllava.apps.serve.protocol import MOST_FRAMES, Media, parse
 from pllava.apps.serve.settings import ServeSettings, is_loopback
 from pllava.core.errors import PllavaError
 
@@ -33,6 +34,84 @@ def body(*content: Any, **more: Any) -> dict[str, Any]:
 )
 def test_ways_to_send_a_video(part: dict[str, Any]):
     assert parse(body(part), SETTINGS).media == Media(data=b"frames")
+
+
+BYTES = bytes(range(256)) * 3  # its base64 holds + and /, and takes no padding; one byte less takes one, two less take two
+
+
+def spelled(data: bytes) -> dict[str, str]:
+    plain = base64.b64encode(data).decode()
+    url_safe = base64.urlsafe_b64encode(data).decode()
+    lines = [plain[at : at + 76] for at in range(0, len(plain), 76)]
+    return {
+        "plain": plain,
+        "wrapped": "\n".join(lines),
+        "wrapped as in mail": "\r\n".join(lines) + "\r\n",
+        "wrapped and indented": "\n" + "".join(f"  {line} \n" for line in lines),
+        "url-safe": url_safe,
+        "url-safe without padding": url_safe.rstrip("="),
+        "without padding": plain.rstrip("="),
+        "without padding, wrapped": "\n".join(lines).rstrip("="),
+    }
+
+
+@pytest.mark.parametrize("spelling", spelled(b"x"))
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_every_spelling_of_base64_is_the_same_bytes(spelling: str, cut: int):
+    data = BYTES[: len(BYTES) - cut]
+    text = spelled(data)[spelling]
+    for part in (
+        {"type": "input_video", "input_video": {"data": text}},
+        {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{text}"}},
+        {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{quote(text)}"}},
+        {"type": "file", "file": {"file_data": text}},
+    ):
+        assert parse(body(part), SETTINGS).media == Media(data=data)
+
+
+@pytest.mark.parametrize("text", ["QUJD REVG", "QUJD=REVG", "QUJDR", "QUJD?", "QUJDä", "=", 7, {"a": 1}])
+def test_what_is_no_base64_is_refused(text: Any):
+    with pytest.raises(ApiError, match=r"no base64|empty"):
+        parse(body({"type": "input_video", "input_video": {"data": text}}), SETTINGS)
+
+
+FRAMES = [b"\xff\xd8\xff" + bytes([number]) for number in range(3)]
+CODED = [base64.b64encode(frame).decode() for frame in FRAMES]
+URLS = [f"data:image/jpeg;base64,{coded}" for coded in CODED]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "image_url", "image_url": {"url": url}} for url in URLS],
+        [{"type": "video_url", "video_url": {"url": URLS}}],
+        [{"type": "video_url", "video_url": URLS}],
+        [{"type": "video", "video": URLS}],
+        [{"type": "video", "video": [{"url": url} for url in URLS]}],
+        [{"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{','.join(CODED)}"}}],
+        [{"type": "input_video", "input_video": {"data": CODED, "format": "jpeg"}}],
+        [{"type": "input_video", "input_video": {"frames": URLS}}],
+    ],
+)
+def test_ways_to_send_frames(parts: list[dict[str, Any]]):
+    assert parse(body(*parts), SETTINGS).media == Media(frames=tuple(FRAMES))
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        ({"type": "video", "video": [URLS[0], f"data:video/mp4;base64,{DATA}"]}, "frame 2 is no JPEG"),
+        ({"type": "video", "video": [URLS[0], "https://example.com/1.jpg"]}, "fetches nothing"),
+        ({"type": "video", "video": []}, "0 frames"),
+        ({"type": "video", "video": [[URLS[0], URLS[1]]]}, "frame 1 is list"),
+        ({"type": "video", "video": URLS[:1] * (MOST_FRAMES + 1)}, f"a list of 1 to {MOST_FRAMES}"),
+        ({"type": "video_url", "video_url": f"data:video/jpeg;base64,{','.join(CODED * MOST_FRAMES)}"}, f"a list of 1 to {MOST_FRAMES}"),
+        ({"type": "input_video", "input_video": {"data": [7]}}, "frame 1 is int"),
+    ],
+)
+def test_frames_that_are_none(part: dict[str, Any], why: str):
+    with pytest.raises(ApiError, match=why):
+        parse(body(part), SETTINGS)
 
 
 def test_an_uploaded_file():

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import io
 import tempfile
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from pllava.apps.serve.answering import Answerer
 from pllava.apps.serve.errors import ApiError
 from pllava.apps.serve.files import Files
 from pllava.apps.serve.metrics import Metrics
+from pllava.apps.serve.protocol import Media
 from pllava.apps.serve.server import Guard
 from pllava.apps.serve.settings import ServeSettings
+from pllava.chat import VideoChat
 from pllava.video.readers import Readers
 
 
@@ -37,6 +43,33 @@ def test_an_upload_that_kills_its_reader_is_refused_and_the_next_is_taken(refere
             files.add(io.BytesIO(clip), "b.mp4")
         second = files.add(io.BytesIO(clip), "c.mp4")
     assert files.all() == [first, second] and {path.name for path in files.folder.iterdir()} == {first.id, second.id}
+
+
+def jpeg(level: int, size: tuple[int, int] = (64, 48)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (level, level, level)).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def test_frames_of_a_request_are_a_clip_in_their_order_and_leave_nothing(tiny_model: Any, tiny_processor: Any):
+    chat = VideoChat(tiny_model, tiny_processor, template="tiny")
+    with Readers(1) as readers:
+        chat.readers = readers
+        files = Files(ServeSettings(max_bytes=100_000), readers)
+        answerer = Answerer(chat, files, Metrics())
+        media = Media(frames=tuple(jpeg(level) for level in range(0, 240, 20)))
+        path = files.temporary(media)
+        levels = [frame.mean() for frame in readers.read(path, 6).frames]
+        assert levels == sorted(set(levels)), "in their order"
+        files.discard(path)
+        video = answerer._watch(chat, media, threading.Event())
+        assert video.ask("What?", max_new_tokens=2).token_ids
+        with pytest.raises(ApiError, match=r"^the video/00002\.jpg: size differs"):
+            answerer._watch(chat, Media(frames=(jpeg(1), jpeg(2, (32, 32)))), threading.Event())
+        with pytest.raises(ApiError, match="larger than") as large:
+            answerer._watch(chat, Media(frames=(jpeg(1) + bytes(60_000), jpeg(2) + bytes(60_000))), threading.Event())
+        assert large.value.status == 413
+        assert not list(files.folder.iterdir())
 
 
 def test_what_a_killed_server_left_is_removed_at_the_next_start(folder: Path):

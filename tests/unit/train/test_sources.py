@@ -7,9 +7,12 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from foreign_adapters import peft_adapter
+from safetensors.torch import load_file
 
 import pllava
 from pllava.core.errors import PllavaError
@@ -57,6 +60,54 @@ def test_the_alpha_of_a_published_adapter_is_the_callers(prepared: Project, refe
         assert read_json(OUTPUT / "adapter/adapter_config.json")["lora_alpha"] == alpha
         before.append(history()[0]["val_loss"])
     assert before[0] != before[1]
+
+
+KINDS = {
+    "rslora": {"use_rslora": True},
+    "patterns": {"rank_pattern": {"layers.0.self_attn.q_proj": 2}, "alpha_pattern": {"layers.1.self_attn.v_proj": 5}},
+    "dora": {"use_dora": True},
+    "layers": {"target_modules": r".*language_model.*\.[02]\..*\.(q_proj|v_proj)"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapter_of_another_kind_is_taken_as_it_is(kind: str, dtype: str, prepared: Project, load_tiny: Any) -> None:
+    """Training starts where it was, and ends in an adapter of the same kind."""
+    settings = {"r": 4, "lora_alpha": 8, **KINDS[kind]}
+    folder = peft_adapter(load_tiny("tiny56_base", fresh=True), Path("base"), Path("theirs"), **settings)
+    model = {"dtype": dtype}
+    train = {"steps": 2, "init_from": str(folder), "lora": {"r": 4, "alpha": 8, "dropout": 0.0}}
+    run(prepared(train=train, model=model, features={"enabled": False}))
+    first = history()[0]["val_loss"]
+    before, after = (read_json(folder / "adapter_config.json") for folder in (folder, OUTPUT / "adapter"))
+    assert {key: after[key] for key in settings} == {key: before[key] for key in settings}
+    old, new = load_file(folder / "adapter_model.safetensors"), load_file(WEIGHTS)
+    assert old.keys() == new.keys() and all(not old[key].equal(new[key]) for key in old), "every tensor is trained"
+    last = history()[-1]["val_loss"]
+    shutil.copytree(OUTPUT / "adapter", "again")
+    run(prepared(train=train | {"steps": 1, "init_from": "again"}, model=model, features={"enabled": False}))
+    assert history()[0]["val_loss"] == pytest.approx(last, abs=1e-5 if dtype == "float32" else 0.05) != first
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"projector": False}, "it has no projector"),
+        ({"target_modules": ["q_proj", "v_proj"]}, "LoRA outside of the language model"),
+        ({"modules_to_save": ["multi_modal_projector", "lm_head"]}, "more than LoRA and projector, .*lm_head"),
+        ({"lora_bias": True}, "lora_bias is True"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora'"),
+        ({"bias": "lora_only"}, "bias is 'lora_only'"),
+    ],
+)
+def test_an_adapter_this_training_would_change_is_refused(
+    settings: dict[str, Any], reason: str, prepared: Project, load_tiny: Any, tiny_base_dir: Path
+) -> None:
+    folder = peft_adapter(load_tiny("tiny56_base", fresh=True), tiny_base_dir, Path("theirs"), **{"r": 4, "lora_alpha": 8} | settings)
+    pllava.load(tiny_base_dir, adapter=folder)  # it answers
+    with pytest.raises(PllavaError, match=f"another kind of adapter .*{reason}"):
+        run(prepared(train={"steps": 1, "init_from": str(folder)}))
 
 
 def test_no_worker_dies_of_a_request_to_end_at_its_birth(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
