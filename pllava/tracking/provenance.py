@@ -72,8 +72,8 @@ def changed_files(root: Path) -> list[str] | None:
 
 
 def params_sha256(params: Params) -> str:
-    """Hash of the settings, as they were understood: comments, order and defaults left out make no difference."""
-    return hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    """Hash of the settings, as they were understood: comments, order, defaults left out and how one stops make no difference."""
+    return hashlib.sha256(json.dumps(params.model_dump(mode="json", exclude={"run"}), sort_keys=True).encode()).hexdigest()
 
 
 def dataset_digests(root: Path, params: Params) -> dict[str, tuple[str, str]]:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 OUTPUT = Path("outputs/train")
 STATE = Path(".state/train")
 PATIENCE = 10  # seconds between asking a process to end and ending it
-STEP_PATIENCE = 300  # of a training: it ends its step and writes a checkpoint first
 
 
 def train(params: Params, fresh: bool = False) -> Path:
@@ -40,7 +39,7 @@ def train(params: Params, fresh: bool = False) -> Path:
             try:
                 code = child.wait()
             except BaseException:
-                end_tree(child.pid, STEP_PATIENCE)
+                end_tree(child.pid, params.run.stop_seconds)  # it ends its step and writes a checkpoint first
                 raise
     if code != 0:
         raise PllavaError(f"training ended with exit code {code}; the reason is printed above. {OUTPUT} is as it was")
@@ -118,6 +117,7 @@ def terminate_as_interrupt() -> Iterator[None]:
         return
 
     def interrupt(signum: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told again, it must not leave before what it waits for has saved
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, interrupt)
