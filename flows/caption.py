@@ -54,7 +54,7 @@ class CaptionForm(BaseModel):
     ray_address: str | None = Field(None, description="ray://HOST:10001 of a cluster; empty: Ray is started on this machine")
 
 
-@flow(name="caption", on_failure=[tell], on_crashed=[tell])
+@flow(name="caption", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def caption(form: CaptionForm) -> Any:
     """Caption videos. A run that was stopped goes on where it was.
 

@@ -11,7 +11,7 @@ from flows.failure import tell
 from flows.stages import first_failure
 
 
-@flow(name="deploy", on_failure=[tell], on_crashed=[tell])
+@flow(name="deploy", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def deploy(version: form.Version = None) -> Any:
     """The demo takes the champion without a gap. When it does not answer the trial question, the one before serves on, and this run fails.
 

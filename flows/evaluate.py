@@ -26,7 +26,7 @@ Limit = Annotated[int | None, Field(ge=1), form.titled("Questions of each task")
 Alpha = Annotated[float | None, Field(ge=0, le=1024), form.titled("LoRA strength (alpha)")]
 
 
-@flow(name="evaluate", on_failure=[tell], on_crashed=[tell])
+@flow(name="evaluate", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def evaluate(benchmark: form.Benchmark = form.ALL, limit: Limit = None, lora_alpha: Alpha = None) -> Any:
     """Score the base, one frame, and the adapted model on a benchmark.
 

@@ -1,13 +1,15 @@
-"""What happens when a run fails, beside its red state: a line in its log, and a message to PLLAVA_FAILURE_WEBHOOK where that is set."""
+"""What happens when a run fails, crashes or is cancelled: a message to PLLAVA_FAILURE_WEBHOOK where that is set, and a line in its log."""
 
 import json
+import logging
 import os
 import urllib.request
+from contextlib import suppress
 from typing import Any
 
-from prefect import get_run_logger
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
+from prefect.logging.loggers import flow_run_logger
 from prefect.settings import PREFECT_UI_URL
 
 WEBHOOK = "PLLAVA_FAILURE_WEBHOOK"
@@ -15,16 +17,33 @@ SECONDS = 10.0
 
 
 def tell(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
-    """Log why, and POST `{"flow", "run", "state", "message", "url"}` as JSON. A webhook that does not answer is logged, no more."""
-    logger = get_run_logger()
-    logger.error("%s %s: %s", run.name, state.name.lower(), state.message or "no message")
-    address = os.environ.get(WEBHOOK)
-    if not address:
-        return
+    """POST `{"flow", "run", "state", "message", "url"}` as JSON, and log why. Never raises: a webhook that does not answer is logged.
+
+    A run that has crashed or was cancelled has no context any more: its log is found by its id.
+    """
+    trouble = ""
+    try:
+        if address := os.environ.get(WEBHOOK):
+            _post(address, flow, run, state)
+    except Exception as error:  # the address may hold a secret, and some errors quote it
+        reason = getattr(error, "reason", error)
+        trouble = f"{WEBHOOK} was not told: {getattr(error, 'code', None) or getattr(reason, 'strerror', None) or type(reason).__name__}"
+    with suppress(Exception):
+        log = _log(flow, run)
+        log.error("%s %s: %s", run.name, (state.name or "").lower(), state.message or "no message")
+        if trouble:
+            log.warning(trouble)
+
+
+def _post(address: str, flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
     page = f"{PREFECT_UI_URL.value()}/runs/flow-run/{run.id}" if PREFECT_UI_URL.value() else ""
     facts = {"flow": flow.name, "run": run.name, "state": state.name, "message": state.message, "url": page}
+    request = urllib.request.Request(address, json.dumps(facts).encode(), {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=SECONDS).close()
+
+
+def _log(flow: Flow[..., Any], run: FlowRun) -> logging.Logger | logging.LoggerAdapter[Any]:
     try:
-        request = urllib.request.Request(address, json.dumps(facts).encode(), {"Content-Type": "application/json"})
-        urllib.request.urlopen(request, timeout=SECONDS).close()
-    except (OSError, ValueError) as error:  # the address may hold a secret: it is not logged
-        logger.warning("%s was not told: %s", WEBHOOK, error)
+        return flow_run_logger(run, flow)
+    except Exception:
+        return logging.getLogger(__name__)

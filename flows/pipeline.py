@@ -24,7 +24,7 @@ from pllava.core.params import load_params
 from pllava.core.worktrees import main_workspace
 
 
-@flow(name="pipeline", on_failure=[tell], on_crashed=[tell])
+@flow(name="pipeline", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def pipeline(recipe: form.Recipe = form.AS_IT_STANDS, overrides: Overrides = Overrides(), deploy: form.Deploy = True) -> Any:  # noqa: B008
     """Bring every DVC stage up to date, judge the result, and serve it when it is at least as good as the champion.
 

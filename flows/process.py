@@ -9,16 +9,19 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-GRACE_SECONDS = 2.0  # between asking to end and ending; a cancelled run is gone within 5 s
+from flows.sentinel import KILLED_SECONDS, family
+from pllava.core.errors import PllavaError
+from pllava.core.params import Run, load_params
+
 KEPT_LINES = 30
 
-_running: set[subprocess.Popen[bytes]] = set()
+_running: dict[subprocess.Popen[bytes], tuple[psutil.Process, float]] = {}  # and how long each may take to end when it is asked to
 _refusing = False  # between `end_all(refuse=True)` and `accept`
 _lock = threading.Lock()
 _sentinel: subprocess.Popen[bytes] | None = None
@@ -29,6 +32,7 @@ def stream(command: list[str], cwd: Path, env: dict[str, str], say: Callable[[st
 
     The child gets a session of its own, so that Ctrl-C reaches us alone and the tree is ended by us, in order.
     """
+    patience = _patience(cwd)
     last: deque[str] = deque(maxlen=KEPT_LINES)
     with _lock:
         if _refusing:
@@ -42,7 +46,7 @@ def stream(command: list[str], cwd: Path, env: dict[str, str], say: Callable[[st
             stderr=subprocess.STDOUT,
             start_new_session=os.name == "posix",
         )
-        _running.add(process)
+        child = _running[process] = psutil.Process(process.pid), patience  # at least a zombie: only we collect it
         _tell_sentinel("+", process)
     try:
         assert process.stdout is not None
@@ -53,10 +57,12 @@ def stream(command: list[str], cwd: Path, env: dict[str, str], say: Callable[[st
                 last.append(line)
                 say(line)
         return process.wait(), list(last)
+    except BaseException:
+        _end({process: child})
+        raise
     finally:
-        _end([process])
         with _lock:
-            _running.discard(process)
+            _running.pop(process, None)
             _tell_sentinel("-", process)
 
 
@@ -68,10 +74,11 @@ def end_all(refuse: bool = False) -> None:
     global _refusing
     with _lock:
         _refusing = _refusing or refuse
-        processes = list(_running)
+        processes = dict(_running)
     for worker in multiprocessing.active_children():
         worker.kill()  # its sentinel ends what it started
-    _end(processes)
+    with _told_once():
+        _end(processes)
 
 
 def accept() -> None:
@@ -84,7 +91,7 @@ def accept() -> None:
 def _tell_sentinel(sign: str, process: subprocess.Popen[bytes]) -> None:
     """Start the sentinel with the first child, or again when it was ended."""
     global _sentinel
-    news = [f"{sign}{process.pid}\n"]
+    news = [f"{sign}{process.pid} {_running[process][1]}\n" if sign == "+" else f"-{process.pid}\n"]
     if _sentinel is None or _sentinel.poll() is not None:
         if _sentinel is None:
             atexit.register(_dismiss_sentinel)
@@ -96,7 +103,7 @@ def _tell_sentinel(sign: str, process: subprocess.Popen[bytes]) -> None:
             stderr=subprocess.DEVNULL,
             start_new_session=os.name == "posix",
         )
-        news = [f"+{running.pid}\n" for running in _running]
+        news = [f"+{running.pid} {patience}\n" for running, (_, patience) in _running.items()]
     assert _sentinel.stdin is not None
     with suppress(BrokenPipeError):  # ended this very moment
         _sentinel.stdin.write("".join(news).encode())
@@ -122,22 +129,42 @@ def _watch_parent() -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Ask processes and all below them to end, all at once, and end what has not after the grace time.
+def _patience(folder: Path) -> float:
+    """run.stop_seconds of the params.yaml there."""
+    try:
+        return load_params(folder / "params.yaml").run.stop_seconds
+    except PllavaError:  # none there, or one that the command itself will refuse
+        return Run().stop_seconds
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Who asks us to end may ask again: we stay until what we wait for has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _end(processes: dict[subprocess.Popen[bytes], tuple[psutil.Process, float]]) -> None:
+    """Ask processes and all of their sessions to end, all at once, and end what has not after the longest of their patience, or at Ctrl-C.
 
     Only the Popen itself collects its exit code: psutil would take it away, and a killed stage would look like one that succeeded.
     """
-    left = [process for process in processes if process.poll() is None]
-    below: list[psutil.Process] = []
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            below += psutil.Process(process.pid).children(recursive=True)
-    for end in ("terminate", "kill"):
-        for one in (*below, *left):
+    leaders = {process.pid: leader for process, (leader, _) in processes.items()}
+    patience = max((seconds for _, seconds in processes.values()), default=0.0)
+    for end, seconds in (("terminate", patience), ("kill", KILLED_SECONDS)):
+        below = [one for one in family(leaders) if one.pid not in leaders]
+        for one in (*below, *processes):
             with suppress(psutil.NoSuchProcess):
                 getattr(one, end)()  # a Popen that has ended does nothing
-        deadline = time.monotonic() + GRACE_SECONDS
-        _, below = psutil.wait_procs(below, timeout=GRACE_SECONDS if left else 0)
-        for process in left:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
+        deadline = time.monotonic() + seconds
+        with suppress(KeyboardInterrupt):
+            psutil.wait_procs(below, timeout=seconds)
+            for process in processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))

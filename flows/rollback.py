@@ -11,7 +11,7 @@ from flows.failure import tell
 from flows.stages import first_failure
 
 
-@flow(name="rollback", on_failure=[tell], on_crashed=[tell])
+@flow(name="rollback", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def rollback(deploy: form.Deploy = True) -> Any:
     """Swap champion and previous. A second rollback swaps them back.
 

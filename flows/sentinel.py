@@ -1,6 +1,7 @@
 """Ends what a process has started when that process is killed and can do nothing itself any more (kill -9, out of memory).
 
-`process.py` starts it and writes "+PID" and "-PID" lines for children that begin and end. Each child leads a session. When the input ends,
+`process.py` starts it and writes "+PID SECONDS" and "-PID" lines for children that begin and end. Each child leads a session, and has
+so long between being asked to end and being ended. When the input ends,
 so has the process at the other side: what is still listed is ended, with all below it and all of its session.
 """
 
@@ -10,16 +11,19 @@ from contextlib import suppress
 
 import psutil
 
-GRACE_SECONDS = 2.0  # between asking to end and ending
+KILLED_SECONDS = 2.0  # until the system has removed what was killed
 
 
 def main() -> None:
     children: dict[int, psutil.Process] = {}
+    patience: dict[int, float] = {}
     for line in sys.stdin:
-        pid = int(line[1:])
+        number, *seconds = line[1:].split()
+        pid = int(number)
         if line.startswith("+"):
             with suppress(psutil.NoSuchProcess):
                 children[pid] = psutil.Process(pid)  # with its time of creation: the number may be another's later
+                patience[pid] = float(seconds[0])
         else:
             children.pop(pid, None)
     for how in ("terminate", "kill", "kill"):
@@ -27,7 +31,7 @@ def main() -> None:
         for process in left:
             with suppress(psutil.Error):
                 getattr(process, how)()
-        psutil.wait_procs(left, timeout=GRACE_SECONDS)
+        psutil.wait_procs(left, timeout=max((patience[pid] for pid in children), default=0.0) if how == "terminate" else KILLED_SECONDS)
 
 
 def family(children: dict[int, psutil.Process]) -> list[psutil.Process]:

@@ -41,7 +41,7 @@ Benchmark = Annotated[str, form.titled("Benchmark", enum=form.BENCHMARKS)]
 Name = Annotated[str | None, Field(max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$"), form.titled("Name")]
 
 
-@flow(name="sweep", on_failure=[tell], on_crashed=[tell])
+@flow(name="sweep", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def sweep(
     grid: Grid = Grid(),  # noqa: B008
     listed: Listed = [],  # noqa: B006

@@ -19,7 +19,7 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text
 from pllava.core.params import Params, load_params
 
-NOT_OF_A_RUN = ("deploy", "registry", "gate")  # where a model serves, is recorded and is judged is no matter of one run
+NOT_OF_A_RUN = ("deploy", "registry", "gate", "run")  # where a model serves, is recorded and judged, and patience: no matter of one run
 
 
 class _Partial(BaseModel):

@@ -276,6 +276,16 @@ class Deploy(Section):
     timeout_seconds: int = Field(120, ge=5)
 
 
+class Run(Section):
+    stop_seconds: int = Field(
+        300,
+        ge=1,
+        le=86400,
+        description="how long a stage that is told to end may take before it is killed. Longer than the longest step, else a training "
+        "loses what it did since its last checkpoint; a stage that hangs is waited for as long",
+    )
+
+
 class Params(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     rendered: Rendered = Rendered(enabled=False)
@@ -288,6 +298,7 @@ class Params(Section):
     registry: Registry = Registry()
     gate: Gate = Gate()
     deploy: Deploy = Deploy()
+    run: Run = Run()
 
     @model_validator(mode="after")
     def _attention_fits(self) -> Params:

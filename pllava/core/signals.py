@@ -89,6 +89,7 @@ def terminate_as_interrupt() -> Iterator[None]:
         return
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second SIGTERM must not cut short the wait for a checkpoint
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, interrupt)

@@ -87,10 +87,14 @@ def _start(stack: Stack, running: Any, say: Callable[[object], None], names: lis
             say(f"{name}: {WHY.read_text()}" if name == "demo" and WHY.exists() else f"{name} serves")
 
     start("prefect")
-    if not os.environ.get("MLFLOW_BACKEND_STORE_URI") and not stack.mlflow_elsewhere:
-        from pllava.tracking.store import setup
+    if not stack.mlflow_elsewhere:
+        from pllava.tracking.store import migrate, setup
 
-        setup()  # several processes that open a fresh sqlite file at once would break it
+        records = os.environ.get("MLFLOW_BACKEND_STORE_URI", "")
+        if not records:
+            setup()  # several processes that open a fresh sqlite file at once would break it
+        elif records.startswith("sqlite:///"):
+            migrate(records)
     start("mlflow")
     serves("prefect")
     start("bridge")

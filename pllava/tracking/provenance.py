@@ -71,8 +71,8 @@ def changed_files(root: Path) -> list[str] | None:
 
 
 def params_sha256(params: Params) -> str:
-    """Hash of the settings, as they were understood: comments, order and defaults left out make no difference."""
-    return sha256_of(params.model_dump(mode="json"))
+    """Hash of the settings, as they were understood: comments, order, defaults left out and how one stops make no difference."""
+    return sha256_of(params.model_dump(mode="json", exclude={"run"}))
 
 
 def dataset_digests(root: Path, params: Params) -> dict[str, tuple[str, str]]:

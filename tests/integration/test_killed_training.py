@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -118,3 +119,38 @@ def test_told_to_end_while_workers_decode_it_saves(prepared: Callable[..., Param
     said = command.communicate()[1]
     assert "the same command goes on from there" in said and "Traceback" not in said, said
     assert command.returncode == 130
+
+
+def test_told_to_end_by_the_flow_it_saves_though_its_step_takes_long(prepared: Callable[..., Params]) -> None:  # noqa: F811
+    """The flow's own way: below a shell that dies at once, as `dvc repro` does, told twice, in a step of 4 s more."""
+    import psutil
+
+    from flows.process import end_all, stream
+
+    params = prepared(train={**SETTINGS, "steps": 5000, "log_every": 1000, "checkpoint_every": 4000})
+    write_json("params.yaml", params.model_dump(mode="json"))
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
+    lines: list[str] = []
+    command = ["sh", "-c", f"{sys.executable} -m pllava.cli train; true"]
+    thread = threading.Thread(target=stream, args=(command, Path.cwd(), env, lines.append))
+    thread.start()
+    while not (CHECKPOINTS / "run.json").exists():
+        assert thread.is_alive(), lines
+        time.sleep(0.05)
+    time.sleep(5)
+    below = psutil.Process().children(recursive=True)
+    (training,) = [
+        process
+        for process in below
+        if "-m pllava.stages.train --params" in " ".join(process.cmdline()) and "accelerate" not in str(process.cmdline())
+    ]
+    training.suspend()
+    threading.Timer(2, lambda: [process.terminate() for process in below if process.is_running() and process != training]).start()
+    threading.Timer(4, training.resume).start()
+    end_all()
+    thread.join(60)
+    assert not thread.is_alive()
+    said = "\n".join(lines)
+    assert "the same command goes on from there" in said and "Traceback" not in said, said
+    assert len(list(CHECKPOINTS.glob("step-*"))) == 1
+    assert not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]

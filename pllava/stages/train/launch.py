@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pllava.core.params import Params
 
 STATE = Path(".state/train")
-STEP_PATIENCE = 300  # of a training: it ends its step and writes a checkpoint first
 
 
 def train(params: Params, fresh: bool = False) -> Path:
@@ -29,7 +28,7 @@ def train(params: Params, fresh: bool = False) -> Path:
     with NamedTemporaryFile("w", prefix="params-", suffix=".json", dir=STATE) as file:
         file.write(params.model_dump_json())
         file.flush()
-        code = run_tree(command(params, file.name, fresh), _environment(params), STEP_PATIENCE)
+        code = run_tree(command(params, file.name, fresh), _environment(params), params.run.stop_seconds)  # it saves first
     if code != 0:
         raise PllavaError(f"training ended with exit code {code}; the reason is printed above. {OUTPUT} is as it was")
     return OUTPUT

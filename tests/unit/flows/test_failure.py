@@ -4,6 +4,7 @@ import http.server
 import json
 import logging
 import threading
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ STATE = SimpleNamespace(name="Failed", message="stage train failed")
 
 @pytest.fixture
 def log(monkeypatch):
-    monkeypatch.setattr(failure, "get_run_logger", lambda: logging.getLogger("run"))
+    monkeypatch.setattr(failure, "flow_run_logger", lambda run, flow: logging.getLogger("run"))
 
 
 def test_the_webhook_gets_why(monkeypatch, log):
@@ -71,4 +72,32 @@ def test_training_is_never_tried_again():
 def test_every_form_tells_of_its_failure():
     deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     flows = {import_object(str(ROOT / entry["entrypoint"])) for entry in deployed}
-    assert {flow.name for flow in flows if failure.tell not in flow.on_failure_hooks or failure.tell not in flow.on_crashed_hooks} == set()
+    assert {flow.name for flow in flows if not told(flow)} == set()
+
+
+def told(flow):
+    return all(failure.tell in hooks for hooks in (flow.on_failure_hooks, flow.on_crashed_hooks, flow.on_cancellation_hooks))
+
+
+@pytest.mark.parametrize("address", ["no address: secret", "http://127.0.0.1:{port}/secret", "http://[secret", "file:///secret"])
+def test_without_the_context_of_a_run_it_tells_and_never_raises(monkeypatch, caplog, address):
+    """As Prefect calls it after a crash or a cancellation; also where the other side speaks no HTTP."""
+    import socket
+
+    monkeypatch.setattr(failure, "SECONDS", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def babble():
+            with suppress(OSError):  # nobody called
+                answer(server.accept()[0])
+
+        def answer(connection):
+            connection.recv(10000)
+            connection.sendall(b"no http\r\n\r\n")
+            connection.close()
+
+        threading.Thread(target=babble, daemon=True).start()
+        monkeypatch.setenv(failure.WEBHOOK, address.format(port=server.getsockname()[1]))
+        for run in (RUN, SimpleNamespace(name=None, id=None)):
+            failure.tell(pipeline, run, SimpleNamespace(name=None, message=None))
+    assert "secret" not in caplog.text

@@ -98,8 +98,9 @@ def test_ending_reaches_grandchildren():
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in tree)
 
 
-def test_a_queue_of_work_is_ended_within_five_seconds():
+def test_what_does_not_end_is_ended_after_the_time_that_is_set(monkeypatch):
     """Those that run are ended all at once, and the next in the queue does not begin."""
+    monkeypatch.setattr("flows.process._patience", lambda folder: 2.0)
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     begun = []
     with ThreadPoolExecutor(3) as pool:
@@ -112,3 +113,48 @@ def test_a_queue_of_work_is_ended_within_five_seconds():
     assert time.monotonic() - at < 5 and len(begun) == 3
     assert [future.result()[0] for future in futures] == [-signal.SIGKILL] * 3 + [-signal.SIGTERM] * 3
     assert run("pass")[0] == 0
+
+
+def test_the_wait_is_that_of_the_project_and_longer_than_a_step(tmp_path):
+    """What is asked to end may take as long as run.stop_seconds says, is not asked in vain, and its last words are passed on."""
+    (tmp_path / "params.yaml").write_text(
+        (Path(__file__).parents[3] / "params.yaml").read_text().replace("stop_seconds: 300", "stop_seconds: 5")
+    )
+    saves = (
+        "import signal, sys, time\n"
+        "def save(*_): time.sleep(3); print('saved', flush=True); sys.exit(3)\n"
+        "signal.signal(signal.SIGTERM, save); print('begun', flush=True); time.sleep(600)"
+    )
+    shell = ["sh", "-c", f'{sys.executable} -c "{saves}"; true']  # dies at once when told to, as dvc does
+    lines: list[str] = []
+    thread = threading.Thread(target=stream, args=(shell, tmp_path, dict(os.environ), lines.append))
+    thread.start()
+    while not lines:
+        time.sleep(0.05)
+    end_all()
+    thread.join(30)
+    assert lines == ["begun", "saved"]
+
+
+def test_a_kill_outright_leaves_the_stage_its_time_too(tmp_path):
+    (tmp_path / "streams.py").write_text(
+        STREAMS.replace('command = [sys.executable, "-c", tree]', "command = [sys.executable, sys.argv[2]]")
+    )
+    (tmp_path / "slow.py").write_text(
+        "import signal, sys, time\n"
+        "def save(*_): time.sleep(4); open(sys.argv[0] + '.saved', 'w'); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save); open(sys.argv[0] + '.begun', 'w'); time.sleep(600)"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), str(tmp_path)]), "PREFECT_HOME": str(tmp_path)}
+    killed = subprocess.Popen([sys.executable, str(tmp_path / "streams.py"), "here", str(tmp_path / "slow.py")], env=env)
+    until(tmp_path / "slow.py.begun")
+    killed.kill()
+    killed.wait()
+    until(tmp_path / "slow.py.saved")
+
+
+def until(path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
