@@ -21,7 +21,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import ROOT
+from flows import ROOT, server
 from flows.failure import tell
 from flows.process import end_all
 from pllava.apps.caption.job import Dense, Job, make_job
@@ -153,7 +153,8 @@ def main() -> int:
     parser.add_argument("--ray-address")
     given = vars(parser.parse_args())
     form = CaptionForm(output=given.pop("out"), dense=Dense() if given.pop("dense") else None, **given)
-    state = caption(form, return_state=True)
+    with server.api():
+        state = caption(form, return_state=True)
     print(state.message, file=sys.stderr)
     return 0 if state.is_completed() else 1
 

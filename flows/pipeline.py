@@ -1,6 +1,6 @@
 """`make run`, or `python -m flows.pipeline`: the DVC stages as Prefect tasks, then register, measure, gate, promote, deploy.
 
-Works alone (Prefect starts its API inside the process) and against a server (PREFECT_API_URL).
+Works alone (with a Prefect server for its own time, server.py) and against a server (PREFECT_API_URL).
 """
 
 import os
@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows import ROOT, decisions, form
+from flows import ROOT, decisions, form, server
 from flows.experiment import is_other, run_experiment
 from flows.failure import tell
 from flows.process import end_all
@@ -72,7 +72,8 @@ def main() -> int:
     # Prefect passes SIGTERM on once it has crashed the flow; left to the system it would end us before Prefect's own server is stopped.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
-        state = pipeline(return_state=True)
+        with server.api():
+            state = pipeline(return_state=True)
     except KeyboardInterrupt:
         return 130
     if not state.is_completed():

@@ -15,7 +15,6 @@ import hashlib
 import hmac
 import json
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from starlette.concurrency import run_in_threadpool
 
 from pllava.core.errors import PllavaError
 from pllava.core.files import read_json, write_json
+from pllava.services import stack
 
 HOME = Path(".state/bridge")  # under the project folder
 PATH, HEALTH = "/mlflow", "/health"
@@ -46,16 +46,7 @@ def resource(model: str) -> str:
 
 def secret(root: Path, name: str = "secret") -> str:
     """The secret that MLflow signs with, or another one by name; made at first use, readable by this user alone."""
-    file = root / HOME / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        return file.read_text().strip()
-    with os.fdopen(descriptor, "w") as new:
-        made = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()  # also the form of a Fernet key
-        new.write(made)
-    return made
+    return stack.secret(root / HOME / name)
 
 
 def mlflow_environment(root: Path) -> dict[str, str]:
@@ -183,14 +174,17 @@ def event_of(body: bytes, models: frozenset[str]) -> dict[str, Any] | None:
 
 
 def sender(prefect: str) -> Callable[[dict[str, Any]], None]:
-    """Posts events to the API of this Prefect server."""
+    """Posts events to the API of this Prefect server, with the login of the environment."""
     import httpx
+
+    name, colon, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    login = (name, password) if colon else None
 
     def send(event: dict[str, Any]) -> None:
         from uuid import uuid4
 
         try:
-            with httpx.Client(trust_env=False, timeout=10) as client:  # loopback is never reached through a proxy
+            with httpx.Client(auth=login, trust_env=False, timeout=10) as client:  # loopback is never reached through a proxy
                 client.post(f"{prefect.rstrip('/')}/api/events", json=[event | {"id": str(uuid4())}]).raise_for_status()
         except httpx.HTTPError as error:
             raise OSError(f"{type(error).__name__}: {error}") from None
@@ -201,6 +195,7 @@ def sender(prefect: str) -> Callable[[dict[str, Any]], None]:
 def main() -> None:
     import uvicorn
 
+    from pllava.apps.web.origin import OriginGuard
     from pllava.core.params import load_params
     from pllava.tracking.store import project_root
 
@@ -213,7 +208,8 @@ def main() -> None:
     arguments = parser.parse_args()
     root = project_root()
     models = frozenset({load_params(root / "params.yaml").registry.model_name})
-    uvicorn.run(create_app(root, sender(arguments.prefect), models), host=arguments.host, port=arguments.port, log_level="warning")
+    app = OriginGuard(create_app(root, sender(arguments.prefect), models))
+    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning")
 
 
 if __name__ == "__main__":

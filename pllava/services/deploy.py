@@ -16,12 +16,14 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import psutil
 import yaml
 
 from pllava.apps.demo import switch
 from pllava.apps.demo.samples import Sample, first_sample
+from pllava.apps.web.auth import AUTH_VARIABLE, read_auth, require_auth_beyond_loopback
 from pllava.core import processes as process
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text
@@ -33,7 +35,6 @@ from pllava.services.stack import recorded as recorded_stack
 from pllava.tracking.store import project_root
 
 POLL = 0.25  # seconds
-NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is never reached through a proxy
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Deployment:
 def deploy(params: Params, restart: bool = False) -> Deployment:
     """Make the champion the one that serves. Nothing is done when it serves already. restart: in a new process in any case.
 
-    Raises PllavaError: no champion, no held-out clip, port held by another process (in all three nothing was changed), or a champion that
-    does not answer (the previous one is champion again and serves again).
+    Raises PllavaError: no champion, no held-out clip, port held by another process, deploy.host beyond loopback without a password (in all
+    of these nothing was changed), or a champion that does not answer (the previous one is champion again and serves again).
     """
     from filelock import FileLock
 
@@ -83,6 +84,7 @@ def _where_the_stack_has_it(params: Params) -> Params:
 
 
 def _deploy(params: Params, restart: bool) -> Deployment:
+    require_auth_beyond_loopback(params.deploy.host, read_auth(os.environ.get(AUTH_VARIABLE)))
     version = champion(params)
     if version is not None:
         adopt(params)
@@ -203,7 +205,8 @@ def _ask(url: str, clip: Sample, seconds: float) -> str:
     from gradio_client import Client, handle_file
 
     try:
-        client = Client(url, verbose=False, httpx_kwargs={"trust_env": False}, analytics_enabled=False)
+        login = read_auth(os.environ.get(AUTH_VARIABLE))
+        client = Client(url, auth=login, verbose=False, httpx_kwargs={"trust_env": False}, analytics_enabled=False)
         job = client.submit(handle_file(clip.media), clip.question, api_name="/ask")
         answer = job.result(timeout=max(1.0, seconds))
     except Exception as error:  # whatever the client meets, the deployment did not answer: the caller goes back
@@ -235,14 +238,24 @@ def _go_back(params: Params, clip: Sample) -> str:
     return f"Version {back.version} is champion again and serves at {entry['url']}"
 
 
+def _visitor(url: str) -> urllib.request.OpenerDirector:
+    """Logged in, where the page asks for a password. Loopback is never reached through a proxy."""
+    visitor = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
+    if login := read_auth(os.environ.get(AUTH_VARIABLE)):
+        form = urlencode(dict(zip(("username", "password"), login, strict=True))).encode()
+        visitor.open(f"{url}/login", form, timeout=5).close()
+    return visitor
+
+
 def _serves(url: str, wanted: dict[str, Any]) -> bool:
     """Does the page at `url` answer, and with this version and these weights?"""
     endpoint = f"{url}/gradio_api/call/version"
     request = urllib.request.Request(endpoint, data=b'{"data": []}', headers={"Content-Type": "application/json"})
     try:
-        with NO_PROXY.open(request, timeout=5) as response:
+        visitor = _visitor(url)
+        with visitor.open(request, timeout=5) as response:
             event = json.load(response)["event_id"]
-        with NO_PROXY.open(f"{endpoint}/{event}", timeout=5) as response:  # server-sent events, the last one holds the result
+        with visitor.open(f"{endpoint}/{event}", timeout=5) as response:  # server-sent events, the last one holds the result
             data = [line.removeprefix(b"data: ") for line in response.read().splitlines() if line.startswith(b"data: ")]
         served = json.loads(data[-1])[0]
         return all(served[key] == wanted[key] for key in ("version", "adapter_sha256"))

@@ -27,13 +27,13 @@ def programs(stack: Stack) -> list[Program]:
     python = sys.executable
     prefect = Program(
         "prefect",
-        [python, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(stack.prefect_port)],
+        [python, "-m", "pllava.services.servers", "prefect", "--port", str(stack.prefect_port)],
         environment={"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5"},  # how long a queued run waits for its next try
         health=f"{stack.prefect_url}/api/health",
     )
     mlflow = Program(
         "mlflow",
-        [python, "-m", "mlflow", "server", "--host", HOST, "--port", str(stack.mlflow_port), "--workers", "1"],
+        [python, "-m", "pllava.services.servers", "mlflow", "--port", str(stack.mlflow_port)],
         environment=mlflow_environment(stack),
         health=f"{stack.mlflow_url}/health",
     )

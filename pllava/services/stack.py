@@ -12,8 +12,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +27,7 @@ HOST = "127.0.0.1"
 STATE = Path(".state")  # all below is relative to the project folder
 LOGS = STATE / "logs"
 RECORD = STATE / "stack.json"
+LOGIN = STATE / "prefect/login"  # NAME:PASSWORD of Prefect's API and pages
 MARK = "PLLAVA_STACK"  # in the environment of every process of the stack: the project folder it belongs to
 PORTS = {  # variable and default; None: as params.yaml says
     "mlflow": ("PLLAVA_MLFLOW_PORT", 5000),
@@ -86,8 +90,7 @@ class Stack:
             "PWD": str(self.root),  # prefect.yaml asks for it, and `make -C` or a subprocess leaves another one
             "PREFECT_HOME": str(self.root / STATE / "prefect"),
             "PREFECT_API_URL": f"{self.prefect_url}/api",
-            "PREFECT_SERVER_API_HOST": HOST,
-            "PREFECT_SERVER_API_PORT": str(self.prefect_port),
+            "PREFECT_UI_API_URL": "/api",  # of the name in the browser, which may be localhost
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")])),
         }
@@ -97,6 +100,10 @@ class Stack:
         if stores and not self.mlflow_elsewhere:
             shared["MLFLOW_TRACKING_URI"] = self.mlflow_url
         return {**{name: value for name, value in QUIET.items() if name not in os.environ}, **shared}
+
+    def login(self) -> dict[str, str]:
+        """For Prefect's server and all who call it. Belongs in the environment of processes, not into a file of settings."""
+        return login_environment(secret(self.root / LOGIN, "pllava:"))
 
     def save(self) -> None:
         write_json(self.root / RECORD, asdict(self) | {"root": str(self.root)})
@@ -124,6 +131,27 @@ def recorded(root: Path) -> Stack | None:
         return Stack(**{**read_json(root / RECORD), "root": root})
     except (TypeError, json.JSONDecodeError):
         raise PllavaError(f"{root / RECORD} is not what `make up` writes. Remove it") from None
+
+
+def secret(file: Path, before: str = "") -> str:
+    """`before` and 32 random bytes in base64 (also the form of a Fernet key); made at first use, readable by this user alone."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        if text := file.read_text().strip():
+            file.chmod(0o600)
+            return text
+        file.unlink()
+    made = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
+        new.write(before + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
+    with suppress(FileExistsError):  # another process was first: its secret counts
+        os.link(made, file)
+    made.unlink()
+    return file.read_text().strip()
+
+
+def login_environment(login: str) -> dict[str, str]:
+    return {"PREFECT_API_AUTH_STRING": login, "PREFECT_SERVER_API_AUTH_STRING": login}
 
 
 def _port(variable: str, default: int) -> int:

@@ -11,7 +11,7 @@ from pllava.services import supervisor
 from pllava.services.demo import WHY
 from pllava.services.health import answers
 from pllava.services.programs import programs
-from pllava.services.stack import LOGS, Stack
+from pllava.services.stack import LOGIN, LOGS, Stack
 
 WORDS = {"BACKOFF": "dies and is restarted", "FATAL": "given up"}  # supervisor's other words speak for themselves
 
@@ -46,7 +46,8 @@ def addresses(root: Path) -> str:
     assert stack is not None
     names = {"prefect": "flows: start, watch, schedule", "mlflow": "runs and model versions", "demo": "ask the champion"}
     lines = [f"{name:<8} {_address(stack, name):<44} {what}" for name, what in names.items()]
-    return "\n".join([*lines, f"logs     {LOGS}/", "stop     make down"])
+    login = f"{'login':<8} {f'cat {LOGIN}':<44} what Prefect's page asks for"
+    return "\n".join([*lines, login, f"logs     {LOGS}/", "stop     make down"])
 
 
 def _address(stack: Stack, name: str) -> str:

@@ -64,7 +64,7 @@ def start(stack: Stack) -> None:
     settings = write_settings(stack)
     done = subprocess.run(
         [sys.executable, "-m", "supervisor.supervisord", "-c", str(settings)],
-        env={**os.environ, **stack.environment(), **webhooks(stack.root)},  # with a key that belongs into no file of settings
+        env={**os.environ, **stack.environment(), **stack.login(), **webhooks(stack.root)},  # what belongs into no file of settings
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

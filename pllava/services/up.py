@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -129,9 +130,9 @@ def _wait(stack: Stack, running: Any, program: Program) -> None:
 
 def _worker_is_online(stack: Stack, since: int) -> bool:
     """Has the worker reported to the pool since it was started (seconds since 1970)? One of an earlier stack looks alive for a while."""
-    request = urllib.request.Request(
-        f"{stack.prefect_url}/api/work_pools/{POOL}/workers/filter", data=b"{}", headers={"Content-Type": "application/json"}
-    )
+    login = base64.b64encode(stack.login()["PREFECT_API_AUTH_STRING"].encode()).decode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
+    request = urllib.request.Request(f"{stack.prefect_url}/api/work_pools/{POOL}/workers/filter", data=b"{}", headers=headers)
     try:
         with NO_PROXY.open(request, timeout=10) as response:
             seen = [datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() for worker in json.load(response)]
@@ -146,7 +147,7 @@ def _run(stack: Stack, name: str, module: str, *arguments: str) -> None:
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=stack.root,
-            env={**os.environ, **stack.environment()},
+            env={**os.environ, **stack.environment(), **stack.login()},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

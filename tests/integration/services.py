@@ -1,5 +1,6 @@
 """A copy of the project with services on ports of their own. Its stages are trivial; DVC, git, Prefect and MLflow are real."""
 
+import base64
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from pllava.services.stack import LOGIN
 from pllava.tracking import store
 
 PROJECT = Path(__file__).parents[2]
@@ -58,17 +60,24 @@ class Services:
         self.root = root
         self.mlflow = f"http://127.0.0.1:{ports['PLLAVA_MLFLOW_PORT']}"
         self.demo = f"http://127.0.0.1:{ports['PLLAVA_DEMO_PORT']}"
-        self.api = f"http://127.0.0.1:{ports['PLLAVA_PREFECT_PORT']}/api"
+        self.bridge = f"http://127.0.0.1:{ports['PLLAVA_BRIDGE_PORT']}"
+        self.prefect = f"http://127.0.0.1:{ports['PLLAVA_PREFECT_PORT']}"
+        self.api = f"{self.prefect}/api"
 
     def do(self, *command, module="pllava.cli"):
         done = subprocess.run([sys.executable, "-m", module, *command], cwd=self.root, env=self.env, capture_output=True, text=True)
         self.code = done.returncode
         return done.stdout + done.stderr
 
+    def login(self):
+        """Headers for Prefect's API."""
+        return {"Authorization": f"Basic {base64.b64encode((self.root / LOGIN).read_bytes()).decode()}"}
+
     def call(self, path, body=None, base=None):
         """(status, answer) of GET, or of POST when there is a body. Asked again when busy, as Prefect's own client does."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{base or self.api}{path}", data, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"} | ({} if base else self.login())
+        request = urllib.request.Request(f"{base or self.api}{path}", data, headers)
         for _ in range(10):
             try:
                 with urllib.request.urlopen(request, timeout=60) as response:

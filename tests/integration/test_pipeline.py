@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from foreign_page import ask, gets_nothing
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.usefixtures("prefect_server")]
 
@@ -193,6 +194,11 @@ def test_a_terminated_flow_takes_its_own_server_along(tmp_path):
         assert any(b"sleeping" in line for line in run.stdout)
         below = psutil.Process(run.pid).children(recursive=True)
         assert below, "the server of its own"
+        ports = [c.laddr.port for child in below for c in child.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        assert len(ports) == 1
+        url = f"http://127.0.0.1:{ports[0]}"
+        gets_nothing(url, ["/", "/docs", "/api/health", "/api/deployments/", "/api/admin/settings"], ["/api/events/in", "/api/events/out"])
+        assert ask(f"{url}/api/deployments/filter", "POST", b"{}", Content_Type="application/json")[0] == 401, "a program without its login"
         run.terminate()
         assert run.wait(60) == 143
     _, left = psutil.wait_procs(below, timeout=10)

@@ -10,8 +10,11 @@ import time
 import psutil
 import pytest
 import yaml
+from foreign_page import ask, gets_nothing
 from services import PROJECT, Services, copy_project, until
 from serving import Visitor, write_adapter, write_clip
+
+from pllava.services.stack import LOGIN
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -205,6 +208,55 @@ def test_from_the_run_form_to_a_promoted_version_and_back(services, tiny_base_di
     assert set(visitor.answers) == set(answers.values())
 
 
+PATHS = {
+    "prefect": ["/", "/docs", "/ui-settings", "/api/health", "/api/deployments/filter", "/api/deployments/", "/api/admin/settings"],
+    "mlflow": ["/", "/health", "/graphql", "/api/2.0/mlflow/experiments/create", "/ajax-api/2.0/mlflow/experiments/search"],
+    "bridge": ["/health", "/mlflow"],
+    "demo": ["/", "/config", "/gradio_api/upload", "/gradio_api/queue/join", "/monitoring/summary", "/gradio_api/runs"],
+}
+SOCKETS = ["/api/events/in", "/api/events/out", "/api/logs/out", "/api/task_runs/subscriptions/scheduled"]
+
+
+@pytest.mark.parametrize("service", PATHS)
+def test_a_page_of_another_origin_gets_nothing(services, service):
+    gets_nothing(getattr(services, service), PATHS[service], SOCKETS if service == "prefect" else ["/"])
+    assert ask(getattr(services, service), Host=None, Origin=getattr(services, service))[0] in (200, 404), "its own page"
+
+
+def test_prefect_asks_everybody_for_the_login(services):
+    gets_nothing(services.prefect, ["/api/deployments/filter"], **services.login())  # a foreign page that knew it
+    for path, method in (("/deployments/filter", "POST"), ("/admin/settings", "GET"), ("/deployments/", "POST"), ("/events", "POST")):
+        for headers in ({}, {"Origin": services.prefect}, {"Authorization": "Basic cGxsYXZhOng="}):
+            assert ask(f"{services.api}{path}", method, b"{}", Content_Type="application/json", **headers)[0] == 401
+    assert ask(f"{services.api}/deployments/filter", "POST", b"{}", Content_Type="application/json", **services.login())[0] == 200
+
+
+def test_a_person_logs_in_to_the_pages_of_prefect(services):
+    """By both names of this machine; forms and live events work as before."""
+    pytest.importorskip("playwright", reason="no playwright here: pip install -e '.[dev]'")
+    from playwright.sync_api import sync_playwright
+
+    if (chromium := shutil.which("chromium") or shutil.which("google-chrome")) is None:
+        pytest.skip("no Chromium on PATH; on Debian: apt install chromium")
+    deployment = services.call("/deployments/name/pipeline/pipeline")[1]
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        for url in (services.prefect, services.prefect.replace("127.0.0.1", "localhost")):
+            page = browser.new_page()
+            page.set_default_timeout(60_000)
+            page.goto(url)
+            page.get_by_placeholder("admin:pass").fill((services.root / LOGIN).read_text())
+            refused = []
+            page.on("response", lambda response, refused=refused: refused.append(response.url) if response.status in (401, 403) else None)
+            page.get_by_role("button", name="Login").click()
+            page.get_by_text("Active Work Pools").wait_for()
+            page.goto(f"{url}/deployments/deployment/{deployment['id']}/run")
+            page.get_by_text("overrides (Optional)").wait_for()
+            assert refused == []
+            page.close()
+        browser.close()
+
+
 def test_a_run_that_is_killed_outright_leaves_nothing_of_its_stage(services):
     run = services.start("pipeline/experiment", overrides={"train": {"steps": 7}})
     assert until(lambda: services.running("sleep", "613"))
@@ -217,7 +269,7 @@ def test_a_run_that_is_killed_outright_leaves_nothing_of_its_stage(services):
 
 def test_a_dead_service_is_restarted(services):
     def parents():
-        return services.running(*["--workers", "1"])
+        return services.running("mlflow", "--port", services.env["PLLAVA_MLFLOW_PORT"])
 
     (dead,) = parents()
     for process in [*dead.children(recursive=True), dead]:
@@ -249,3 +301,19 @@ def test_down_leaves_no_process_and_what_was_recorded_stays(services):
         assert services.code == 1 and services.processes() == []
     services.do("up")
     assert services.state(running)["type"] == "CRASHED"
+
+
+def test_the_login_is_in_one_file_that_only_its_user_reads(services):
+    """Not on a command line, in a log, in a record or in another file of the project; every service and run has worked with it."""
+    file = services.root / LOGIN
+    login = file.read_text()
+    assert login.startswith("pllava:") and file.stat().st_mode & 0o777 == 0o600
+    secrets = [login.partition(":")[2].encode(), services.login()["Authorization"].split()[1].encode()]
+    for process in services.processes():
+        assert login.partition(":")[2] not in " ".join(process.cmdline())
+    said = services.do("up") + services.do("status")
+    assert str(LOGIN) in said and secrets[0].decode() not in said
+    for path in services.root.rglob("*"):
+        if path != file and path.is_file():
+            words = path.read_bytes()
+            assert not any(secret in words for secret in secrets), path

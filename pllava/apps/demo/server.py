@@ -9,7 +9,8 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from pllava.apps.demo import style
@@ -51,14 +52,11 @@ def open_page(
 ) -> gr.Blocks:
     """Load the model and serve the page from a thread of this process.
 
-    Raises PllavaError: no such model, port in use, or a host beyond loopback that was asked for without a password.
+    Raises PllavaError: no such model, port in use, or a host beyond loopback without a password.
     """
     login = read_auth(auth)
-    if host is not None:
-        require_auth_beyond_loopback(host, login)
     host, port = host or params.deploy.host, port or params.deploy.port
-    if login is None and not is_loopback(host):
-        say(f"{host} can be reached from other machines and no password is asked for; pllava demo --auth NAME:PASSWORD asks for one")
+    require_auth_beyond_loopback(host, login)
     require_free_port(host, port, next_step="Take another: pllava demo --host HOST --port PORT")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     uploads = Uploads(UPLOADS)
@@ -68,7 +66,8 @@ def open_page(
     from starlette.middleware import Middleware
 
     from pllava.apps.demo.page import build_demo
-    from pllava.apps.web.guard import LOCAL, Guard
+    from pllava.apps.web.guard import Guard
+    from pllava.apps.web.origin import LOCAL, OriginGuard
     from pllava.apps.web.refused_body import RefusedBody
     from pllava.apps.web.upload_middleware import Arrivals
 
@@ -84,7 +83,14 @@ def open_page(
         say(f"no sample clips: {error}")
         clips = []
     hosts = LOCAL | {host} if is_loopback(host) else None
-    guards = [Middleware(RefusedBody), Middleware(Guard, hosts=hosts), Middleware(Arrivals, uploads)]
+    guards = [Middleware(RefusedBody), Middleware(Guard), Middleware(Arrivals, uploads)]
+
+    @asynccontextmanager
+    async def guarded(app: Any) -> AsyncIterator[None]:
+        """In front of gradio's own layers, too, one of which gives leave to pages of other local ports."""
+        app.middleware_stack = OriginGuard(app.middleware_stack, hosts, "`pllava demo`")
+        yield
+
     page = build_demo(engine, source, clips, uploads)
     page.engine = engine  # type: ignore[attr-defined]  # whoever serves the page may give it another version of the model
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
@@ -97,7 +103,9 @@ def open_page(
         max_file_size=MAX_FILE_SIZE,
         allowed_paths=[],  # the upload folder, and nothing else
         auth=login,
-        app_kwargs={"middleware": guards},
+        app_kwargs={"middleware": guards, "lifespan": guarded},
+        enable_monitoring=False,  # who asked what, and how long it took
+        run_history=False,
         footer_links=["api"],
         theme=style.theme(),
         css=style.CSS,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import signal
 import sys
 import time
@@ -131,11 +132,13 @@ def main() -> None:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     from pllava.apps.demo.server import open_page
+    from pllava.apps.web.auth import AUTH_VARIABLE
     from pllava.core.params import load_params
 
     REQUEST.unlink(missing_ok=True)
     try:
-        page: Any = open_page(load_params(arguments.params), arguments.model, say=lambda text: print(text, flush=True))
+        params, auth = load_params(arguments.params), os.environ.get(AUTH_VARIABLE)
+        page: Any = open_page(params, arguments.model, auth=auth, say=lambda text: print(text, flush=True))
     except PllavaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -22,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from pllava.apps.gallery.current import Current, Shown
 from pllava.apps.gallery.queries import PAGE, SIDES, VERDICTS, Filter
 from pllava.apps.web import media
+from pllava.apps.web.origin import refusal
 from pllava.core.errors import PllavaError
 from pllava.registry.result_sources import ResultFile
 
@@ -57,8 +58,8 @@ def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Seq
     @app.middleware("http")
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
         response: Response
-        if hosts is not None and _host(request.headers.get("host", "")) not in hosts:
-            response = Response("this name is not ours; open the address that `pllava gallery` printed\n", 421, media_type="text/plain")
+        if problem := refusal(request.scope, hosts, "`pllava gallery`"):
+            response = Response(f"{problem[1]}\n", problem[0], media_type="text/plain")
         elif auth is not None and not _knows(request.headers.get("authorization", ""), auth):
             response = Response("a name and a password are needed\n", 401, {"WWW-Authenticate": 'Basic realm="pllava gallery"'})
         else:
@@ -198,11 +199,6 @@ def _whole(chosen: Filter) -> Filter:
 def _knows(header: str, auth: tuple[str, str]) -> bool:
     expected = base64.b64encode(":".join(auth).encode()).decode()
     return secrets.compare_digest(header.encode(), f"Basic {expected}".encode())
-
-
-def _host(header: str) -> str:
-    """The name in a Host header, without its port."""
-    return header[: header.find("]") + 1] if header.startswith("[") else header.rsplit(":", 1)[0] if ":" in header else header
 
 
 def _percent(value: float | None) -> str:

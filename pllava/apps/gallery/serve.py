@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pllava.apps.web.auth import is_loopback, read_auth, require_auth_beyond_loopback
+from pllava.apps.web.origin import LOCAL
 from pllava.artifacts.gallery_links import PORT
 from pllava.core.params import Params
 from pllava.core.processes import require_free_port
-
-LOCAL = ("127.0.0.1", "localhost", "[::1]")
 
 
 def serve(

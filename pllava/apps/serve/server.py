@@ -24,7 +24,7 @@ from pllava.apps.serve.jobs import Event, Job, JobQueue
 from pllava.apps.serve.metrics import Metrics
 from pllava.apps.serve.protocol import ChatRequest, parse
 from pllava.apps.serve.settings import ServeSettings, is_loopback
-from pllava.apps.web.guard import from_elsewhere
+from pllava.apps.web.origin import from_elsewhere
 from pllava.apps.web.refused_body import RefusedBody
 from pllava.core.errors import PllavaError
 from pllava.video.readers import TIME_LIMIT, Readers
@@ -275,18 +275,17 @@ class Guard:
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         key = self.settings.api_key
-        if key is None:
-            # A page in a browser on this machine must not ask: under a name of its own, or by a form.
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if key is None or not (scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), key.encode())):
+            if key is not None and scope["path"] not in OPEN:
+                raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+            # A page in a browser on this machine must not ask: under a name of its own, or from its own origin.
             host = headers.get(b"host", b"").decode("latin-1")
             name = host.rsplit(":", 1)[0].strip("[]") if not host.endswith("]") else host.strip("[]")
-            if not is_loopback(name):
+            if is_loopback(self.settings.host) and not is_loopback(name):
                 raise ApiError(403, "without a key this server answers to 127.0.0.1 and localhost only")
             if from_elsewhere(scope):
                 raise ApiError(403, "without a key this server takes nothing from a web page of another origin")
-        elif scope["path"] not in OPEN:
-            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), key.encode()):
-                raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.settings.max_body:
             raise self._large()

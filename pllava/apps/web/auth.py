@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pllava.core.errors import PllavaError
 
+AUTH_VARIABLE = "PLLAVA_AUTH"
 AUTH_HELP = "NAME:PASSWORD that the page asks for, or @FILE that holds it; the environment's PLLAVA_AUTH does not show in `ps`"
 
 
@@ -36,5 +37,6 @@ def require_auth_beyond_loopback(host: str, auth: tuple[str, str] | None) -> Non
     """Raises PllavaError when strangers could reach the page and nobody asks them for a password."""
     if auth is None and not is_loopback(host):
         raise PllavaError(
-            f"{host} can be reached from other machines, and the page shows files. Add --auth NAME:PASSWORD, or listen on 127.0.0.1"
+            f"{host} can be reached from other machines, and the page shows files. Add --auth NAME:PASSWORD, "
+            f"or set {AUTH_VARIABLE}, or listen on 127.0.0.1"
         )

@@ -1,4 +1,4 @@
-"""In front of the page: who may call it, and what the browser may fetch.
+"""In front of the page: what the browser may fetch. Which pages may call it: origin.py.
 
 Gradio serves files from its upload folder only (`allowed_paths` is empty); but it also fetches addresses for a client, as a file's path and
 through `file=http://...`. Here nothing is fetched for anybody.
@@ -7,14 +7,10 @@ through `file=http://...`. Here nothing is fetched for anybody.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+from pllava.apps.web.origin import Message, Receive, Scope, Send, refuse
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -24,38 +20,30 @@ POLICY = (
 HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 FETCHING = ("/gradio_api/proxy=", "/proxy=", "/gradio_api/file=http:", "/gradio_api/file=https:", "/file=http:", "/file=https:")
 LARGEST_BODY = 4 << 20  # bytes of a JSON request; uploads have a limit of their own
-LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
 class Guard:
-    """ASGI middleware. hosts: the names a browser may call us by; None: any (a password guards the page then)."""
+    """ASGI middleware."""
 
-    def __init__(self, app: Any, hosts: Collection[str] | None = LOCAL) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
-        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = _headers(scope)
-        if self.hosts is not None and _name(headers.get("host", "")) not in self.hosts:
-            await _refuse(send, 421, "this name is not ours; open the address that `pllava demo` printed")
-            return
-        if self.hosts is not None and from_elsewhere(scope):
-            await _refuse(send, 403, "a page of another origin sends nothing here")
-            return
         path = unquote(scope["path"])
         if any(part in path for part in FETCHING):
-            await _refuse(send, 403, "nothing is fetched from elsewhere; upload the file")
+            await refuse(send, 403, "nothing is fetched from elsewhere; upload the file")
             return
         if scope["method"] == "POST" and headers.get("content-type", "").startswith("application/json"):
             body = await _body(receive)
             if body is None:
-                await _refuse(send, 413, "the request is too large")
+                await refuse(send, 413, "the request is too large")
                 return
             if _names_an_address(body):
-                await _refuse(send, 403, "nothing is fetched from elsewhere; upload the file")
+                await refuse(send, 403, "nothing is fetched from elsewhere; upload the file")
                 return
             receive = _again(body, receive)
 
@@ -66,13 +54,6 @@ class Guard:
             await send(message)
 
         await self.app(scope, receive, with_headers)
-
-
-def from_elsewhere(scope: Scope) -> bool:
-    """Whether a browser posts this for a page of another origin, as it does for a form without asking first."""
-    headers = _headers(scope)
-    foreign = "origin" in headers and headers["origin"].rpartition("://")[2] != headers.get("host")
-    return scope["method"] not in ("GET", "HEAD") and (foreign or headers.get("sec-fetch-site") == "cross-site")
 
 
 def _headers(scope: Scope) -> dict[str, str]:
@@ -117,15 +98,3 @@ def _names_an_address(body: bytes) -> bool:
         elif isinstance(value, list):
             waiting += value
     return False
-
-
-def _name(header: str) -> str:
-    """The name in a Host header, without its port."""
-    return header[: header.find("]") + 1] if header.startswith("[") else header.split(":")[0]
-
-
-async def _refuse(send: Send, status: int, text: str) -> None:
-    body = json.dumps({"detail": text}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

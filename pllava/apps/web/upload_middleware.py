@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pllava.apps.web.guard import Message, Receive, Scope, Send
+from pllava.apps.web.origin import Message, Receive, Scope, Send
 from pllava.apps.web.uploads import Uploads
 
 

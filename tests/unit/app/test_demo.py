@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from foreign_page import ask, gets_nothing
 
 from pllava.core.errors import PllavaError
 from pllava.core.params import Params, load_params
@@ -243,10 +244,14 @@ def test_only_uploads_are_read(client, url, tmp_path):
             assert b"event: error" in body and b"words nobody" not in body
         else:
             assert code == 403
-    assert status("/", Host="attacker.example")[0] == 421
-    for foreign in ({"Origin": "https://attacker.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
-        assert status("/gradio_api/upload", {}, **foreign)[0] == 403
-        assert status("/", **foreign)[0] == 200  # a link that leads here
+
+
+def test_a_page_of_another_origin_gets_nothing(url):
+    gets_nothing(url, ["/", "/config", "/gradio_api/upload", "/gradio_api/queue/join", "/monitoring/summary", "/gradio_api/runs"])
+    own = {"Origin": url, "Sec_Fetch_Site": "same-origin"}
+    assert [ask(f"{url}{path}", **own)[0] for path in ("/", "/monitoring/summary", "/gradio_api/runs")] == [200, 403, 404]
+    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert ask(url, **link)[0] == 200
 
 
 def test_an_upload_is_gone_after_its_question(client, corpus):
@@ -307,3 +312,30 @@ def test_a_host_beyond_this_machine_needs_a_password(params):
         open_page(params, model="no such model", host="0.0.0.0", port=1)
     with pytest.raises(PllavaError, match="NAME:PASSWORD"):
         open_page(params, model="no such model", auth="nopassword", port=1)
+    open_to_all = params.model_copy(update={"deploy": params.deploy.model_copy(update={"host": "0.0.0.0"})})
+    with pytest.raises(PllavaError, match="--auth"):
+        open_page(open_to_all, model="no such model", port=1)
+
+
+def test_a_deployment_logs_in_where_the_page_asks_for_a_password(params, tiny_base_dir, corpus, tmp_path, monkeypatch):
+    """The monkeypatched folder and variable are this page's: the one of the other tests gets its own back."""
+    from pllava.apps.demo.samples import Sample
+    from pllava.apps.demo.server import open_page
+    from pllava.services import deploy
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = open_page(params, model=str(tiny_base_dir), template="vicuna", port=port, auth="me:secret")
+    url, wanted = f"http://127.0.0.1:{port}", {"version": None, "adapter_sha256": None}
+    try:
+        gets_nothing(url, ["/", "/config", "/gradio_api/queue/join"])
+        for password, known in (("", False), ("me:wrong", False), ("me:secret", True)):
+            monkeypatch.setenv("PLLAVA_AUTH", password)
+            assert deploy._serves(url, wanted) is known
+        clip = Sample(corpus / "MVBench/video/moving_direction/40.mp4", "Moving Direction", "Which way?", "left")
+        assert deploy._ask(url, clip, 60)
+    finally:
+        page.close()

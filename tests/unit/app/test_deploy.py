@@ -139,3 +139,13 @@ def test_the_port_of_services_counts_only_while_they_run(world, monkeypatch):
     assert process.recorded() is None and deployment.deploy(PARAMS) and process.recorded()["port"] == PARAMS.deploy.port
     monkeypatch.setattr(deployment.supervisor, "connect", lambda root: object())
     assert deployment.deploy(PARAMS) and process.recorded()["port"] == 7999
+
+
+def test_a_host_beyond_this_machine_needs_a_password_and_nothing_is_touched_without(world, monkeypatch):
+    monkeypatch.delenv("PLLAVA_AUTH", raising=False)
+    open_to_all = PARAMS.model_copy(update={"deploy": PARAMS.deploy.model_copy(update={"host": "0.0.0.0"})})
+    with pytest.raises(PllavaError, match="PLLAVA_AUTH"):
+        deployment.deploy(open_to_all)
+    assert world.started == [] and world.stopped == 0 and world.champion == 2
+    monkeypatch.setenv("PLLAVA_AUTH", "me:secret")
+    assert deployment.deploy(open_to_all).version == 2

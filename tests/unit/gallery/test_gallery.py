@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from foreign_page import ask, gets_nothing, served
 from gallery_results import HOSTILE, result, write
 
 from pllava.apps.gallery import current
@@ -168,6 +169,13 @@ def test_another_name_and_a_missing_password_are_refused(tmp_path):
     assert client.get("/static/gallery.js").status_code == 401
     assert client.get("/", auth=("me", "wrong")).status_code == 401
     assert client.get("/", auth=("me", "secret")).status_code == 200
+
+
+def test_a_page_of_another_origin_gets_nothing(tmp_path):
+    results = Current([str(write(tmp_path / "r", [result(0, "adapted", True)]))], home=tmp_path / "index")
+    with served(create_app(results, hosts=LOCAL)) as url:
+        gets_nothing(url, ["/", "/media/1", "/static/gallery.js"])
+        assert ask(url, Origin=url)[0] == 200
 
 
 def test_every_answer_of_the_server_carries_the_policy(two):

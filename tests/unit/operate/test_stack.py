@@ -1,12 +1,13 @@
 """Which MLflow the services use is settled when they are started; later commands go by that, whatever their environment says."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pllava.services.programs import programs
-from pllava.services.stack import recorded, wanted
+from pllava.services.stack import LOGIN, recorded, secret, wanted
 from pllava.services.supervisor import write_settings
 
 RECIPE = Path(__file__).parents[3] / "recipes/tiny.yaml"
@@ -42,3 +43,42 @@ def test_our_own_server_stays_in_use(root, monkeypatch):
     wanted(root).save()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://example.org")
     assert recorded(root).mlflow_url == "http://127.0.0.1:5000"
+
+
+def test_a_secret_is_made_once_and_read_by_its_user_alone(tmp_path):
+    file = tmp_path / "home/login"
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(lambda _: secret(file, "pllava:"), range(32)))
+    (login,) = made
+    assert login == file.read_text() and login.startswith("pllava:") and len(login) > 40
+    assert file.stat().st_mode & 0o777 == 0o600 and list(file.parent.iterdir()) == [file]
+    file.chmod(0o644)
+    assert secret(file) == login and file.stat().st_mode & 0o777 == 0o600
+    file.write_text("\n")  # its disk was full
+    assert secret(file, "pllava:") not in ("", login)
+
+
+def test_the_login_of_prefect_is_in_no_settings_and_the_same_after_a_restart(root):
+    stack = wanted(root)
+    stack.save()
+    login = stack.login()
+    assert login == {"PREFECT_API_AUTH_STRING": (root / LOGIN).read_text(), "PREFECT_SERVER_API_AUTH_STRING": (root / LOGIN).read_text()}
+    assert recorded(root).login() == login
+    assert login["PREFECT_API_AUTH_STRING"].partition(":")[2] not in write_settings(stack).read_text()
+    assert not set(login) & set(stack.environment())
+
+
+def test_a_flow_knows_the_login_of_our_services_makes_one_for_its_own_server_and_gives_another_server_none(root, monkeypatch):
+    import flows
+
+    monkeypatch.setattr(flows, "ROOT", root)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    own = flows._login()
+    assert own["PREFECT_API_AUTH_STRING"] == own["PREFECT_SERVER_API_AUTH_STRING"] != flows._login()["PREFECT_API_AUTH_STRING"]
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    assert flows._login() == {}, "no services of ours run there"
+    stack = wanted(root)
+    stack.save()
+    assert flows._login() == stack.login()
+    monkeypatch.setenv("PREFECT_API_URL", "https://prefect.example/api")
+    assert flows._login() == {}

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from foreign_page import ask, gets_nothing, served
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+import pllava
 from pllava.apps.serve.answering import Answerer
 from pllava.apps.serve.errors import ApiError
 from pllava.apps.serve.files import Files
 from pllava.apps.serve.metrics import Metrics
 from pllava.apps.serve.protocol import Media
-from pllava.apps.serve.server import Guard
+from pllava.apps.serve.server import Guard, build_app
 from pllava.apps.serve.settings import ServeSettings
 from pllava.chat import VideoChat
 from pllava.video.readers import Readers
@@ -103,3 +105,13 @@ def test_a_page_of_another_origin_posts_nothing_where_no_key_is_needed(headers: 
     client = TestClient(Guard(app, ServeSettings(api_key=key), Metrics()), base_url="http://localhost:8000")
     sent = client.post("/v1/files", headers=headers | {"Authorization": "Bearer secret"})
     assert sent.status_code == (status if key is None else 200)
+
+
+def test_a_page_of_another_origin_gets_nothing(tiny_model: Any, tiny_processor: Any):
+    chat = pllava.VideoChat(tiny_model, tiny_processor, template="vicuna")
+    with served(build_app(chat, ["tiny"], ServeSettings())) as url:
+        gets_nothing(url, ["/health", "/metrics", "/v1/models", "/v1/chat/completions", "/v1/files"])
+        assert ask(f"{url}/v1/models", Origin=url)[0] == 200
+    with served(build_app(chat, ["tiny"], ServeSettings(api_key="secret"))) as url:
+        gets_nothing(url, ["/health"])
+        assert ask(f"{url}/health", Origin=url)[0] == 200 and ask(f"{url}/v1/models", Origin=url)[0] == 401

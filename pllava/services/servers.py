@@ -1,0 +1,65 @@
+"""Prefect's and MLflow's servers, each behind the origin guard: `python -m pllava.services.servers prefect --port 4200`.
+
+`make up` starts both; a flow that is run without them starts Prefect's for its own time (flows/server.py). Their own programs answer
+pages of any origin (Prefect), or of any local port (MLflow). Their settings are those of the environment, as ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from pllava.apps.web.origin import OriginGuard
+from pllava.services.stack import HOST
+
+
+def prefect(temporary: bool) -> tuple[Any, dict[str, Any]]:
+    """The application, and how `prefect server start` has uvicorn run it. temporary: without pages and schedules."""
+    from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
+
+    server = get_current_settings().server
+    options = {
+        "timeout_keep_alive": server.api.keepalive_timeout,
+        "ws_ping_interval": server.api.websocket_ping_interval,
+        "ws_ping_timeout": server.api.websocket_ping_timeout,
+        "log_level": "error" if temporary else server.logging_level.lower(),
+    }
+    return create_app(ephemeral=temporary, final=True), options
+
+
+def mlflow() -> tuple[Any, dict[str, Any]]:
+    """The application, with the stores of the environment: what `mlflow server` does, in one process."""
+    from mlflow.server import constants, handlers
+
+    records = os.environ["MLFLOW_BACKEND_STORE_URI"]
+    registry = os.environ.get("MLFLOW_REGISTRY_STORE_URI") or records
+    files = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or "mlflow-artifacts:/"  # clients hand files to the server
+    os.environ |= {
+        constants.BACKEND_STORE_URI_ENV_VAR: records,
+        constants.REGISTRY_STORE_URI_ENV_VAR: registry,
+        constants.ARTIFACT_ROOT_ENV_VAR: files,
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: os.environ["MLFLOW_ARTIFACTS_DESTINATION"],
+        constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+    }
+    handlers.initialize_backend_stores(records, registry, files)
+    from mlflow.server.fastapi_app import app
+
+    return app, {}
+
+
+def main() -> None:
+    import uvicorn
+
+    parser = argparse.ArgumentParser(prog="python -m pllava.services.servers", description="Prefect or MLflow, for its own pages only")
+    parser.add_argument("name", choices=("prefect", "mlflow"))
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--temporary", action="store_true", help="Prefect's API alone")
+    arguments = parser.parse_args()
+    app, options = prefect(arguments.temporary) if arguments.name == "prefect" else mlflow()
+    uvicorn.run(OriginGuard(app), host=HOST, port=arguments.port, **options)
+
+
+if __name__ == "__main__":
+    main()
