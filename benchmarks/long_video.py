@@ -75,9 +75,10 @@ def run(path: Path, new_tokens: int) -> None:
     dense = pllava.dense_caption(chat, path, max_new_tokens=new_tokens, batch_size=8)
     starts = [segment.start for segment in dense]
     assert not dense.notes, dense.notes
-    from pllava.chat.caption import scan
+    from pllava.chat.caption.scan import SCANNER
+    from pllava.video.child import Child
 
-    [decoder] = scan._idle
+    [decoder] = Child.idle[SCANNER]
     print(
         json.dumps(
             {

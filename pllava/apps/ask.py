@@ -25,16 +25,18 @@ def ask(
     """The answer. `say` is told which model, device and video reader were used. Raises PllavaError for an unreadable clip or model,
     and for a question that is empty or holds a marker of the template."""
     from pllava.chat.template import load_template
-    from pllava.video.reader import probe
+    from pllava.video.readers import Readers
 
     # What the user can mend is found before the weights are read.
     if not question.strip():
         raise PllavaError('the question is empty; for example: pllava ask clip.mp4 "What happens?"')
-    probe(video)
+    readers = Readers(1)
+    readers.probe(video)
     source = choose(params, model, adapter, template)
     load_template(source.template).check(question)
     say(f"model: {source.name}, {source.why}")
     chat = source.load(lora_alpha)
+    chat.readers = readers
     watched = chat.watch(video)
     frames = watched.frames
     say(f"runs on {describe_runtime(chat.model)}; template {source.template}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pllava.core.hashing import sha256_file
 
 if TYPE_CHECKING:
-    from pllava.video.reader import VideoFrames
+    from pllava.video.frames import VideoFrames
 
 SETTLED = 2.0  # seconds; a file that was written later than that may change again without its time changing
 _known: dict[tuple[int, ...], str] = {}  # identity, size and times of a file -> hash

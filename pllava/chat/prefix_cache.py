@@ -21,7 +21,7 @@ from pllava.model.shared_prefix import BufferedLayer, SharedPrefixCache, borrowe
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pllava.video.reader import VideoFrames
+    from pllava.video.frames import VideoFrames
 
 ROOM = 256  # tokens behind a prefix: a question with its answer goes there, and nothing is copied
 TAILS = 4  # conversations of a video that are kept in front of their next question

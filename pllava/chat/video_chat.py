@@ -34,8 +34,9 @@ from pllava.chat.template import Template, load_template
 from pllava.chat.video_session import Conversation, History, WatchedVideo
 from pllava.core.errors import PllavaError
 from pllava.model.shared_prefix import BufferedLayer, stop_if
+from pllava.video.frames import VideoFrames
 from pllava.video.limits import Limits
-from pllava.video.reader import VideoFrames, kind_of_path, read_video
+from pllava.video.reader import kind_of_path, read_video
 from pllava.video.readers import Readers
 
 __all__ = ["Answer", "Conversation", "History", "VideoChat", "WatchedVideo"]

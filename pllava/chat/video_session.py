@@ -11,7 +11,7 @@ from pllava.chat.stream import Stream
 
 if TYPE_CHECKING:
     from pllava.chat.video_chat import Answer, VideoChat
-    from pllava.video.reader import VideoFrames
+    from pllava.video.frames import VideoFrames
 
 History = Sequence[tuple[str, str]]  # (question, answer), oldest first
 

@@ -118,6 +118,11 @@ class PllavaProcessor(ProcessorMixin):
         """Width and height of what CLIP sees, in pixels."""
         return int(self.image_processor.crop_size["width"]), int(self.image_processor.crop_size["height"])
 
+    @property
+    def picture(self) -> tuple[int, int, int] | None:
+        """What `pllava.video.readers` may make of the frames so that the resizing here changes nothing any more; None: nothing."""
+        return (self.short_side, *self.crop) if self.crop == (self.short_side, self.short_side) else None
+
     def _pixel_values(self) -> np.ndarray:
         """float32 [3, 256]: what the library's rescaling and normalisation make of each level of each channel."""
         levels: np.ndarray = np.arange(256, dtype=np.uint8).reshape(16, 16)[..., None].repeat(3, -1)

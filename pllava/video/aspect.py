@@ -38,7 +38,9 @@ def tower_pictures(clips: list[np.ndarray], resolution: int, size: Size, threads
     made = []
     for number, clip in enumerate(clips):
         todo = steps(sizes, number, resolution, size)
-        if threads > 1 and len(clip) > 1:
+        if all(step == Crop(0, 0, sizes[number]) for step in todo):  # made already, by who has read the clip
+            made.append(clip)
+        elif threads > 1 and len(clip) > 1:
             with ThreadPoolExecutor(min(threads, len(clip))) as pool:  # Pillow works outside Python's lock
                 made.append(np.stack(list(pool.map(crop, clip, repeat(todo)))))
         else:

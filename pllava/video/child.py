@@ -1,5 +1,6 @@
-"""A process that does jobs for us and is killed when one takes too long. Jobs are JSON; answers are JSON, with bytes after it where frames
-are sent. No pickle, no fork: the child is a fresh `python -m MODULE`, whose `main` calls `serve`.
+"""A process that does jobs for us and is killed when one takes too long. Jobs are JSON; answers are JSON, with the bytes of frames behind
+it in the pipe, or for the last answer in shared memory. No pickle, no fork: the child is a fresh `python -m MODULE`, whose `main` calls
+`serve`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
+from pllava.core.errors import PllavaError
+
 ROOT = Path(__file__).resolve().parents[2]
 START_LIMIT = 120.0  # seconds for a child to start
+PIPE_BYTES = 1 << 20  # of the kernel's buffer between the two processes
+KEPT_BYTES = 256 << 20  # of frames, for the next ones
+RETIRED_BYTES = 2 << 30  # resident memory after a job; a process that keeps more is not used again
 Say = Callable[..., None]  # say(message, frames=None)
 
 
@@ -27,33 +34,70 @@ class Gone(Exception):
     """The process is no more: killed at the limit, or dead by itself."""
 
 
+class NoReader(PllavaError):
+    """No process can be started to read with: no clip is to blame."""
+
+
 class Child:
-    """Our side."""
+    """Our side. Take one with `Child.take(module)`, and give it back after its last message, or end it."""
+
+    idle: ClassVar[dict[str, deque[Child]]] = defaultdict(deque)  # by module; they end with this process
+
+    @classmethod
+    def take(cls, module: str) -> Child:
+        """An idle process, or a new one. Raises NoReader when none can be started."""
+        while cls.idle[module]:
+            try:
+                child = cls.idle[module].pop()
+            except IndexError:  # another thread has taken the last one
+                break
+            if child.process.poll() is None:  # else it was killed while nobody used it
+                return child
+        try:
+            return cls(module)
+        except OSError as error:
+            raise NoReader(
+                f"no process can be started to read clips with: {error.strerror}. Free memory or processes, and try again"
+            ) from None
+
+    def give_back(self) -> None:
+        if self._retired:
+            self.end()
+        else:
+            self.idle[self.module].append(self)
 
     def __init__(self, module: str) -> None:
+        self.module = module
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
+        self._frames = _memory_file()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", module, str(self._frames.fileno())],
+            pass_fds=[self._frames.fileno()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=os.name == "posix",  # Ctrl-C is ours to handle
+            pipesize=PIPE_BYTES,
         )
-        self._ready = False
+        self._ready = self._retired = False
         self._begun: dict[str, Any] | None = None
 
     def ask(self, job: dict[str, Any], time_limit: float) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
-        """(message, uint8 frames) until the message that says "end". Raises Gone when none comes for `time_limit` seconds."""
+        """(message, uint8 frames) until the message that says "end". Raises Gone when none comes for `time_limit` seconds,
+        NoReader when the process does not start."""
         if not self._ready:
-            self._next(START_LIMIT, "the reader did not start")
+            try:
+                self._next(START_LIMIT, f"it took more than {START_LIMIT:g} s")
+            except Gone as error:
+                raise NoReader(f"the process that reads clips does not start: {error}. Is the installation whole? pllava doctor") from None
             self._ready = True
         self.begin(job)
         while True:
-            said, data = self._next(time_limit, f"not read within {time_limit:g} s, stopped")
-            shape = said.pop("shape", None)
-            yield said, None if shape is None else np.frombuffer(data, np.uint8).reshape(shape)
+            said, frames = self._next(time_limit, f"not read within {time_limit:g} s, stopped")
+            self._retired = said.pop("retired", False)
+            yield said, frames
             if said.get("end"):
                 return
 
@@ -64,14 +108,14 @@ class Child:
         self._begun = job
         assert self.process.stdin is not None
         with suppress(OSError):  # the process has died: who asks will hear of it
-            self.process.stdin.write(json.dumps(job).encode() + b"\n")
+            self.process.stdin.write(json.dumps({**job, "folder": _working_folder()}).encode() + b"\n")
             self.process.stdin.flush()
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def _next(self, time_limit: float, too_long: str) -> tuple[dict[str, Any], bytearray]:
+    def _next(self, time_limit: float, too_long: str) -> tuple[dict[str, Any], np.ndarray | None]:
         stdout = self.process.stdout
         assert stdout is not None
         expired = threading.Event()
@@ -86,15 +130,24 @@ class Child:
         try:
             line = stdout.readline()
             said = json.loads(line) if line.endswith(b"\n") else None
-            data = bytearray(int(np.prod(said["shape"])) if said and "shape" in said else 0)
-            if said is None or (data and stdout.readinto(data) < len(data)):  # type: ignore[attr-defined]
+            frames = np.empty(said.pop("shape"), np.uint8) if said and "shape" in said else None
+            source: Any = self._frames if said and said.get("end") else stdout
+            if said is None or (frames is not None and not _fill(frames, source)):
                 raise BrokenPipeError
+            if source is self._frames:
+                self._rewind()
         except (OSError, ValueError):
             timer.cancel()
             self.end()
             raise Gone(too_long if expired.is_set() else self._death()) from None
         timer.cancel()
-        return said, data
+        return said, frames
+
+    def _rewind(self) -> None:
+        """For the next frames; much memory is given back."""
+        if self._frames.tell() > KEPT_BYTES:
+            self._frames.truncate(0)
+        self._frames.seek(0)
 
     def _death(self) -> str:
         code = self.process.wait()
@@ -104,9 +157,54 @@ class Child:
         return f"the decoder died ({how}{'; ' + last[0][:200] if last else ''})"
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Child.idle.clear)  # two processes cannot share one
+
+
+def _memory_file() -> IO[bytes]:
+    """A file without a name, for the frames of a job's last message: large, and a pipe would hand them over in small pieces."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("frames"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
+
+
+def _fill(frames: np.ndarray, source: IO[bytes]) -> bool:
+    """Whether the source holds them all."""
+    view = frames.reshape(-1).data
+    while view:
+        count = source.readinto(view)  # type: ignore[attr-defined]
+        if not count:
+            return False
+        view = view[count:]
+    return True
+
+
+def _working_folder() -> str | None:
+    """What the paths of a job are relative to; a process that is used again was started elsewhere."""
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except OSError:  # removed
+        return None
+
+
+def cap_memory(limit: int) -> None:
+    """Let this process have `limit` bytes of data. What would take more is an error of the reader, and the machine goes on."""
+    with suppress(ImportError, ValueError, OSError):  # no Unix
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def _resident_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):  # no Linux
+        return 0
+
+
 def serve(answer: Callable[[dict[str, Any], Say], None]) -> None:
     """The child's side: answer jobs until the other process has gone, even while a decoder hangs. Its last `say` of a job has end=True."""
-    out = os.fdopen(os.dup(1), "wb")
+    out, memory = os.fdopen(os.dup(1), "wb"), int(sys.argv[1])
     os.dup2(2, 1)  # what a decoder prints must not land among the frames
     jobs: queue.Queue[bytes] = queue.Queue()
 
@@ -116,12 +214,22 @@ def serve(answer: Callable[[dict[str, Any], Say], None]) -> None:
         os._exit(0)
 
     def say(message: dict[str, Any], frames: np.ndarray | None = None) -> None:
+        if message.get("end"):
+            if frames is not None:
+                view = np.ascontiguousarray(frames).reshape(-1).data
+                position = 0
+                while position < len(view):
+                    position += os.pwrite(memory, view[position:], position)
+            message["retired"] = _resident_bytes() > RETIRED_BYTES
         out.write(json.dumps(message if frames is None else {**message, "shape": frames.shape}).encode() + b"\n")
-        if frames is not None:
+        if frames is not None and not message.get("end"):
             out.write(np.ascontiguousarray(frames).data)
         out.flush()
 
     threading.Thread(target=listen, daemon=True).start()
     say({"ready": True})
     while True:
-        answer(json.loads(jobs.get()), say)
+        job = json.loads(jobs.get())
+        with suppress(OSError):  # the folder is gone: so is what is in it
+            os.chdir(job.pop("folder") or ".")
+        answer(job, say)

@@ -14,7 +14,7 @@ import numpy as np
 
 from pllava.core.errors import PllavaError
 from pllava.video.limits import Limits
-from pllava.video.pyav import MEND, OPEN_OPTIONS, Header, PyavSource, check_whole, reason
+from pllava.video.pyav import MEND, OPEN_OPTIONS, Header, PyavSource, check_whole, frames_on_the_way, reason
 
 log = logging.getLogger(__name__)
 NARROW = 256  # pixels; only narrower rows can be padded to a multiple of their width
@@ -37,8 +37,12 @@ def read_header(path: Path, limits: Limits, whole: bool = True) -> Header:
                 streams = ", ".join(sorted({s.type for s in container.streams})) or "none"
                 raise PllavaError(f"{path}: no video stream (streams: {streams})")
             stream = container.streams.video[0]
+            if (codec := stream.codec_context) is None:
+                raise PllavaError(f"{path}: the video stream has a codec that is unknown here, or none: damaged, or too new. {MEND}")
             seconds = float(container.duration or 0) / av.time_base
-            header = Header(stream.width, stream.height, stream.frames, seconds)
+            header = Header(
+                codec.width, codec.height, stream.frames, seconds, container.format.name, codec.name, getattr(codec, "pix_fmt", None)
+            )
             if whole and container.format.name.startswith("mov"):  # mp4 and its kin say where each frame is
                 _check_places(path, [entry.pos + entry.size for entry in stream.index_entries], size)
     except (av.FFmpegError, ValueError) as error:
@@ -115,6 +119,7 @@ class DecordSource:
     def get(self, indices: list[int]) -> np.ndarray:
         """uint8 [T, H, W, 3]. Damage inside the file shows only here; PyAV then says what is wrong, or reads on."""
         unique = sorted(set(indices))
+        self.limits.check_work(self.path, frames_on_the_way(unique, self._video.get_key_indices()), self.width, self.height)
         try:
             frames = self._decode(unique)
         except CannotDecode as error:

@@ -19,6 +19,8 @@ class Limits:
     max_frames: int = 2_000_000  # in the whole file: about 9 hours at 60 a second
     max_seconds: float = 12 * 3600.0
     max_decoded_bytes: int = 4 << 30  # the frames that are returned, uint8 RGB
+    max_pixels_decoded: int = 1 << 36  # of all frames that must be decoded to get at those: some minutes of a core
+    max_memory: int = 8 << 30  # bytes of a process that reads (`pllava.video.readers`); a reader in one's own process does not know it
 
     def check_bytes(self, path: object, size: int) -> None:
         self._check(path, "bytes", size, self.max_bytes, "max_bytes")
@@ -32,6 +34,11 @@ class Limits:
         self._check(
             path, f"decoded bytes ({num_frames} frames)", num_frames * width * height * 3, self.max_decoded_bytes, "max_decoded_bytes"
         )
+
+    def check_work(self, path: object, num_frames: int, width: int, height: int) -> None:
+        """num_frames: all that are decoded, wanted or not."""
+        what = f"pixels to decode ({num_frames:,} frames of {width}x{height})"
+        self._check(path, what, num_frames * width * height, self.max_pixels_decoded, "max_pixels_decoded")
 
     @staticmethod
     def _check(path: object, what: str, found: float, limit: float, name: str) -> None:

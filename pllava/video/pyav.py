@@ -6,8 +6,8 @@ key frame before.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ class Header:
     height: int
     num_frames: int
     seconds: float
+    format: str = ""  # FFmpeg's names
+    codec: str = ""
+    pix_fmt: str | None = None
 
 
 class PyavSource:
@@ -61,6 +64,9 @@ class PyavSource:
 
     def get(self, indices: list[int]) -> np.ndarray:
         """uint8 [T, H, W, 3]."""
+        if self._pts and self._keys:
+            keys = [bisect_left(self._pts, pts) for pts in self._keys]
+            self.limits.check_work(self.path, frames_on_the_way(sorted(set(indices)), keys), self.width, self.height)
         found = self._by_time(set(indices)) if self._pts else None
         found = found or self._by_number(set(indices))
         return np.stack([found[index] for index in indices])
@@ -130,7 +136,7 @@ class PyavSource:
                     if key > position:
                         container.seek(key, stream=stream, backward=True)
                         frames = container.decode(stream)
-                    frame = next(frame for frame in frames if frame.pts is None or frame.pts >= pts)
+                    frame = next(frame for frame in self._counted(frames) if frame.pts is None or frame.pts >= pts)
                     if frame.pts != pts:
                         return None
                     found[index], position = self._picture(frame), pts
@@ -154,9 +160,25 @@ class PyavSource:
             with av.open(str(self.path), options=dict(OPEN_OPTIONS)) as container:
                 stream = container.streams.video[0]
                 stream.codec_context.options = {"err_detect": "explode"}
-                yield from container.decode(stream)
+                yield from self._counted(container.decode(stream))
         except (av.FFmpegError, ValueError) as error:
             raise PllavaError(f"{self.path}: damaged ({reason(error)}). {MEND}") from error
+
+    def _counted(self, frames: Iterator[Any]) -> Iterator[Any]:
+        """Raises PllavaError when more is decoded than the limits allow: not every container says beforehand how much it will be."""
+        for number, frame in enumerate(frames, 1):
+            self.limits.check_work(self.path, number, frame.width, frame.height)
+            yield frame
+
+
+def frames_on_the_way(wanted: Sequence[int], keys: Sequence[int]) -> int:
+    """How many frames are decoded to get at the wanted ones, in order, when decoding can begin at the key frames."""
+    count, done = 0, -1
+    for index in wanted:
+        before = bisect_right(keys, index)
+        begin = max(done + 1, keys[before - 1] if before else 0)
+        count, done = count + index - begin + 1, index
+    return count
 
 
 def upright(frame: Any) -> np.ndarray:

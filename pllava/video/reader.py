@@ -7,47 +7,27 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from pllava.core.errors import PllavaError
 from pllava.video.container import DecordSource, open_container
+from pllava.video.frames import VideoFrames, VideoInfo
 from pllava.video.limits import Limits
-from pllava.video.pyav import PyavSource
+from pllava.video.pyav import MEND, PyavSource
 from pllava.video.sampling import demo_indices, eval_indices, train_indices
 from pllava.video.stills import FolderSource, GifSource, ImageSource, kind_of
 
 Source = DecordSource | PyavSource | FolderSource | GifSource | ImageSource
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    num_frames_total: int
-    fps: float
-    duration: float  # seconds
-    width: int
-    height: int
-    reader: str
-
-
-@dataclass(frozen=True)
-class VideoFrames:
-    """Sampled frames. `indices` are frame numbers in the file (from 1 in a frame folder); a frame may repeat."""
-
-    frames: np.ndarray  # uint8 [T, H, W, 3], RGB, upright
-    times: np.ndarray  # float64 [T], seconds from the start of the clip, by the file's own timestamps
-    indices: list[int]
-    fps: float  # average
-    num_frames_total: int
-    duration: float  # seconds
-    reader: str  # "decord", "pyav" or "pillow": who decoded
-
-
 def probe(path: str | Path, limits: Limits | None = None) -> VideoInfo:
     """Length, rate and size; decodes the first frame only. Raises PllavaError when there is nothing to read."""
-    source = _open(Path(path), limits or Limits(), "auto", look=True)
+    with readable(path):
+        source = _open(Path(path), limits or Limits(), "auto", look=True)
     return VideoInfo(len(source.times), source.fps, source.duration, source.width, source.height, source.reader)
 
 
@@ -68,7 +48,8 @@ def read_video(
     sampling: "eval" (benchmarks), "demo", "middle", "rand" (with `rng`) or "fpsX": see `pllava.video.sampling`; "videoqa" is "eval" but
     for GIFs, whose frames the published VideoQA script counts one higher. start, end: seconds; an end past the clip's end is cut.
     reader: "auto", "decord" or "pyav". time_limit: seconds; the clip is read in a process of its own (0.5 s to start) that is killed when
-    it takes longer. For many clips see `pllava.video.readers`.
+    it takes longer. Without it the clip is read in this process: `limits` hold, but a decoder that crashes takes the process along. For
+    clips from strangers, or many, see `pllava.video.readers`.
     Raises PllavaError: missing, empty, damaged or oversized file, no video stream, a part that is outside the clip.
     """
     path, limits = Path(path), limits or Limits()
@@ -81,16 +62,29 @@ def read_video(
             raise PllavaError("rng and time_limit don't go together: a generator cannot be shared with another process")
         with Readers(1, time_limit, limits) as readers:
             return readers.read(path, num_frames, sampling, start=start, end=end, reader=reader)
-    source = _open(path, limits, reader, look=False)
+    with readable(path):
+        source = _open(path, limits, reader, look=False)
     indices = _choose(source, num_frames, sampling, _part(source, start, end), rng)
     if not indices:
         raise PllavaError(
             f"{path}: sampling {sampling!r} takes no frame of {source.duration:.2f} s. Use a higher rate, or sampling='middle'"
         )
     limits.check_decoded(path, len(indices), source.width, source.height)
-    frames = source.get(indices)
+    with readable(path):
+        frames = source.get(indices)
     times = source.times[np.asarray(indices) - source.first_index]
     return VideoFrames(frames, times, indices, source.fps, len(source.times), source.duration, source.reader)
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Whatever a library makes of a damaged file is a PllavaError: they raise AttributeError, OverflowError, struct.error and more."""
+    try:
+        yield
+    except PllavaError:
+        raise
+    except Exception as error:
+        raise PllavaError(f"{path}: not readable ({type(error).__name__}: {error}). {MEND}") from error
 
 
 def kind_of_path(path: Path) -> str:

@@ -1,11 +1,12 @@
-"""Several clips read at once, ahead of their use, each under a time limit.
+"""The one pool of processes that read clips, for every command: what hangs, crashes or eats memory is a process, and one clip's error.
 
     with Readers(workers=2, time_limit=60) as readers:
         for path, video in readers.ahead(paths):    # in order; video is VideoFrames, or the PllavaError that says why not
             ...
 
-Each worker is a fresh process (a fork of one with decoder or torch threads can hang). A clip at which the decoder hangs, dies or takes
-longer than the limit costs that process and is reported; the other clips are not touched.
+Each worker is a fresh process (a fork of one with decoder or torch threads can hang), which is used again for other clips and by other
+Readers, and ends with the process that started it. A clip at which the decoder hangs, dies or takes longer than the limit costs its
+worker and is reported; the other clips are not touched.
 """
 
 from __future__ import annotations
@@ -15,22 +16,28 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
 
 from pllava.core.errors import PllavaError
-from pllava.video.child import Child, Gone
+from pllava.video.child import Child, Gone, NoReader
+from pllava.video.frames import VideoFrames, VideoInfo
 from pllava.video.limits import Limits
-from pllava.video.pyav import MEND
-from pllava.video.reader import VideoFrames
+from pllava.video.pyav import MEND, Header
 
+WORKER = "pllava.video.worker"
 TIME_LIMIT = 120.0  # seconds for the frames of one clip
 
 
+class ReaderDied(PllavaError):
+    """A clip at which the process died or took too long. It may do better another time: memory may have been short."""
+
+
 class Readers:
-    """workers: processes. time_limit: seconds a clip may take. picture: (short side, width, height) of the tower's pictures: frames come
-    as `pllava.video.aspect.tower_pictures` makes them, which is done in the workers and takes far less memory; None: frames as they are.
+    """workers: processes at once. time_limit: seconds a clip may take. picture: (short side, width, height) of the tower's pictures: frames
+    come as `pllava.video.aspect.tower_pictures` makes them, in the workers, which takes far less memory; None: frames as they are.
     """
 
     def __init__(
@@ -43,9 +50,8 @@ class Readers:
         if workers < 1 or not time_limit > 0:
             raise PllavaError(f"{workers} reader(s) with {time_limit} s a clip: need at least 1, and more than 0 s")
         self.workers, self.time_limit, self.limits, self.picture = workers, time_limit, limits or Limits(), picture
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="reader")
-        self._idle: deque[Child] = deque()
-        self._all: set[Child] = set()
+        self._places = BoundedSemaphore(workers)
+        self._busy: set[Child] = set()
         self._closed = False
 
     def __enter__(self) -> Readers:
@@ -55,33 +61,45 @@ class Readers:
         self.close()
 
     def close(self) -> None:
-        """Ends the processes, also one that is at work."""
+        """Ends what is being read."""
         self._closed = True
-        for child in list(self._all):
-            child.end()
-        self._threads.shutdown(cancel_futures=True)
-        for child in list(self._all):  # one that had just been started
+        for child in list(self._busy):
             child.end()
 
-    def read(self, path: str | Path, num_frames: int = 16, sampling: str = "eval", **arguments: Any) -> VideoFrames:
-        """As `read_video`, without `rng` and `limits`. Raises PllavaError, also for a clip that takes too long or kills the decoder."""
-        job = {"path": str(path), "num_frames": num_frames, "sampling": sampling, "picture": self.picture, "limits": asdict(self.limits)}
-        try:
-            child = self._idle.pop()
-        except IndexError:  # not asked before: another thread may take the last one in between
-            child = Child("pllava.video.worker")
-        self._all.add(child)
-        if self._closed:
-            child.end()
-        try:
-            [(said, frames)] = child.ask(job | arguments, self.time_limit)
-        except Gone as error:
-            self._all.discard(child)
-            raise PllavaError(f"{path}: {error}. {MEND}") from None
-        self._idle.append(child)
-        if frames is None:
-            raise PllavaError(said["error"])
-        return VideoFrames(frames, np.asarray(said["video"].pop("times")), **said["video"])
+    def read(
+        self,
+        path: str | Path,
+        num_frames: int = 16,
+        sampling: str = "eval",
+        start: float | None = None,
+        end: float | None = None,
+        *,
+        seed: str | None = None,
+        reader: str = "auto",
+    ) -> VideoFrames:
+        """As `read_video`, with `seed` for "rand" in place of a generator. Raises PllavaError, also for a clip that takes too long or kills
+        the decoder (ReaderDied)."""
+        message, frames = self._ask(
+            "frames", path, **_bounds(num_frames, sampling, start, end), seed=seed, reader=reader, picture=self.picture, send=True
+        )
+        assert frames is not None
+        return VideoFrames(frames, np.asarray(message["video"].pop("times")), **message["video"])
+
+    def decode(
+        self, path: str | Path, num_frames: int = 16, sampling: str = "eval", start: float | None = None, end: float | None = None
+    ) -> VideoFrames:
+        """As `read`, to see whether it can be read: `frames` stay with the worker, so there are none."""
+        message, _ = self._ask("frames", path, **_bounds(num_frames, sampling, start, end), seed=None, picture=None, send=False)
+        return VideoFrames(np.empty((0, 0, 0, 3), np.uint8), np.asarray(message["video"].pop("times")), **message["video"])
+
+    def probe(self, path: str | Path) -> VideoInfo:
+        """As `pllava.video.reader.probe`."""
+        return VideoInfo(**self._ask("info", path)[0]["info"])
+
+    def header(self, path: str | Path) -> Header | None:
+        """What a video's or GIF's container says of itself; None for pictures. Nothing is decoded."""
+        found = self._ask("header", path)[0]["header"]
+        return found and Header(**found)
 
     def ahead(
         self, paths: Iterable[str | Path], num_frames: int = 16, sampling: str = "eval", window: int | None = None
@@ -89,16 +107,49 @@ class Readers:
         """Each path with its frames, in order, while up to `window` clips (two a worker by default) are being read or wait to be used."""
         window = window or 2 * self.workers
         waiting: deque[tuple[str | Path, Future[VideoFrames]]] = deque()
-        for path in paths:
-            waiting.append((path, self._threads.submit(self.read, path, num_frames, sampling)))
-            if len(waiting) > window:
+        threads = ThreadPoolExecutor(self.workers, thread_name_prefix="reader")
+        try:
+            for path in paths:
+                waiting.append((path, threads.submit(self.read, path, num_frames, sampling)))
+                if len(waiting) > window:
+                    yield self._result(*waiting.popleft())
+            while waiting:
                 yield self._result(*waiting.popleft())
-        while waiting:
-            yield self._result(*waiting.popleft())
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, job: str, path: str | Path, **arguments: Any) -> tuple[dict[str, Any], np.ndarray | None]:
+        with self._places:
+            child = Child.take(WORKER)
+            self._busy.add(child)
+            if self._closed:
+                child.end()
+            done = False
+            try:
+                order = {"job": job, "path": str(path), "limits": asdict(self.limits), **arguments}
+                [(message, frames)] = child.ask(order, self.time_limit)
+                done = True
+            except Gone as error:
+                raise ReaderDied(f"{path}: {error}. {MEND}") from None
+            finally:
+                self._busy.discard(child)
+                if done:
+                    child.give_back()
+                else:
+                    child.end()
+        if "error" in message:
+            raise PllavaError(message["error"])
+        return message, frames
 
     @staticmethod
     def _result(path: str | Path, future: Future[VideoFrames]) -> tuple[str | Path, VideoFrames | PllavaError]:
         try:
             return path, future.result()
+        except NoReader:
+            raise
         except PllavaError as error:
             return path, error
+
+
+def _bounds(num_frames: int, sampling: str, start: float | None, end: float | None) -> dict[str, Any]:
+    return {"num_frames": num_frames, "sampling": sampling, "start": start, "end": end}

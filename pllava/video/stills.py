@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from contextlib import suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from pllava.video.limits import Limits
 FOLDER_FPS = 3.0
 FRAME_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 MAGIC = {b"\x89PNG": "image", b"\xff\xd8\xff": "image", b"GIF8": "gif", b"BM": "image", b"II*\0": "image", b"MM\0*": "image"}
+EXTENSION, PICTURE, END = 0x21, 0x2C, 0x3B  # what a block of a GIF begins with
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
@@ -82,6 +86,7 @@ class GifSource:
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path = path
         self.width, self.height = _size(path, limits)
+        check_gif(path, limits)
         durations = []
         try:
             with Image.open(path) as gif:
@@ -89,6 +94,7 @@ class GifSource:
                 while True:
                     durations.append((gif.info.get("duration") or 100) / 1000)  # milliseconds
                     limits.check_header(path, self.width, self.height, len(durations), 0)
+                    limits.check_work(path, 2 * len(durations), *gif.size)
                     try:
                         gif.seek(len(durations))
                     except EOFError:
@@ -110,6 +116,34 @@ class GifSource:
         except UNREADABLE as error:
             raise PllavaError(f"{self.path}: frame {len(frames)} of the GIF does not decode ({error}). Replace the file") from error
         return np.stack([frames[index] for index in indices])
+
+
+def check_gif(path: Path, limits: Limits) -> None:
+    """Raises PllavaError when decoding all frames, twice (to count and to give them), is more than the limits allow. A frame takes 23 bytes
+    and decodes to the size of the screen, so they are counted first by their headers alone. Damage is left to the decoder."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data, suppress(struct.error, IndexError):  # cut off
+        width, height, flags = struct.unpack_from("<HHB", data, 6)
+        at, count = 13 + _palette(flags), 0
+        while data[at] != END:
+            if data[at] not in (EXTENSION, PICTURE):
+                at += 1  # as Pillow does
+                continue
+            if data[at] == PICTURE:
+                left, top, wide, high, flags = struct.unpack_from("<4HB", data, at + 1)
+                width, height, count = max(width, left + wide), max(height, top + high), count + 1
+                limits.check_header(path, width, height, count, 0)
+                limits.check_work(path, 2 * count, width, height)
+                at += 11 + _palette(flags)
+            else:
+                at += 2
+            while data[at]:  # its blocks, each with its length before it
+                at += data[at] + 1
+            at += 1
+
+
+def _palette(flags: int) -> int:
+    """Bytes of the colour table that follows."""
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _size(path: Path, limits: Limits) -> tuple[int, int]:

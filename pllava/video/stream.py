@@ -15,9 +15,9 @@ from PIL import Image
 from pllava.core.errors import PllavaError
 from pllava.video.container import read_header
 from pllava.video.limits import Limits
-from pllava.video.pyav import MEND, OPEN_OPTIONS, reason, upright
-from pllava.video.reader import kind_of_path
-from pllava.video.stills import FolderSource, ImageSource
+from pllava.video.pyav import MEND, OPEN_OPTIONS, Header, reason, upright
+from pllava.video.reader import kind_of_path, readable
+from pllava.video.stills import FolderSource, ImageSource, check_gif
 
 CHECK_EVERY = 256  # frames between two looks at the limits
 
@@ -60,15 +60,25 @@ class FrameStream:
         self.path, self.limits = Path(path), limits or Limits()
         self.notes: list[str] = []
         self.num_frames, self.duration = 0, 0.0
+        self.header: Header | None = None  # of a folder and an image: None
         self._kind = kind_of_path(self.path)
-        if self._kind in ("video", "gif"):
-            self._header = read_header(self.path, self.limits, whole=False)
+        with readable(self.path):
+            if self._kind == "gif":
+                check_gif(self.path, self.limits)
+            if self._kind in ("video", "gif"):
+                self.header = read_header(self.path, self.limits, whole=False)
 
     def __iter__(self) -> Iterator[StreamFrame]:
+        with readable(self.path):
+            yield from self._frames()
+
+    def _frames(self) -> Iterator[StreamFrame]:
         for frame in self._pictures() if self._kind in ("folder", "image") else self._video():
             self.num_frames, self.duration = frame.number + 1, frame.end
             if frame.number % CHECK_EVERY == 0:
                 self.limits.check_header(self.path, 0, 0, self.num_frames, frame.time)
+                if self._kind == "gif" and self.header:
+                    self.limits.check_work(self.path, self.num_frames, self.header.width, self.header.height)
             yield frame
         if not self.num_frames:
             raise PllavaError(f"{self.path}: no frame decodes: damaged or cut off. {MEND}")
@@ -136,7 +146,8 @@ class FrameStream:
 
     def _compare(self) -> None:
         """With what the header promised."""
-        header = self._header
+        header = self.header
+        assert header is not None
         if header.num_frames and self.num_frames < 0.99 * header.num_frames:
             self._note(f"cut off or damaged: its index names {header.num_frames} frames, {self.num_frames} could be read")
         elif header.seconds - self.duration > max(2.0, 0.1 * header.seconds):

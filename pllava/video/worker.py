@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 # Imported before the first job, which has a time limit.
 import av  # noqa: F401
 import decord  # noqa: F401
+import numpy as np
 
 from pllava.core.errors import PllavaError
 from pllava.video.aspect import tower_pictures
-from pllava.video.child import Say, serve
+from pllava.video.child import Say, cap_memory, serve
 from pllava.video.limits import Limits
-from pllava.video.reader import read_video
+from pllava.video.reader import probe, read_video
+from pllava.video.stream import FrameStream
+
+Answer = tuple[dict[str, Any], np.ndarray | None]
+
+
+def frames(limits: Limits, seed: str | None, picture: list[int] | None, send: bool, **arguments: Any) -> Answer:
+    """The frames, or with send=False only what is known of them once they are decoded."""
+    video = read_video(limits=limits, rng=None if seed is None else random.Random(seed), **arguments)
+    known = {name: getattr(video, name) for name in ("indices", "fps", "num_frames_total", "duration", "reader")}
+    message = {"video": {"times": video.times.tolist(), **known}}
+    if not send:
+        return message, None
+    if picture:
+        side, width, height = picture
+        return message, tower_pictures([video.frames], side, (width, height))[0]
+    return message, video.frames
+
+
+def info(limits: Limits, path: str) -> Answer:
+    return {"info": asdict(probe(path, limits))}, None
+
+
+def header(limits: Limits, path: str) -> Answer:
+    """Of a video or GIF that a stream of frames could be made of; null for pictures."""
+    found = FrameStream(path, limits).header
+    return {"header": found and asdict(found)}, None
+
+
+JOBS: dict[str, Callable[..., Answer]] = {"frames": frames, "info": info, "header": header}
 
 
 def answer(job: dict[str, Any], say: Say) -> None:
-    picture = job.pop("picture")
+    limits = Limits(**job.pop("limits"))
+    cap_memory(limits.max_memory)
     try:
-        video = read_video(limits=Limits(**job.pop("limits")), **job)
-        frames = video.frames
-        if picture:
-            resolution, width, height = picture
-            frames = tower_pictures([frames], resolution, (width, height))[0]
+        message, data = JOBS[job.pop("job")](limits, **job)
     except PllavaError as error:
         say({"end": True, "error": str(error)})
-        return
+    except MemoryError:
+        say({"end": True, "error": f"{job['path']}: reading it takes more than {limits.max_memory:,} bytes, Limits(max_memory=...)"})
     except Exception as error:  # a decoder's bug must not end the others' work
         say({"end": True, "error": f"{job['path']}: not readable ({type(error).__name__}: {error})"})
-        return
-    rest = {name: getattr(video, name) for name in ("indices", "fps", "num_frames_total", "duration", "reader")}
-    say({"end": True, "video": {"times": video.times.tolist(), **rest}}, frames)
+    else:
+        say({"end": True, **message}, data)
 
 
 if __name__ == "__main__":

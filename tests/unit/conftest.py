@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -123,3 +126,54 @@ def prepared(project: Callable[..., Params], prepared_data: Path) -> Callable[..
     """As `project`, ready to train."""
     shutil.copytree(prepared_data, "data", dirs_exist_ok=True)
     return project
+
+
+def write_gif(path: Path, side: int, num_frames: int) -> Path:
+    """An animation of large frames, 23 bytes each: all of them are the same single pixel of a large screen."""
+    head = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    frame = b"\x21\xf9\x04\x00\x05\0\0\0" + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
+    path.write_bytes(head + frame * num_frames + b";")
+    return path
+
+
+@pytest.fixture
+def big_gif(tmp_path: Path) -> Path:
+    """4000 x 4000 pixels, 60,000 frames, 1.4 MB."""
+    return write_gif(tmp_path / "big.gif", 4000, 60_000)
+
+
+@pytest.fixture
+def slow_gif(tmp_path: Path) -> Path:
+    """Within the limits, but it takes some ten seconds to read."""
+    return write_gif(tmp_path / "slow.gif", 2000, 2000)
+
+
+@contextlib.contextmanager
+def signalled(which: Callable[[Path], bool], sent: int) -> Iterator[list[int]]:
+    """Send a signal to each process below this one that has such a file open. -> their ids."""
+    import psutil
+
+    pids: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if child.pid not in pids and any(which(Path(file.path)) for file in child.open_files()):
+                        child.send_signal(sent)
+                        pids.append(child.pid)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield pids
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.fixture
+def signal_readers() -> Callable[[Callable[[Path], bool], int], contextlib.AbstractContextManager[list[int]]]:
+    return signalled

@@ -10,10 +10,10 @@ from pllava.apps.caption.job import Job
 from pllava.apps.caption.output import printable
 from pllava.apps.caption.store import Row
 from pllava.chat import VideoChat
-from pllava.chat.caption.clips import caption_clips, picture_of, without_cache
+from pllava.chat.caption.clips import caption_clips, without_cache
 from pllava.chat.caption.dense import DenseCaption, dense_caption
 from pllava.core.errors import PllavaError
-from pllava.video.reader import VideoFrames
+from pllava.video.frames import VideoFrames
 from pllava.video.readers import Readers
 
 Tell = Callable[[str, float], None]  # a path, and how many of its seconds are captioned
@@ -25,7 +25,7 @@ def caption_batches(job: Job, batches: Iterable[list[str]], tell: Tell = lambda 
     if job.dense:
         yield from _dense_rows(job, chat, batches, tell)
         return
-    with Readers(job.readers, job.time_limit, job.bounds(), picture_of(chat.processor)) as readers:
+    with Readers(job.readers, job.time_limit, job.bounds(), chat.processor.picture) as readers:
         sizes: deque[int] = deque()
 
         def paths() -> Iterator[str]:

@@ -312,6 +312,6 @@ def _edit(history: list[Message], event: gr.EditData) -> list[Message]:
 
 
 def _poster(clip: Sample) -> Any:
-    from pllava.video.reader import read_video
+    from pllava.video.readers import Readers
 
-    return thumbnail(read_video(clip.media, num_frames=1).frames[0])
+    return thumbnail(Readers(1).read(clip.media, num_frames=1).frames[0])

@@ -75,7 +75,7 @@ def open_page(
     say(f"model: {source.name}, {source.why}")
     engine = ChatEngine(source.load(lora_alpha))
     engine.source = source
-    engine.readers = Readers(1, limits=engine.limits)
+    engine.readers = Readers(2, limits=engine.limits)
     say(f"runs on {describe_runtime(engine.chat.model)}; template {source.template}")
     try:
         clips = samples(params)

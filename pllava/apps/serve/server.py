@@ -38,7 +38,7 @@ OPEN = {"/health"}  # without a key
 def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) -> FastAPI:
     """names: what a request may call the model; the first is listed."""
     # No file stops the server, whatever is in it.
-    readers = chat.readers = Readers(1, min(settings.timeout, TIME_LIMIT), settings.limits)
+    readers = chat.readers = Readers(4, min(settings.timeout, TIME_LIMIT), settings.limits)
     files, jobs, metrics = Files(settings, readers), JobQueue(settings.max_waiting), Metrics()
     uploading = asyncio.Lock()  # one reader for uploads, and one for questions
     metrics.watch(jobs, chat.cache)

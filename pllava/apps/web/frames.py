@@ -12,7 +12,7 @@ from PIL import Image
 if TYPE_CHECKING:
     import numpy as np
 
-    from pllava.video.reader import VideoFrames
+    from pllava.video.frames import VideoFrames
 
 HEIGHT = 96  # pixels, of one picture of the strip
 MOST_WIDTH = 12 * HEIGHT  # of a picture; one that is wider is shown less high

@@ -9,13 +9,18 @@ import io
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pllava.core.errors import PllavaError
+
+if TYPE_CHECKING:
+    from pllava.video.readers import Readers
 
 PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
 CODECS = {"h264": "video/mp4", "av1": "video/mp4", "vp8": "video/webm", "vp9": "video/webm"}  # of Chromium, Firefox and Safari
 PIXELS = ("yuv420p", "yuvj420p")
 HEIGHT = 120  # pixels, of a frame
+READERS = 2  # clips that are read at once
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,6 @@ def content_type(path: Path) -> str | None:
 
 @lru_cache(1024)
 def _content_type(path: Path, size: int, changed: int) -> str | None:
-    import av
-
     if path.is_dir():
         return None
     with path.open("rb") as file:
@@ -64,27 +67,29 @@ def _content_type(path: Path, size: int, changed: int) -> str | None:
     if picture := next((kind for magic, kind in PICTURES.items() if head.startswith(magic)), None):
         return picture
     try:
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            names, streams = set(container.format.name.split(",")), container.streams.video
-            if not streams or not names & {"mp4", "webm"}:
-                return None
-            codec = streams[0].codec_context
-            if codec.pix_fmt not in PIXELS:
-                return None
-            kind = CODECS.get(codec.name.removeprefix("lib").split("-")[0].replace("dav1d", "av1"))
-            return "video/webm" if kind and head[:4] == b"\x1a\x45\xdf\xa3" else kind and "video/mp4"
-    except (av.error.FFmpegError, OSError, ValueError):
+        header = _readers().header(path)
+    except PllavaError:
         return None
+    if header is None or not set(header.format.split(",")) & {"mp4", "webm"} or header.pix_fmt not in PIXELS:
+        return None
+    kind = CODECS.get(header.codec.removeprefix("lib").split("-")[0].replace("dav1d", "av1"))
+    return "video/webm" if kind and head[:4] == b"\x1a\x45\xdf\xa3" else kind and "video/mp4"
+
+
+@lru_cache(1)
+def _readers() -> Readers:
+    from pllava.video.readers import Readers
+
+    return Readers(READERS)
 
 
 @lru_cache(32)
 def strip(path: Path, num_frames: int, frame_rule: str, start: float | None, end: float | None) -> Strip:
     """Raises PllavaError when the clip can't be read; the message has the file's name only."""
     from pllava.apps.web.frames import thumbnail
-    from pllava.video.reader import read_video
 
     try:
-        video = read_video(path, num_frames, frame_rule, start, end)
+        video = _readers().read(path, num_frames, frame_rule, start, end)
     except PllavaError as error:
         raise PllavaError(str(error).replace(str(path), path.name)) from None
     pictures = []

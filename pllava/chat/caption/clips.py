@@ -6,11 +6,10 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pllava.video.reader import VideoFrames
+from pllava.video.frames import VideoFrames
 
 if TYPE_CHECKING:
     from pllava.chat import VideoChat
-    from pllava.model.processing import PllavaProcessor
 
 QUESTION = "Describe the video in detail."
 
@@ -26,9 +25,3 @@ def without_cache(chat: VideoChat) -> VideoChat:
     other = copy.copy(chat)
     other.cache = type(chat.cache)(0)
     return other
-
-
-def picture_of(processor: PllavaProcessor) -> tuple[int, int, int] | None:
-    """What a reader may make of the frames so that the processor's own resizing changes nothing any more; None: nothing."""
-    side = processor.short_side
-    return (side, *processor.crop) if processor.crop == (side, side) else None

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pllava.chat.caption.clips import QUESTION, caption_clips, picture_of, without_cache
+from pllava.chat.caption.clips import QUESTION, caption_clips, without_cache
 from pllava.chat.caption.scan import Scan
 from pllava.chat.caption.scenes import Scene, SceneSettings
 from pllava.chat.caption.segment import Segment
 from pllava.core.errors import PllavaError
+from pllava.video.frames import VideoFrames
 from pllava.video.limits import Limits
-from pllava.video.reader import VideoFrames
 from pllava.video.readers import TIME_LIMIT
 
 if TYPE_CHECKING:
@@ -116,6 +116,6 @@ def dense_caption(
     asked = summary if isinstance(summary, str) else question if summary else None
     for text in (question, asked):
         chat.template.prompt_for(text or "?")  # refuses markers before anything is decoded
-    picture = picture_of(chat.processor)
+    picture = chat.processor.picture
     scan = Scan(path, scenes, chat.processor.num_frames, picture, limits, time_limit)
     return DenseCaption(without_cache(chat), scan, question, max_new_tokens, batch_size, asked)

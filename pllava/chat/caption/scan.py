@@ -7,7 +7,6 @@ time limit hangs, and is killed.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,15 +17,14 @@ import numpy as np
 from pllava.chat.caption.scenes import Scene, Scenes, SceneSettings
 from pllava.core.errors import PllavaError
 from pllava.video.aspect import tower_pictures
-from pllava.video.child import Child, Gone, Say, serve
+from pllava.video.child import Child, Gone, Say, cap_memory, serve
 from pllava.video.limits import Limits
 from pllava.video.pyav import MEND
-from pllava.video.readers import TIME_LIMIT
+from pllava.video.readers import TIME_LIMIT, Readers
 from pllava.video.stream import FrameStream, StreamFrame
 
+SCANNER = "pllava.chat.caption.scan"
 SIGN_OF_LIFE = 0.5  # seconds
-KEPT = 2  # processes that wait for the next video; they end with this one
-_idle: deque[Child] = deque()
 
 
 class Scan:
@@ -48,7 +46,7 @@ class Scan:
     ) -> None:
         self.path, self.time_limit = Path(path), time_limit
         settings, limits = settings or SceneSettings(), limits or Limits()
-        FrameStream(path, limits)  # says what is wrong at once
+        Readers(1, time_limit, limits).header(path)  # says what is wrong at once
         self._job = {
             "path": str(path),
             "settings": asdict(settings),
@@ -63,7 +61,7 @@ class Scan:
 
     def begin(self) -> None:
         """Start to decode, ahead of the iteration."""
-        self._child = self._child or (_idle.pop() if _idle else Child("pllava.chat.caption.scan"))
+        self._child = self._child or Child.take(SCANNER)
         self._child.begin(self._job)
 
     def __iter__(self) -> Iterator[Scene]:
@@ -92,8 +90,8 @@ class Scan:
                 raise PllavaError(f"{self.path}: {error}. {MEND}") from None
             self.notes.append(f"nothing after {self.duration:.2f} s: {error}")
         finally:
-            if finished and len(_idle) < KEPT:
-                _idle.append(child)
+            if finished:
+                child.give_back()
             else:
                 child.end()
 
@@ -112,7 +110,9 @@ def _scan(job: dict[str, Any], say: Say) -> None:
         resolution, width, height = job["picture"]
         return tower_pictures([image[None]], resolution, (width, height))[0][0]
 
-    stream = _Telling(FrameStream(job["path"], Limits(**job["limits"])), say)
+    limits = Limits(**job["limits"])
+    cap_memory(limits.max_memory)
+    stream = _Telling(FrameStream(job["path"], limits), say)
     scenes = Scenes(stream, SceneSettings(**job["settings"]), job["num_frames"], picture if job["picture"] else lambda image: image)
     for scene in scenes:
         say({"scene": _without_frames(scene)}, scene.frames)

@@ -18,13 +18,17 @@ from torch import Tensor
 from pllava.benchmarks.benchmark import Benchmark, Sample
 from pllava.core.errors import PllavaError
 from pllava.stages.evaluate.units import Clip, questions_of
-from pllava.video.reader import read_video
+from pllava.video.child import NoReader
+from pllava.video.readers import Readers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pllava.chat.template import Template
     from pllava.model.processing import PllavaProcessor
+
+
+READERS = 2  # clips that are decoded at once
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,11 @@ class Panel:
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.root = root
+        self.readers = Readers(READERS, picture=processor.picture)
 
     def answer(self, unit: Sequence[Clip]) -> list[dict[str, Any]]:
         """Rows of `results.jsonl`. A clip that can't be read gives an empty prediction and its error, for every contestant."""
-        with ThreadPoolExecutor(2) as pool:  # decoders release the interpreter's lock
+        with ThreadPoolExecutor(READERS) as pool:
             decoded = list(pool.map(self._decode, unit))
         read = [pixels for pixels in decoded if isinstance(pixels, Tensor)]
         features = iter(self._encode(read))
@@ -84,7 +89,9 @@ class Panel:
     def _decode(self, clip: Clip) -> Tensor | str:
         """Pixels [T, 3, h, w], or what is wrong with the clip."""
         try:
-            video = read_video(clip.media, self.num_frames, self.benchmark.frame_rule, clip.start, clip.end)
+            video = self.readers.read(clip.media, self.num_frames, self.benchmark.frame_rule, clip.start, clip.end)
+        except NoReader:
+            raise
         except PllavaError as error:
             return str(error).replace(f"{self.root}/", "")  # results hold no path of this machine
         return self.processor.preprocess_video(video.frames)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pllava.artifacts.feature_store import STORE, ShardReader, clip_key, digest_of, settings
 from pllava.artifacts.manifest import PREPARED, ManifestRow, read_manifest
+from pllava.artifacts.pixels import UnreadableClip
 from pllava.core.errors import PllavaError
 from pllava.core.files import alone, atomic_dir, read_json, write_json, writing
 from pllava.stages.features.plan import OTHER_FRAMES, clip_bytes, decide, plan_features, row_bytes, size
@@ -297,7 +298,7 @@ class _Clips:
     def __getitem__(self, number: int) -> Tensor | str:
         try:
             return self.pixels.get(self.rows[number], 0)
-        except PllavaError as error:
+        except UnreadableClip as error:
             return str(error)
 
 

@@ -1,4 +1,4 @@
-"""Checks of media, one file at a time, in worker processes: `check_media(MediaJob("clip.mp4", (WHOLE,)))`.
+"""Checks of media, one file at a time, decoded in other processes: `check_media(MediaJob("clip.mp4", (WHOLE,)), Readers(2))`.
 
 Each distinct file is hashed, and frames from all over it decoded, once, however many rows name it (`media_checks` remembers).
 """
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from pllava.core.errors import PllavaError
 
 if TYPE_CHECKING:
-    from pllava.video.reader import VideoFrames, VideoInfo
+    from pllava.video.frames import VideoFrames, VideoInfo
+    from pllava.video.readers import Readers
 
 Bound = tuple[float | None, float | None]  # start, end in seconds
 WHOLE: Bound = (None, None)
@@ -41,6 +42,7 @@ class MediaReport:
     problem: tuple[str, str] | None = None
     bound_problems: dict[Bound, tuple[str, str]] = field(default_factory=dict)
     checked: set[Bound] = field(default_factory=set)  # the bounds that were asked for so far
+    passing: bool = False  # the reader died or took too long; the next check tries again
 
     @property
     def summary(self) -> tuple[object, ...]:
@@ -52,10 +54,11 @@ class MediaReport:
         return self.problem or self.bound_problems.get(bound)
 
 
-def check_media(job: MediaJob) -> MediaReport:
+def check_media(job: MediaJob, readers: Readers) -> MediaReport:
     """Check one file. Never raises for a bad file: the report says what is wrong."""
     from pllava.benchmarks.mvbench import media_sha256
-    from pllava.video.reader import probe, read_video
+    from pllava.video.child import NoReader
+    from pllava.video.readers import ReaderDied
 
     report = MediaReport(job.path)
     if not os.path.exists(job.path):  # noqa: PTH110  Path.exists raises for a name that is too long or holds a null byte
@@ -64,17 +67,21 @@ def check_media(job: MediaJob) -> MediaReport:
     if Path(job.path).is_file() and not Path(job.path).stat().st_size:
         report.problem = ("media empty", f"{job.path} holds no bytes")
         return report
-    for bound in job.bounds:
-        try:
-            _describe(report, read_video(job.path, FRAMES_DECODED, "middle", *bound))
-        except PllavaError as error:
-            report.bound_problems[bound] = ("media unreadable" if bound == WHOLE else "media or time bound", str(error))
-    if len(report.bound_problems) == len(job.bounds):
-        try:
-            _describe(report, probe(job.path))
-        except PllavaError as error:
-            report.problem = ("media unreadable", str(error))
-            return report
+    try:
+        for bound in job.bounds:
+            try:
+                _describe(report, readers.decode(job.path, FRAMES_DECODED, "middle", *bound))
+            except (NoReader, ReaderDied):
+                raise
+            except PllavaError as error:
+                report.bound_problems[bound] = ("media unreadable" if bound == WHOLE else "media or time bound", str(error))
+        if len(report.bound_problems) == len(job.bounds):
+            _describe(report, readers.probe(job.path))
+    except NoReader:
+        raise
+    except PllavaError as error:
+        report.problem, report.passing = ("media unreadable", str(error)), isinstance(error, ReaderDied)
+        return report
     report.sha256 = media_sha256(Path(job.path))
     return report
 

@@ -10,27 +10,27 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pllava.artifacts.media_hashes import REPORT_OF
 from pllava.core.hashing import code_sha256, stat_fingerprint
 from pllava.stages.prepare.media import Bound, MediaJob, MediaReport, check_media
+from pllava.video.readers import Readers
 
 CODE = ("video", "stages/prepare/media.py", "stages/prepare/media_checks.py")  # reads and judges a file
 COMMIT_SECONDS = 2.0  # work that a kill costs at most, besides the files under way
 
 
 class MediaChecks:
-    """A context manager: worker processes start with the first files to decode and end with the block."""
+    """A context manager. workers: files that are checked at once, each decoded in a process of its own."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.workers, self.decoded = workers, 0
-        self._pool: ProcessPoolExecutor | None = None
+        self._readers = Readers(workers)
         self._database = sqlite3.connect(folder / "media.sqlite", timeout=60)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("CREATE TABLE IF NOT EXISTS code (sha256 TEXT)")
@@ -46,8 +46,7 @@ class MediaChecks:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
+        self._readers.close()
         self._database.commit()
         self._database.close()
 
@@ -73,7 +72,8 @@ class MediaChecks:
                 report.checked |= before.checked
                 report.bound_problems = {**before.bound_problems, **report.bound_problems}
             found[report.path] = report
-            self._database.execute("REPLACE INTO media VALUES (?, ?, ?)", (report.path, prints[report.path], _dump(report)))
+            if not report.passing:
+                self._database.execute("REPLACE INTO media VALUES (?, ?, ?)", (report.path, prints[report.path], _dump(report)))
             if time.monotonic() - saved > COMMIT_SECONDS:
                 self._database.commit()
                 saved = time.monotonic()
@@ -81,34 +81,12 @@ class MediaChecks:
         return found
 
     def _check(self, jobs: list[MediaJob]) -> Iterator[tuple[MediaJob, MediaReport]]:
-        """In the order of the jobs, whatever the number of worker processes."""
-        if self.workers == 1 or len(jobs) < 2:
-            yield from ((job, check_media(job)) for job in jobs)
-            return
-        # Fresh processes: a fork of a process that has used decoder or torch threads can hang.
-        self._pool = self._pool or ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
-        done = 0
+        """In the order of the jobs, whatever the number of workers."""
+        threads = ThreadPoolExecutor(self.workers)
         try:
-            for report in self._pool.map(check_media, jobs, chunksize=max(1, min(32, len(jobs) // (4 * self.workers)))):
-                yield jobs[done], report
-                done += 1
-        except BrokenProcessPool:
-            self._pool = None
-            yield from _one_by_one(jobs[done:])
-
-
-def _one_by_one(jobs: list[MediaJob]) -> Iterator[tuple[MediaJob, MediaReport]]:
-    """A file has killed the decoder: each file has a process that may die, so that only this file's rows are lost."""
-    pool = None
-    for job in jobs:
-        pool = pool or ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        try:
-            yield job, pool.submit(check_media, job).result()
-        except BrokenProcessPool:
-            pool = None
-            yield job, MediaReport(job.path, problem=("media unreadable", f"{job.path} makes the decoder die"))
-    if pool:
-        pool.shutdown()
+            yield from zip(jobs, threads.map(partial(check_media, readers=self._readers), jobs), strict=True)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _dump(report: MediaReport) -> str:

@@ -56,13 +56,13 @@ def _spread(ids: Sequence[str], task: Mapping[str, str]) -> list[str]:
 
 def _example(document: Document, name: str, question: dict[str, dict[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:
     from pllava.artifacts.plots import filmstrip
-    from pllava.video.reader import read_video
+    from pllava.video.readers import Readers
 
     row = question["adapted"]
     asked = row["question"] if "second_question" not in row else f"{row['question']} / {row['second_question']}"
     document.heading(f"{row['task']}: {asked}", level=3)
     try:
-        video = read_video(root / row["media"], num_frames, frame_rule, row["start"], row["end"])
+        video = Readers(1).read(root / row["media"], num_frames, frame_rule, row["start"], row["end"])
     except PllavaError as error:
         document.text(f"(no picture: {error})")
     else:

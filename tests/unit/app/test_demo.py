@@ -97,7 +97,7 @@ def test_a_video_above_the_duration_limit_is_refused(client, over_long):
     assert "Limits(" not in str(refused.value)
 
 
-def test_a_clip_that_kills_its_reader_is_a_sentence_for_who_sent_it(client, corpus):
+def test_a_reader_that_died_while_nobody_used_it_is_no_clips_fault(client, corpus):
     import psutil
     from gradio_client import handle_file
 
@@ -114,8 +114,7 @@ def test_a_clip_that_kills_its_reader_is_a_sentence_for_who_sent_it(client, corp
     assert readers
     for reader in readers:
         reader.kill()
-    with pytest.raises(Exception, match=rf"{second}: the decoder died"):
-        ask(second)
+        reader.wait(10)
     assert ask(second) and ask(first) == answer
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pllava.apps.web.frames import strip, thumbnail
-from pllava.video.reader import VideoFrames
+from pllava.video.frames import VideoFrames
 
 
 def test_strip_shows_every_frame_with_its_time():

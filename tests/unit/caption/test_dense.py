@@ -20,6 +20,7 @@ from pllava.chat.caption.scan import Scan
 from pllava.chat.caption.scenes import Scene, SceneSettings
 from pllava.core.errors import PllavaError
 from pllava.video.aspect import tower_pictures
+from pllava.video.child import Child
 from pllava.video.limits import Limits
 from pllava.video.reader import read_video
 
@@ -169,7 +170,7 @@ def test_pictures_are_the_towers(write_scenes: WriteScenes):
 def test_a_scan_that_hangs_is_given_up(write_scenes: WriteScenes):
     path = write_scenes("a.mp4", [20, 20])
     list(Scan(path))
-    child = scanning._idle[-1]
+    child = Child.idle[scanning.SCANNER][-1]
     os.kill(child.process.pid, signal.SIGSTOP)
     with pytest.raises(PllavaError, match=r"not read within 0\.5 s"):
         list(Scan(path, time_limit=0.5))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from pllava.stages.prepare import run as prepare_module
 from pllava.stages.prepare.media import MediaJob, MediaReport, check_media
 from pllava.stages.prepare.media_checks import MediaChecks
 from pllava.stages.prepare.run import prepare
+from pllava.video.readers import Readers
 
 Project = Callable[..., Params]
 SMALL = Path("data/raw/small")
@@ -38,9 +41,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths of the media that were decoded."""
     paths: list[str] = []
 
-    def count(job: MediaJob) -> MediaReport:
+    def count(job: MediaJob, readers: Readers) -> MediaReport:
         paths.append(job.path)
-        return check_media(job)
+        return check_media(job, readers)
 
     monkeypatch.setattr(media_checks, "check_media", count)
     return paths
@@ -91,6 +94,53 @@ def test_after_a_kill_the_checks_of_media_are_there(project: Project) -> None:
     assert hashes() == first
 
 
+def test_after_a_kill_nobody_reads_on(project: Project, slow_gif: Path) -> None:
+    """Two clips are being decoded when the command is killed."""
+    import psutil
+
+    for number in (0, 1):
+        (SMALL / f"videos/train/{number}.mp4").write_bytes(slow_gif.read_bytes() + b"\0" * number)
+    code = "from pllava.stages.prepare.run import prepare\nfrom pllava.core.params import Params\n"
+    code += f"prepare(Params.model_validate_json({project(data={'workers': 2}).model_dump_json()!r}))\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(checked.__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    reading: list[psutil.Process] = []
+    while len(reading) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        reading = [child for child in psutil.Process(process.pid).children(recursive=True) if _reads(child, slow_gif.stat().st_size)]
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(reading, timeout=10)
+    assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
+
+
+def _reads(process: Any, size: int) -> bool:
+    import psutil
+
+    try:
+        return any(size <= Path(file.path).stat().st_size <= size + 1 for file in process.open_files())
+    except (psutil.Error, OSError):
+        return False
+
+
+def test_a_reader_that_died_is_no_lasting_verdict(project: Project, slow_gif: Path, signal_readers: Any) -> None:
+    shutil.copy(slow_gif, SMALL / "videos/train/0.mp4")
+    size = slow_gif.stat().st_size
+    with MediaChecks(prepare_module.STATE, 2) as media:
+        paths = {f"{SMALL}/videos/train/{number}.mp4": [(None, None)] for number in range(4)}
+        with signal_readers(lambda file: file.is_file() and file.stat().st_size == size, signal.SIGKILL):
+            reports = media.reports(paths)
+        assert [bool(report.problem) for report in reports.values()].count(True) == 1
+        assert "the decoder died" in reports[f"{SMALL}/videos/train/0.mp4"].problem[1]  # type: ignore[index]
+        shutil.copystat(slow_gif, SMALL / "videos/train/0.mp4")
+        media.decoded = 0
+        media._readers.time_limit = 0.3
+        assert "not read within" in media.reports(paths)[f"{SMALL}/videos/train/0.mp4"].problem[1]  # type: ignore[index]
+        assert media.decoded == 1
+
+
 def test_two_at_once_do_not_take_each_others_chunks(project: Project) -> None:
     with alone(prepare_module.STATE / "lock", "me"), pytest.raises(PllavaError, match="another pllava prepare is at work"):
         prepare(project())
@@ -123,36 +173,6 @@ def test_a_name_no_file_can_have_and_a_link_to_nothing_are_problems_of_their_own
     with MediaChecks(tmp_path / "state", 1) as media:
         reports = media.reports({path: [(None, None)] for path in paths})
     assert [reports[path].problem[0] for path in paths] == ["media missing", "media missing", "media unreadable"]  # type: ignore[index]
-
-
-def test_a_file_that_kills_the_decoder_costs_its_own_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Dies:
-        """A pool whose process ends with the job of 'bad'."""
-
-        def __init__(self, *_: Any, **__: Any) -> None: ...
-
-        def map(self, function: Any, jobs: list[MediaJob], chunksize: int) -> Any:
-            for job in jobs:
-                yield self.submit(function, job).result()
-
-        def submit(self, function: Any, job: MediaJob) -> Any:
-            from concurrent.futures import Future
-            from concurrent.futures.process import BrokenProcessPool
-
-            future: Future[MediaReport] = Future()
-            if job.path == "bad":
-                future.set_exception(BrokenProcessPool())
-            else:
-                future.set_result(MediaReport(job.path, sha256="00"))
-            return future
-
-        def shutdown(self, **_: Any) -> None: ...
-
-    monkeypatch.setattr(media_checks, "ProcessPoolExecutor", Dies)
-    with MediaChecks(tmp_path, 2) as media:
-        reports = media.reports({name: [(None, None)] for name in ("a", "bad", "c")})
-    assert reports["bad"].problem and "decoder die" in reports["bad"].problem[1]
-    assert not reports["a"].problem and not reports["c"].problem
 
 
 def test_report_counts_what_was_cut(project: Project) -> None:

@@ -22,6 +22,7 @@ from pllava.stages.evaluate import run as runner
 from pllava.stages.evaluate.run import evaluate
 from pllava.stages.evaluate.units import Clip, units
 from pllava.tracking import runs as tracking
+from pllava.video.readers import Readers
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 RESULTS, METRICS = Path("outputs/evaluate/mvbench/results.jsonl"), Path("metrics/mvbench.json")
@@ -173,8 +174,8 @@ def test_a_journal_of_other_settings_is_not_used(params: Params):
 def test_a_clip_is_decoded_once_and_seen_by_the_tower_once(params: Params, monkeypatch: pytest.MonkeyPatch):
     decoded: list[Path] = []
     frames: list[int] = []
-    read, features = answering.read_video, pllava.PllavaForConditionalGeneration.vision_features
-    monkeypatch.setattr(answering, "read_video", lambda path, *a: decoded.append(path) or read(path, *a))
+    read, features = Readers.read, pllava.PllavaForConditionalGeneration.vision_features
+    monkeypatch.setattr(Readers, "read", lambda self, path, *a: decoded.append(path) or read(self, path, *a))
     monkeypatch.setattr(
         pllava.PllavaForConditionalGeneration, "vision_features", lambda self, pixels: frames.append(len(pixels)) or features(self, pixels)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import tempfile
 import threading
 from pathlib import Path
@@ -35,14 +36,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_an_upload_that_kills_its_reader_is_refused_and_the_next_is_taken(reference: Path):
+def test_an_upload_that_kills_its_reader_is_refused_and_the_next_is_taken(reference: Path, slow_gif: Path, signal_readers: Any):
     clip = (reference / "video" / "clip_short.mp4").read_bytes()
     with Readers(1) as readers:
         files = Files(ServeSettings(), readers)
         first = files.add(io.BytesIO(clip), "a.mp4")
-        readers._idle[0].process.kill()
-        with pytest.raises(ApiError, match=r"^the video: the decoder died"):
-            files.add(io.BytesIO(clip), "b.mp4")
+        sent = io.BytesIO(slow_gif.read_bytes())
+        slow_gif.unlink()
+        with (
+            signal_readers(lambda file: file.parent == files.folder, signal.SIGKILL),
+            pytest.raises(ApiError, match=r"^the video: the decoder died"),
+        ):
+            files.add(sent, "b.gif")
         second = files.add(io.BytesIO(clip), "c.mp4")
     assert files.all() == [first, second] and {path.name for path in files.folder.iterdir()} == {first.id, second.id}
 

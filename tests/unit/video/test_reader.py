@@ -182,7 +182,15 @@ def test_nothing_there(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "limit", [{"max_bytes": 10}, {"max_pixels": 100}, {"max_frames": 5}, {"max_seconds": 1.0}, {"max_decoded_bytes": 99}]
+    "limit",
+    [
+        {"max_bytes": 10},
+        {"max_pixels": 100},
+        {"max_frames": 5},
+        {"max_seconds": 1.0},
+        {"max_decoded_bytes": 99},
+        {"max_pixels_decoded": 99},
+    ],
 )
 def test_limits(make_clip: MakeClip, limit: dict[str, float]):
     with pytest.raises(PllavaError, match="the limit is"):

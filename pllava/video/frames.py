@@ -1,0 +1,30 @@
+"""What reading a clip gives: `VideoFrames`, and `VideoInfo` when nothing but the header was wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    num_frames_total: int
+    fps: float
+    duration: float  # seconds
+    width: int
+    height: int
+    reader: str
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """Sampled frames. `indices` are frame numbers in the file (from 1 in a frame folder); a frame may repeat."""
+
+    frames: np.ndarray  # uint8 [T, H, W, 3], RGB, upright
+    times: np.ndarray  # float64 [T], seconds from the start of the clip, by the file's own timestamps
+    indices: list[int]
+    fps: float  # average
+    num_frames_total: int
+    duration: float  # seconds
+    reader: str  # "decord", "pyav" or "pillow": who decoded
