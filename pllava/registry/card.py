@@ -5,6 +5,7 @@ Its beginning is the version's description in MLflow; the whole of it lies with 
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pllava.core.params import Params
+from pllava.tracking.provenance import own_corpora
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
     from mlflow.entities import Run as MlflowRun
 
+BUILT_IN = ("base", "tiny-llava")  # the last folders of the tiny base of this project
 MODELS = (("base", "base"), ("single_frame", "one frame"), ("adapted", "adapted"))
 SETTINGS = ("seed", "model", "features", "train", "data", "rendered")  # sections of params.yaml that make the weights
 
@@ -37,6 +40,7 @@ def card(params: Params, run: MlflowRun, measured: dict[str, Any], adapter_sha25
     if tags.get("params_sha256"):
         facts["Settings"] = f"params sha256 `{tags['params_sha256']}`, below"
     facts |= {f"Data, {item.dataset.name}": f"`{item.dataset.source}` `{item.dataset.digest}`" for item in dataset_inputs(run)}
+    facts |= {f"Corpus, {name}": _corpus_text(said) for name, said in corpora_of(tags).items()}
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     for benchmark, metrics in measured.items():
         lines += ["", f"### {title(benchmark, metrics)}", "", metrics_table(metrics)]
@@ -53,11 +57,28 @@ def limits(params: Params, measured: dict[str, Any]) -> list[str]:
         f"Its quality is known for {', '.join(measured) or 'nothing'} only; intervals are 95 %, over the videos of that test set.",
         "Answers are generated text: they can be wrong and sound sure. Not for decisions about people.",
     ]
-    if params.rendered.enabled:
+    if only_rendered(params):
         found.insert(0, "It was trained on rendered clips of coloured shapes and knows nothing about real video.")
     if any((metrics.get("provenance", {}).get("judge") or {}).get("kind") == "offline" for metrics in measured.values()):
         found.append("Open answers were scored offline (exact match, token F1): not comparable with numbers of a language model as judge.")
     return found
+
+
+def only_rendered(params: Params) -> bool:
+    """Has the model seen nothing but what `pllava render` wrote? Neither another corpus, nor by way of its base or an earlier adapter."""
+    built_in = (Path(params.model.base) / "manifest.json").is_file() and Path(params.model.base).parts[-2:] == BUILT_IN
+    return built_in and params.train.init_from is None and params.rendered.enabled and not own_corpora(params)
+
+
+def corpora_of(tags: dict[str, str]) -> dict[str, Any]:
+    """{"train.kitchen": kind, rows, licence, files and hashes} as the training recorded them."""
+    return {key.removeprefix("corpus."): json.loads(value) for key, value in sorted(tags.items()) if key.startswith("corpus.")}
+
+
+def _corpus_text(said: dict[str, Any]) -> str:
+    files = [f"{key} `{said[key]}` `{said.get(f'{key}_hash') or 'unknown'}`" for key in ("annotations", "media") if key in said]
+    rows = "unknown" if said.get("rows") is None else said["rows"]
+    return f"{said['kind']}, rows: {rows}, licence: {said.get('licence') or 'not stated'}; {', '.join(files)}"
 
 
 def licence(base: str) -> str:

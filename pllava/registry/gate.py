@@ -3,9 +3,10 @@
 Two versions are compared only on the same test set, asked with the same template and scored by the same judge. For each benchmark:
 1. the version's numbers were measured on its own adapter, none is missing or not a number, and few judgements are missing;
 2. it was not rolled back: only a person brings it back (`pllava rollback` again, or `pllava promote --force`);
-3. a first champion needs an average of at least gate.min_average;
-4. a later one needs the champion's average less gate.margin, and
-5. must not be worse than the champion in a paired test over the same questions (bootstrap over videos, two-sided p < gate.significance).
+3. it is not worse than its base (by more than gate.margin, or in the paired test) nor than a blind guess, a first champion too;
+4. a first champion needs an average of at least gate.min_average;
+5. a later one needs the champion's average less gate.margin, and
+6. must not be worse than the champion in a paired test over the same questions (bootstrap over videos, two-sided p < gate.significance).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pllava.tracking.store import client
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+    from pllava.benchmarks.statistics import Interval
     from pllava.stages.evaluate.compare import Comparison
 
 SAME = ("data_sha256", "template_sha256")
@@ -107,15 +109,47 @@ def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None
         (grounds if average >= needed - 1e-9 else failures).append(verdict)
         if compared is not None:
             p = compared.average.p or 0.0
-            differences[benchmark] = text = f"{_points(compared)}, p {p:.3f}"
+            differences[benchmark] = text = f"{_interval(compared.average)}, p {p:.3f}"
             if compared.average.value < 0 and p < params.gate.significance:
                 failures.append(
                     f"{benchmark}: worse than the champion in the paired test, {text}; gate.significance is {params.gate.significance}"
                 )
             else:
                 grounds.append(f"{benchmark}: not worse in the paired test over {sum(task.n for task in compared.tasks)} scores, {text}")
+        worse, better = _base_and_chance(params, found)
+        failures += [f"{benchmark}: {sentence}" for sentence in worse]
+        grounds += [f"{benchmark}: {sentence}" for sentence in better]
     table = "\n".join(["| | champion | candidate | change | p |", "|---|---|---|---|---|", *rows])
     return GateResult(not failures, failures or grounds, table, number, current, differences)
+
+
+def _base_and_chance(params: Params, candidate: Measurement) -> tuple[list[str], list[str]]:
+    """(in what it is worse, in what it is not) than its base and than a blind guess: a sentence each."""
+    from pllava.stages.evaluate.compare import against_base_and_chance
+
+    if candidate.results is None:
+        return ["its answers are not kept, so it cannot be compared with its base and with chance. Run: pllava register"], []
+    try:
+        compared = against_base_and_chance(candidate.results, candidate.metrics["provenance"].get("average_over") or "tasks")
+    except PllavaError as error:
+        return [f"not compared with its base and with chance: {error}"], []
+    worse, better = [], []
+    for other, name, margin in (("base", "its base, untrained", params.gate.margin), ("chance", "a blind guess", 0.0)):
+        if other not in compared:
+            continue
+        ours, theirs, difference = compared[other]
+        p = difference.p or 0.0
+        numbers = f"{_percent(ours)} % against {_percent(theirs)} %, {_interval(difference)}, p {p:.3f}"
+        if difference.value < -margin - 1e-9 or (difference.value < 0 and p < params.gate.significance):
+            worse.append(f"worse than {name}: {numbers}")
+        else:
+            better.append(f"not worse than {name}: {numbers}")
+    models = candidate.metrics["models"]
+    average, of_base = (_value(models.get(model, {}).get("average")) for model in ("adapted", "base"))
+    if "base" not in compared and average is not None and of_base is not None and average < of_base - 1e-9:
+        numbers = f"{_percent(average)} % against {_percent(of_base)} %"
+        worse.append(f"worse than its base, untrained: {numbers}; not paired, the base's answers are not kept")
+    return worse, better
 
 
 def _paired(champion: Measurement, candidate: Measurement, number: int | None, problems: list[str], uri: str) -> Comparison | None:
@@ -137,9 +171,9 @@ def _paired(champion: Measurement, candidate: Measurement, number: int | None, p
         return None
 
 
-def _points(found: Comparison) -> str:
+def _interval(found: Interval) -> str:
     """Percentage points with their 95 % interval."""
-    return f"{100 * found.average.value:+.1f} ({100 * found.average.low:+.1f} to {100 * found.average.high:+.1f})"
+    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
 
 
 def _unusable(who: str, metrics: dict[str, Any], adapter_sha256: str | None, max_missing: float) -> list[str]:

@@ -16,7 +16,7 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import read_json
 from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
-from pllava.registry.card import dataset_inputs
+from pllava.registry.card import corpora_of, dataset_inputs
 from pllava.registry.versions import all_versions
 from pllava.tracking.store import client, experiment_id
 
@@ -164,6 +164,7 @@ def _from_run(connection: MlflowClient, run: MlflowRun | None, version: ModelVer
         | ({"changed": tags["git.changed"]} if tags.get("git.changed") else {}),
         "params_sha256": tags.get("params_sha256", UNKNOWN),
         "data": data or {key.removeprefix("data."): value for key, value in tags.items() if key.startswith("data.")},
+        "corpora": corpora_of(tags),
         "dvc_lock": _lock(connection, run, version),
         "flow_run": tags.get("flow_run_id") or None,
         "packages": packages | {key: tags[key] for key in ("python", "platform") if key in tags},

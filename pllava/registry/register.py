@@ -77,7 +77,7 @@ def register(params: Params) -> int:
         )
     if (root / LOCK).is_file():
         connection.log_artifact(known.run_id or run.info.run_id, str(root / LOCK), "lineage")
-    tags = {key: value for key, value in run.data.tags.items() if value and (key in FROM_RUN or key.startswith("version."))}
+    tags = {key: value for key, value in run.data.tags.items() if value and (key in FROM_RUN or key.startswith(("version.", "corpus.")))}
     tags |= {"dvc_lock_sha256": sha256_file(root / LOCK)} if (root / LOCK).is_file() else {}
     tags |= {"base": params.model.base} | {f"data.{item.dataset.name}": item.dataset.digest for item in dataset_inputs(run)}
     for benchmark, metrics in measured.items():

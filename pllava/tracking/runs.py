@@ -215,7 +215,7 @@ def _open(root: Path, params: Params, resume: bool) -> Run:
     header: dict[str, Any] = {
         "run_id": None,
         "params": params.model_dump(mode="json"),
-        "tags": provenance.code_tags(root),
+        "tags": provenance.code_tags(root) | provenance.corpus_tags(root, params),
         "data": provenance.dataset_digests(root, params),
         "started": int(time.time() * 1000),
     }
@@ -299,7 +299,7 @@ def _create(
     when = datetime.now() if started is None else datetime.fromtimestamp(started / 1000)
     name = f"{Path(params.model.base).name}, {when:%Y-%m-%d %H:%M:%S}"
     experiment = experiment_id(connection, params.registry.experiment)
-    tags = (tags or provenance.code_tags(root)) | {"params_sha256": provenance.params_sha256(params)}
+    tags = (tags or provenance.code_tags(root) | provenance.corpus_tags(root, params)) | {"params_sha256": provenance.params_sha256(params)}
     run = connection.create_run(experiment, start_time=started, tags=tags, run_name=name)
     run_id = run.info.run_id
     connection.log_text(run_id, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False), PARAMS)

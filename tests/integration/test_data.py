@@ -263,6 +263,26 @@ def server(outside: Path):
         running.shutdown()
 
 
+@pytest.mark.usefixtures("prefect_server")
+def test_the_flow_runs_after_every_way_data_is_tracked(project: Path, outside: Path, server: str) -> None:
+    """A file fetched from a URL, a file and a folder copied from outside, and a folder that lies in the project."""
+    from prefect import flow
+
+    from flows.dag import Stage, read_dag
+    from flows.stages import run_stages
+
+    (outside / "chat.json").write_text(json.dumps([{"QA": [{"q": "And the colour of snow?", "a": "White."}]}]))
+    write_corpus(project / "own/clips", range(50, 52), project / "own/clips/rows.json")
+    data(project, "add", "fetched", "--annotations", f"{server}/rows.jsonl", "--media", str(outside / "clips"))
+    data(project, "add", "chat", "--kind", "text", "--annotations", str(outside / "chat.json"))
+    data(project, "add", "own", "--annotations", "own/clips/rows.json", "--media", "own/clips", "--split", "validation")
+    assert read_dag(project) == [Stage("prepare", "", ())]
+    assert flow(lambda: run_stages(project)[0], name="stages")() is None
+    report = json.loads((project / "data/prepared/report.json").read_text())["splits"]
+    assert set(report["train"]["corpora"]) == {"first", "fetched", "chat"}
+    assert set(report["validation"]["corpora"]) == {"own"}
+
+
 def test_push_clone_pull_and_everything_is_up_to_date(project: Path, outside: Path, server: str) -> None:
     data(project, "add", "kitchen", "--annotations", f"{server}/rows.jsonl", "--media", str(outside / "clips"))
     assert f"{server}/rows.jsonl" in (project / "data/raw/kitchen/train.jsonl.dvc").read_text()

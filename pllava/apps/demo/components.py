@@ -11,9 +11,8 @@ from pllava.core.errors import PllavaError
 
 NO_VIDEO = '<p class="empty">The frames the model looks at appear here.</p>'
 TOY_NOTICE = (
-    '<div class="notice">This is the tiny model of the default pipeline. All it has ever seen are rendered pictures and clips of colored '
-    "shapes, and questions about them, so it knows nothing about real videos. Clips of shapes it describes mostly right, and answers "
-    "short questions about them. The real one: "
+    '<div class="notice">This is a tiny model, far smaller than any published PLLaVA: what it says about real videos means little. '
+    "What it was trained on: <code>pllava lineage</code>. The real one: "
     "<code>pllava demo --model ermu2001/pllava-7b</code> (a GPU with 24 GB), or train it: <code>pllava recipe use pllava-7b</code>.</div>"
 )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pllava.artifacts.answers import FILE, AnswerRow, Answers
 from pllava.benchmarks.scoring import values
-from pllava.benchmarks.statistics import Interval, bootstrap
+from pllava.benchmarks.statistics import Interval, Over, bootstrap
 from pllava.core.errors import PllavaError
 
 RESAMPLES, SEED = 10_000, 0
@@ -112,6 +112,36 @@ def compare(a: str | Path, b: str | Path, model: str = "adapted", other: str | N
     ]
     names = (f"{a}, {model}", f"{b}, {other or model}")
     return Comparison(names, tasks, statistics.difference("B", "A"), flips, missing)
+
+
+def against_base_and_chance(results: Path, over: Over = "tasks") -> dict[str, tuple[float, float, Interval]]:
+    """{"base": (adapted, other, adapted - other), "chance": ...}, paired over the same videos; only what the answers allow.
+
+    There is no base without its answers, and no chance where a question has no candidates to guess from.
+    """
+    answers: dict[str, dict[str, AnswerRow]] = {"adapted": {}, "base": {}}
+    for row in Answers(results):
+        if row["model"] in answers:
+            answers[row["model"]][row["id"]] = row
+    others = {"chance": {id_: row for id_, row in answers["adapted"].items() if row["candidates"]}, "base": answers["base"]}
+    compared = {}
+    for other, theirs in others.items():
+        if not theirs:
+            continue
+        if difference := set(theirs) ^ set(answers["adapted"]) if other == "base" else set():
+            raise PllavaError(f"{results}: {min(difference)} was not answered by both base and adapted. Evaluate again: pllava evaluate")
+        rows = []
+        for id_, their in theirs.items():
+            mine = answers["adapted"][id_]
+            ours, against = values(mine), values(their) if other == "base" else dict.fromkeys(values(mine), 1 / len(mine["candidates"]))
+            both = [task for task in ours if ours[task] is not None and against.get(task) is not None]
+            for model, side in (("adapted", ours), (other, against)):
+                rows.append(mine | {"model": model, "scores": {task: {"value": side[task]} for task in both}})
+        statistics = bootstrap(rows, RESAMPLES, SEED, any(len(row["scores"]) > 1 for row in rows))
+        if statistics.tasks:
+            averages = [statistics.average(model, over=over).value for model in ("adapted", other)]
+            compared[other] = (averages[0], averages[1], statistics.difference("adapted", other, over=over))
+    return compared
 
 
 def _read(path: Path, model: str) -> dict[str, AnswerRow]:

@@ -2,9 +2,9 @@
 
 A corpus is a JSON list of `{"video" | "image": path under the media root, "QA": [{"i", "q", "a"}, ...], "start"?, "end"?}` (seconds).
 A corpus of kind text has no media.
-`i` of the first turn opens the text; an empty `q` asks for a caption. Other keys of a row are ignored. In place of QA a row may hold chat
-`messages` or `conversations` (`messages.py`), and in place of the list there may be one row a line. The clip may stand in a list of one, and
-under `videos` or `images`.
+`i` of the first turn opens the text; an empty `q` asks for a caption. Other keys of a row are ignored.
+In place of QA a row may hold chat `messages` or `conversations` (`messages.py`), and in place of the list there may be one row a line.
+The clip may stand in a list of one, and under `videos` or `images`.
 """
 
 from __future__ import annotations

@@ -32,11 +32,11 @@ def version(number, recorded, adapter="a" * 64):
     return SimpleNamespace(version=str(number), tags=tags)
 
 
-def answers(path, right, of=100):
+def answers(path, right, of=100, model="adapted"):
     """Of `of` questions, each about a clip of its own, these are right."""
     rows = [
         {
-            "model": "adapted", "id": str(i), "task": "Moving Count", "media": f"{i}.mp4", "start": None, "end": None, "question": "?",
+            "model": model, "id": str(i), "task": "Moving Count", "media": f"{i}.mp4", "start": None, "end": None, "question": "?",
             "candidates": ["a", "b"], "answer": "(A) a", "prediction": "", "correct": i in right, "error": None,
         }
         for i in range(of)
@@ -120,6 +120,27 @@ def test_first_champion_needs_only_the_floor(params, judge):
     floor = params.model_copy(update={"gate": params.gate.model_copy(update={"min_average": 0.5})})
     assert judge(floor, version(1, metrics(0.5)), None).passed
     assert not judge(floor, version(1, metrics(0.49)), None).passed
+
+
+@pytest.mark.parametrize("champion", [None, CHAMPION])
+def test_worse_than_a_blind_guess_or_the_base_fails_a_first_champion_too(params, judge, tmp_path, champion):
+    def decide(right, base):
+        file = answers(tmp_path / "adapted", range(right))
+        file.write_text(file.read_text() + answers(tmp_path / "base", range(base), model="base").read_text())
+        return judge(params, version(2, metrics(0.9)), champion, {1: file, 2: file})
+
+    result = decide(45, 10)  # two candidates a question: a guess is right in half of them
+    assert not result.passed and len(result.reasons) == 1
+    assert "mvbench: worse than a blind guess: 45.0 % against 50.0 %, -5.0 (" in result.reasons[0]
+    result = decide(70, 90)
+    assert not result.passed and "worse than its base, untrained: 70.0 % against 90.0 %, -20.0 (" in result.reasons[0]
+    assert decide(70, 70).passed and decide(90, 50).passed
+    assert decide(70, 71).passed, "within gate.margin, and not in the paired test"
+
+
+def test_a_first_champion_without_its_answers_fails(params, judge):
+    result = judge(params, version(1, metrics(0.9)), None, {1: None})
+    assert not result.passed and "its answers are not kept" in result.reasons[0]
 
 
 def test_the_champion_itself_passes(params, judge):

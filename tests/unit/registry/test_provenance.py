@@ -2,9 +2,12 @@
 
 import os
 import subprocess
+from types import SimpleNamespace
 
-from pllava.core.params import load_params
-from pllava.tracking.provenance import code_tags, dataset_digests, flatten
+from pllava.core.files import sha256_file, write_json
+from pllava.core.params import Params, load_params
+from pllava.registry.card import card, corpora_of, limits
+from pllava.tracking.provenance import code_tags, corpus_tags, dataset_digests, flatten
 
 
 def test_nested_settings_become_dotted_names():
@@ -88,3 +91,53 @@ def test_a_user_without_a_name_can_promote(monkeypatch):
 
     monkeypatch.setattr("getpass.getuser", nobody)
     assert _who() == f"user {os.getuid()}"
+
+
+def own(tmp_path):
+    """Settings with the rendered corpus and two of a stranger: a file fetched from a URL beside a folder, and text."""
+    params = load_params("recipes/tiny.yaml").model_dump(mode="json")
+    params["data"]["train"] += [
+        {"name": "birds", "annotations": "data/raw/birds/train.jsonl", "media": "data/raw/birds/media"},
+        {"name": "chat", "kind": "text", "annotations": "talk.json"},
+    ]
+    params["data"]["validation"] += [{"name": "birds", "annotations": "data/raw/birds/validation.json", "media": "data/raw/birds/media"}]
+    place = tmp_path / "data/raw/birds"
+    (place / "media").mkdir(parents=True)
+    (place / "media/README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Birds\n")
+    (place / "train.jsonl.dvc").write_text(
+        "md5: f\nfrozen: true\ndeps: [{path: http://x/rows.jsonl}]\nouts: [{md5: rows, path: train.jsonl}]"
+    )
+    (place / "media.dvc").write_text("outs: [{md5: clips.dir, path: media}]")
+    (place / "validation.json").write_text("[]")
+    (tmp_path / "talk.json").write_text("[]")
+    (tmp_path / "LICENSE").write_text("MIT")
+    write_json(tmp_path / "data/prepared/report.json", {"splits": {"train": {"corpora": {"birds": {"rows": 7}}}}})
+    return Params.model_validate(params)
+
+
+def test_every_corpus_has_a_hash_beside_the_rendered_one(tmp_path):
+    found = {name: digest for name, (_, digest) in dataset_digests(tmp_path, own(tmp_path)).items()}
+    assert found["annotations.birds"] == "rows" and found["media.birds"] == found["media.birds.validation"] == "clips.dir"
+    assert found["annotations.birds.validation"] == found["annotations.chat"] == sha256_file(tmp_path / "talk.json")[:36]
+
+
+def test_every_corpus_is_recorded_with_rows_licence_and_hashes(tmp_path):
+    found = corpora_of(corpus_tags(tmp_path, own(tmp_path)))
+    assert set(found) == {"train.rendered", "train.birds", "train.chat", "validation.rendered", "validation.birds"}
+    assert found["train.birds"] == {
+        "kind": "video", "rows": 7, "licence": "cc-by-4.0",
+        "annotations": "data/raw/birds/train.jsonl", "annotations_hash": "rows", "media": "data/raw/birds/media", "media_hash": "clips.dir",
+    }  # fmt: skip
+    assert found["train.chat"]["licence"] is None and "media" not in found["train.chat"], "the project's LICENSE is not the corpus's"
+
+
+def test_the_card_speaks_of_shapes_only_when_there_was_nothing_else(tmp_path):
+    shapes, tiny, mixed = "coloured shapes", load_params("recipes/tiny.yaml"), own(tmp_path)
+    assert shapes in limits(tiny, {})[0]
+    foreign = tiny.model_copy(update={"model": tiny.model.model_copy(update={"base": "x/y"})})
+    continued = tiny.model_copy(update={"train": tiny.train.model_copy(update={"init_from": "models:/pllava@champion"})})
+    for params in (mixed, foreign, continued):
+        assert not any(shapes in limit for limit in limits(params, {}))
+    run = SimpleNamespace(data=SimpleNamespace(tags=corpus_tags(tmp_path, mixed)), info=SimpleNamespace(run_id="1"), inputs=None)
+    text = card(mixed, run, {}, "a")
+    assert "- Corpus, train.birds: video, rows: 7, licence: cc-by-4.0; annotations `data/raw/birds/train.jsonl` `rows`" in text
