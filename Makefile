@@ -50,13 +50,17 @@ run: $(INSTALLED) ## bring the pipeline up to date, judge the model, serve the c
 repro: $(INSTALLED) ## the DVC stages alone
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
+# Two workers, a core each (torch would take all cores for every worker); a file's tests stay together, for the services they share.
+# Integration has one worker more: one is at test_stack.py nearly all the time, which mostly waits for services.
+WORKERS ?= 2
+PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED) ## ruff, unit and integration tests, and the pages where a Chromium is found
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports --no-cache --no-logo
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit -m "not browser"
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/integration -m "not browser"
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser -m browser
+	@$(PYTEST) tests/unit -m "not browser"
+	@$(PYTEST) -n $$(($(WORKERS) + 1)) tests/integration -m "not browser"
+	@$(PYTEST) tests/browser -m browser
 
 # Each prints a table, then one JSON line, and fails when it misses its bars; all run before make does.
 BENCHMARKS := $(wildcard benchmarks/train.py benchmarks/inference.py benchmarks/decode.py benchmarks/long_video.py)

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -106,12 +106,18 @@ class Services:
         def ended():
             return self.state(run)["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
-        assert until(ended, seconds), f"still {self.state(run)}"
+        assert until(ended, seconds, pause=0.5), f"still {self.state(run)}"
         return self.state(run)
 
-    def tasks(self, run):
-        found = self.call("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[1]
-        return {task["name"]: task["state_name"] for task in found}
+    def tasks(self, run, expected=None):
+        """{task: state name}. The server may record tasks after the end of their run: those expected are waited for."""
+
+        def states():
+            tasks = self.call("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[1]
+            return {task["name"]: task["state_name"] for task in tasks}
+
+        until(lambda: states().items() >= (expected or {}).items(), 30)
+        return states()
 
     def running(self, *command):
         """Those whose command line ends so."""
@@ -134,10 +140,24 @@ class Services:
         return found
 
 
-def until(done, seconds=60):
+@contextmanager
+def down_at_the_end(services):
+    """Stop the services, also when this process is killed: pytest-xdist gives a worker five seconds after Ctrl-C."""
+    code = "import subprocess, sys; sys.stdin.read(); subprocess.run([sys.executable, '-m', 'pllava.cli', 'down'])"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    watcher = subprocess.Popen([sys.executable, "-c", code], cwd=services.root, env=services.env, stdin=subprocess.PIPE, **quiet)
+    try:
+        yield
+    finally:
+        watcher.stdin.close()  # the end of this process closes it as well
+        watcher.wait()
+
+
+def until(done, seconds=60, pause=0.2):
+    """The first true result of `done`, which is asked every `pause` seconds; after `seconds` the last result."""
     deadline = time.monotonic() + seconds
     while not (result := done()) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(pause)
     return result
 
 

@@ -58,7 +58,7 @@ class Visitor(threading.Thread):
         from gradio_client import Client, handle_file
 
         client = Client(self.url, verbose=False, httpx_kwargs={"trust_env": False}, analytics_enabled=False)
-        while not self.leave.wait(0.1):
+        while not self.leave.wait(0.3):  # more would take the processor from the services
             try:
                 self.answers.append(client.predict(handle_file(self.clip), "Which way?", api_name="/ask"))
                 self.versions.append(client.predict(api_name="/version")["version"])

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import chdir
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
+
+from pllava import cli
+from pllava.core.errors import PllavaError
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -65,8 +70,16 @@ def dvc(root: Path, *arguments: str, **kwargs: bool) -> str:
     return run(root, sys.executable, "-m", "dvc", *arguments, **kwargs)
 
 
-def data(root: Path, *arguments: str, **kwargs: bool) -> str:
-    return run(root, sys.executable, "-m", "pllava.cli", "data", *arguments, **kwargs)
+def data(root: Path, *arguments: str, fails: bool = False) -> str:
+    """What `pllava data ARGUMENTS` says. In this process: a new one would load all libraries again, forty times in this file."""
+    with pytest.MonkeyPatch.context() as monkeypatch, chdir(root):
+        for name, value in ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        result = CliRunner().invoke(cli.app, ["data", *arguments])
+    assert result.exception is None or isinstance(result.exception, PllavaError | SystemExit), result.exc_info
+    said = result.output + (str(result.exception) if isinstance(result.exception, PllavaError) else "")
+    assert (result.exit_code != 0) == fails, f"{arguments}: {said}"
+    return said
 
 
 def write_gif(path: Path, seed: int) -> None:

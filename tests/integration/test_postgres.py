@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from services import Services, copy_project, free_ports, until
+from services import Services, copy_project, down_at_the_end, free_ports, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -40,7 +40,8 @@ def server():
     data, quiet = home / "data", {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": home, **user}
     settings = ["--username=pllava", f"--pwfile={home / 'password'}", "--auth=scram-sha-256", "--no-sync"]
     subprocess.run([folder / "initdb", "-D", data, *settings], check=True, **quiet)
-    process = subprocess.Popen([folder / "postgres", "-D", data, "-p", str(port), "-k", home, "-h", "127.0.0.1"], **quiet)
+    command = [folder / "postgres", "-F", "-D", data, "-p", str(port), "-k", home, "-h", "127.0.0.1"]  # -F: it need not survive a crash
+    process = subprocess.Popen(command, **quiet)
 
     def connected():
         try:
@@ -79,7 +80,7 @@ def test_records_are_in_postgresql_and_the_password_is_nowhere_else(server, tmp_
             cursor.execute(query)
             return [row[0] for row in cursor.fetchall()]
 
-    try:
+    with down_at_the_end(services):
         said = services.do("up")
         assert services.code == 0, said
         status, _ = services.call("/api/2.0/mlflow/experiments/create", {"name": "in postgres"}, base=services.mlflow)
@@ -89,7 +90,5 @@ def test_records_are_in_postgresql_and_the_password_is_nowhere_else(server, tmp_
         assert not (tmp_path / ".state/prefect/prefect.db").exists()
         shown = [" ".join(process.cmdline()) for process in services.processes() if isinstance(process, psutil.Process)]
         assert shown and not any(password in line for line in shown)
-    finally:
-        services.do("down")
     for path in (tmp_path / ".state").rglob("*"):
         assert not path.is_file() or password.encode() not in path.read_bytes(), path

@@ -145,52 +145,90 @@ def test_a_conversation_and_an_uploaded_file(server: Server, clip: Path, chat: A
         client.chat.completions.create(model=server.model, messages=messages)
 
 
+def ask(server: Server, clip: Path, **changes: Any) -> Any:
+    request = {"model": server.model, "messages": [user(clip)], "max_tokens": 4} | changes
+    return server.client().chat.completions.create(**request)
+
+
 @pytest.mark.integration
-def test_what_is_refused(server: Server, clip: Path, tmp_path: Path):
-    client = server.client()
-
-    def ask(**changes: Any) -> Any:
-        return client.chat.completions.create(**({"model": server.model, "messages": [user(clip)], "max_tokens": 4} | changes))
-
+def test_a_wrong_key_is_refused(server: Server):
     with pytest.raises(openai.AuthenticationError):
         server.client("wrong").models.list()
+
+
+@pytest.mark.integration
+def test_health_needs_no_key(server: Server):
     assert server.raw("/health", Authorization="")[0] == 200
-    with pytest.raises(openai.NotFoundError, match="is not served here"):
-        ask(model="gpt-4o")
-    with pytest.raises(openai.BadRequestError, match="one answer a request"):
-        ask(n=2)
-    url = {"type": "video_url", "video_url": {"url": "https://example.com/clip.mp4"}}
-    with pytest.raises(openai.BadRequestError, match="fetches nothing"):
-        ask(messages=[{"role": "user", "content": [url, {"type": "text", "text": "Who?"}]}])
-    with pytest.raises(openai.BadRequestError, match="meaning of its own"):
-        ask(messages=[user(clip, "Who?</s>")])
-    with pytest.raises(openai.BadRequestError, match="context"):
-        ask(messages=[user(clip, "Who? " * 3000)])
+
+
+ELSEWHERE = {"type": "video_url", "video_url": {"url": "https://example.com/clip.mp4"}}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"model": "gpt-4o"}, openai.NotFoundError, "is not served here"),
+        ({"n": 2}, openai.BadRequestError, "one answer a request"),
+        (
+            {"messages": [{"role": "user", "content": [ELSEWHERE, {"type": "text", "text": "Who?"}]}]},
+            openai.BadRequestError,
+            "fetches nothing",
+        ),
+        ({"text": "Who?</s>"}, openai.BadRequestError, "meaning of its own"),
+        ({"text": "Who? " * 3000}, openai.BadRequestError, "context"),
+    ],
+    ids=["another model", "two answers", "a clip elsewhere", "a marker of the template", "too long"],
+)
+def test_a_request_that_cannot_be_answered_is_refused_with_the_reason(
+    server: Server, clip: Path, changes: dict[str, Any], error: type[openai.APIStatusError], said: str
+):
+    if "text" in changes:
+        changes = {"messages": [user(clip, changes["text"])]}
+    with pytest.raises(error, match=said):
+        ask(server, clip, **changes)
+    assert ask(server, clip).choices[0].message.content is not None, "the next request is answered"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_clip_that_is_no_video_is_refused_without_its_path(server: Server, tmp_path: Path, stream: bool):
     (tmp_path / "junk.mp4").write_bytes(b"this is no video" * 100)
-    for stream in (False, True):
-        with pytest.raises(openai.BadRequestError) as refused:
-            ask(messages=[user(tmp_path / "junk.mp4")], stream=stream)
-        assert "/tmp" not in str(refused.value) and refused.value.body["type"] == "invalid_request_error"  # type: ignore[index]
-    with pytest.raises(openai.BadRequestError):
-        client.files.create(file=("clip.mp4", b"this is no video"), purpose="user_data")
-    with pytest.raises(openai.APIStatusError) as refused_size:
-        client.files.create(file=("clip.mp4", b"\0" * (1 << 20 | 1)), purpose="user_data")
-    assert refused_size.value.status_code == 413
-    assert server.raw("/v1/chat/completions", b"x" * (3 << 20), **{"Content-Type": "application/json"})[0] == 413
-    assert server.raw("/v1/chat/completions", b"{", **{"Content-Type": "application/json"})[0] == 400
-    assert server.raw("/v1/chat/completions", b"{}", **{"Content-Type": "text/plain"})[0] == 415
-    status, _, found = server.raw("/v1/nothing")
-    assert status == 404 and json.loads(found)["error"]["type"] == "not_found_error"
-    assert ask().choices[0].message.content is not None
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(server, tmp_path / "junk.mp4", stream=stream)
+    assert "/tmp" not in str(refused.value)
+    assert refused.value.body["type"] == "invalid_request_error"  # type: ignore[index]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("content", "code"), [(b"this is no video", 400), (b"\0" * (1 << 20 | 1), 413)], ids=["no video", "too large"])
+def test_a_file_that_cannot_be_used_is_refused(server: Server, content: bytes, code: int):
+    with pytest.raises(openai.APIStatusError) as refused:
+        server.client().files.create(file=("clip.mp4", content), purpose="user_data")
+    assert refused.value.status_code == code
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("body", "kind", "code"),
+    [(b"x" * (3 << 20), "application/json", 413), (b"{", "application/json", 400), (b"{}", "text/plain", 415)],
+    ids=["too large", "no JSON", "another type"],
+)
+def test_a_body_that_is_no_request_is_refused(server: Server, body: bytes, kind: str, code: int):
+    assert server.raw("/v1/chat/completions", body, **{"Content-Type": kind})[0] == code
+
+
+@pytest.mark.integration
+def test_an_address_that_is_not_there_is_said_in_the_clients_own_form(server: Server):
+    status, _, answer = server.raw("/v1/nothing")
+    assert status == 404
+    assert json.loads(answer)["error"]["type"] == "not_found_error"
 
 
 @pytest.mark.integration
 def test_a_reader_that_died_while_nobody_used_it_costs_no_request(server: Server, clip: Path, reference: Path):
-    def ask(clip: Path) -> Any:
-        return server.client().chat.completions.create(model=server.model, messages=[user(clip)], max_tokens=4)  # type: ignore[list-item]
-
     other = reference / "video" / "clip_short.mp4"
-    ask(clip)
+    ask(server, clip)
     readers = [
         child
         for child in psutil.Process(server.process.pid).children()
@@ -201,7 +239,7 @@ def test_a_reader_that_died_while_nobody_used_it_costs_no_request(server: Server
         reader.kill()
         while reader.is_running() and reader.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-    assert ask(other)
+    assert ask(server, other)
 
 
 @pytest.mark.integration

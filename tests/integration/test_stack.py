@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 from foreign_page import ask, gets_nothing
-from services import PROJECT, Services, copy_project, until
+from services import PROJECT, Services, copy_project, down_at_the_end, until
 from serving import Visitor, write_adapter, write_clip
 
 from pllava.services.stack import LOGIN
@@ -27,10 +27,10 @@ def services(tmp_path_factory, mlflow_template):
     root.mkdir()
     copy_project(root, mlflow_template)
     services = Services(root)
-    said = services.do("up")
-    assert services.code == 0, said
-    yield services
-    services.do("down")
+    with down_at_the_end(services):
+        said = services.do("up")
+        assert services.code == 0, said
+        yield services
 
 
 def test_what_runs_is_said_and_a_second_up_changes_nothing(services):
@@ -69,14 +69,16 @@ def test_experiments_and_a_plain_run_side_by_side(services):
     experiments = {seed: services.start("pipeline/experiment", overrides={"seed": seed}) for seed in (101, 102)}
     for run in experiments.values():
         assert services.wait(run)["type"] == "COMPLETED", services.state(run)
-        assert services.tasks(run) == {"first": "Completed", "second": "Completed", "third": "Completed"}
+        completed = dict.fromkeys(("first", "second", "third"), "Completed")
+        assert services.tasks(run, completed) == completed
     ended = services.wait(plain)
     assert ended["type"] == "FAILED" and "outputs/train/adapter" in ended["message"], "no adapter was trained: nothing to register"
     services.wait(queued)
     later = {"register": "Failed"} | dict.fromkeys(("measure", "gate", "promote", "deploy"), "NotReady")
     for run in (plain, queued):  # whichever came first
-        tasks = services.tasks(run)
-        assert {name: tasks[name] for name in later} == later and set(tasks) - set(later) == {"first", "second", "third"}
+        tasks = services.tasks(run, later)
+        assert {name: tasks[name] for name in later} == later
+        assert set(tasks) - set(later) == {"first", "second", "third"}
     assert {services.tasks(run)["third"] for run in (plain, queued)} == {"Completed", "Cached"}
 
     params = (services.root / "params.yaml").read_text()
@@ -98,8 +100,11 @@ def test_what_goes_wrong_is_said(services):
     assert ended["type"] == "FAILED" and "pooling_shape[0] = 8 is more than num_frames = 4" in ended["message"]
     assert services.tasks(unfit) == {}
     ended = services.wait(broken)
-    assert ended["type"] == "FAILED" and "stage second failed" in ended["message"] and "the reason is here" in ended["message"]
-    assert services.tasks(broken) == {"first": services.tasks(broken)["first"], "second": "Failed", "third": "NotReady"}
+    assert ended["type"] == "FAILED"
+    assert "stage second failed" in ended["message"]
+    assert "the reason is here" in ended["message"]
+    tasks = services.tasks(broken, {"second": "Failed", "third": "NotReady"})
+    assert tasks == {"first": tasks["first"], "second": "Failed", "third": "NotReady"}
 
 
 def test_a_cancelled_run_is_gone_in_five_seconds(services):
@@ -167,7 +172,7 @@ def test_from_the_run_form_to_a_promoted_version_and_back(services, tiny_base_di
     run = services.start("pipeline/pipeline")
     assert services.wait(run)["type"] == "COMPLETED", services.state(run)
     decided = {"register": "Completed", "measure": "Cached", "gate": "Completed", "promote": "Completed", "deploy": "Completed"}
-    assert services.tasks(run).items() >= decided.items(), "no champion yet: none to measure"
+    assert services.tasks(run, decided).items() >= decided.items(), "no champion yet: none to measure"
 
     demo = Client(services.demo, verbose=False, httpx_kwargs={"trust_env": False}, analytics_enabled=False)
     clip = str(root / "MVBench/video/moving_direction/0.mp4")
@@ -185,8 +190,10 @@ def test_from_the_run_form_to_a_promoted_version_and_back(services, tiny_base_di
         digests[2] = train(root, tiny_base_dir, 2)
         run = services.start("pipeline/pipeline")
         assert services.wait(run)["type"] == "COMPLETED", services.state(run)
-        assert services.tasks(run).items() >= (decided | {"measure": "Completed"}).items()
-        assert served()["version"] == 2 and served()["adapter_sha256"] == digests[2]
+        decided |= {"measure": "Completed"}
+        assert services.tasks(run, decided).items() >= decided.items()
+        assert served()["version"] == 2
+        assert served()["adapter_sha256"] == digests[2]
         answers[2] = answer()
         assert answers[1] != answers[2]
 

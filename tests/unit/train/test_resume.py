@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,9 @@ import torch
 from pllava.core.errors import PllavaError
 from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
-from pllava.core.signals import Stopped, StopRequest
-from pllava.stages.train.loop import OUTPUT, Trainer, run
+from pllava.core.signals import Stopped
+from pllava.stages.train.logger import Journal
+from pllava.stages.train.loop import OUTPUT, run
 from pllava.stages.train.resume import FOLDER, Checkpoints
 from pllava.stages.train.state import State
 
@@ -27,16 +30,19 @@ def outputs() -> dict[str, str]:
 
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Ask the next training, and no other, to end after so many steps."""
+    """Tell the next training, and no other, to end after so many steps: SIGTERM while it is in the last of them."""
+    step = Journal.step
 
     def ask(steps: int) -> None:
-        seen: list[int] = []
+        begun: list[int] = []
 
-        def told(self: Trainer, stop: StopRequest) -> bool:
-            seen.append(1)
-            return len(seen) == steps
+        def told(self: Journal, number: int) -> Any:
+            begun.append(number)
+            if len(begun) == steps:
+                signal.raise_signal(signal.SIGTERM)
+            return step(self, number)
 
-        monkeypatch.setattr(Trainer, "_told_to_end", told)
+        monkeypatch.setattr(Journal, "step", told)
 
     return ask
 
