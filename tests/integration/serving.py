@@ -25,7 +25,7 @@ def write_clip(path: Path, step: int = 20) -> None:
         container.mux(stream.encode())
 
 
-def write_adapter(base: Path, folder: Path, seed: int, config: dict, **load) -> str:
+def write_adapter(base: Path, folder: Path, seed: int, config: dict, alpha: int = 4, **load) -> str:
     """An adapter whose every weight is random, so that its answers are its own; its adapter_sha256."""
     import torch
 
@@ -35,7 +35,7 @@ def write_adapter(base: Path, folder: Path, seed: int, config: dict, **load) -> 
 
     shutil.rmtree(folder, ignore_errors=True)
     model, _ = pllava.load(base, dtype="float32", device="cpu", **load)
-    adapted = add_lora(model, Lora(r=4, alpha=4, dropout=0.0), seed)
+    adapted = add_lora(model, Lora(r=4, alpha=alpha, dropout=0.0), seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():

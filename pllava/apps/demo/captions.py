@@ -32,17 +32,18 @@ def caption_clip(engine: ChatEngine, uploads: Uploads, session: str, path: str, 
     segments: list[dict[str, Any]] = []
     yield Captions(_panel([], "Looking for scenes …"))
     with engine.use(replace(settings, num_frames=None)) as chat:  # each scene has as many frames as the model was made for
+        credit = engine.credit(settings)
         dense = dense_caption(chat, path, max_new_tokens=settings.max_new_tokens, limits=engine.limits)
         for segment in dense:
             segments.append(asdict(segment))
-            yield Captions(_panel(segments, "More to come …"))
+            yield Captions(_panel(segments, f"More to come …{_by(credit)}"))
     entry = {
         "video": Path(path).name,
         "duration": round(dense.duration, 6),
         "num_frames": dense.num_frames,
         "segments": [{**segment, "start": round(segment["start"], 6), "end": round(segment["end"], 6)} for segment in segments],
         "summary": dense.summary,
-        "notes": dense.notes,
+        "notes": [*dense.notes, *([f"captions by {credit}"] if credit else [])],
     }
     folder = Path(tempfile.mkdtemp(dir=uploads.root, prefix="captions-"))
     files = []
@@ -52,7 +53,11 @@ def caption_clip(engine: ChatEngine, uploads: Uploads, session: str, path: str, 
         uploads.add(session, file)
         files.append(str(file))
     note = "; ".join(dense.notes) or f"{len(segments)} scene{'' if len(segments) == 1 else 's'}. The player shows them as subtitles."
-    yield Captions(_panel(segments, note), tuple(files))
+    yield Captions(_panel(segments, note + _by(credit)), tuple(files))
+
+
+def _by(credit: str) -> str:
+    return f" By {credit}." if credit else ""
 
 
 def _panel(segments: Sequence[dict[str, Any]], note: str) -> str:

@@ -9,6 +9,7 @@ from pllava.apps.demo.samples import Sample
 from pllava.chat.model_ref import ModelRef
 from pllava.core.errors import PllavaError
 
+RESTARTED = "The server restarted and no longer has your video. Reload the page."
 NO_VIDEO = '<p class="empty">The frames the model looks at appear here.</p>'
 TOY_NOTICE = (
     '<div class="notice">This is a tiny model, far smaller than any published PLLaVA: what it says about real videos means little. '
@@ -20,7 +21,7 @@ TOY_NOTICE = (
 def head(source: ModelRef) -> str:
     return (
         '<div class="pllava-head"><h1>PLLaVA</h1><p>An image-language model taken to video: frames are pooled into visual tokens, '
-        f'and a language model answers.</p><span class="badge">{html.escape(source.name)}</span></div>'
+        f'and a language model answers.</p><span class="badge" role="status">{html.escape(source.name)}</span></div>'
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,17 +72,33 @@ class ChatEngine:
             return _watch(chat, path).ask(question, **_options(settings)).text
 
     def stream(
-        self, path: str | Path, question: str, history: Sequence[tuple[str, str]] = (), settings: Settings | None = None
+        self,
+        path: str | Path,
+        question: str,
+        history: Sequence[tuple[str, str]] = (),
+        settings: Settings | None = None,
+        credit: Callable[[str], object] | None = None,
     ) -> Iterator[str]:
-        """The answer so far, growing. history: (question, answer) pairs, oldest first. Closing the iterator stops the model."""
+        """The answer so far, growing. Closing the iterator stops the model.
+
+        history: (question, answer) pairs, oldest first. credit: told who answers, before the first piece.
+        """
         settings = settings or Settings()
         with self.use(settings) as chat:
+            if credit is not None:
+                credit(self.credit(settings))
             answer = ""
             pieces = cast("Generator[str]", _watch(chat, path).stream(question, history=history, **_options(settings)))
             with closing(pieces):  # the model has stopped before the next visitor has it
                 for piece in pieces:
                     answer += piece
                     yield answer
+
+    def credit(self, settings: Settings) -> str:
+        """Who answers with these settings: version and strength. It is true for an answer when asked for inside `use`."""
+        name = self.source.name.removesuffix(" (champion)") if self.source else ""  # the alias may move on, the answer stays
+        alpha = self.lora_alpha if settings.lora_alpha is None else settings.lora_alpha
+        return ", ".join(filter(None, [name, "" if self.lora_alpha is None else f"LoRA alpha {alpha:g}"]))
 
     @contextmanager
     def use(self, settings: Settings | None = None) -> Iterator[VideoChat]:

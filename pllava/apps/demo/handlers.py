@@ -19,6 +19,8 @@ from pllava.core.errors import PllavaError
 PROBLEM = "⚠️ "  # begins a message that is not the model's
 OURS = "Something went wrong on this side. The server's log says what; the question can be asked again."
 APART = "\u200b"  # a space of no width
+BY = "\u2063"  # nobody sees it; what follows it in an answer says who gave it
+CHOOSE = "Please choose a video first: upload one, or take a held-out clip."
 MARKUP = re.compile(r"<(?=[a-zA-Z/!?])|&(?=[#\w])")
 UNPLAYABLE = '<p class="facts">Browsers do not play this format; the model reads it all the same.</p>'
 Message = dict[str, Any]
@@ -78,8 +80,8 @@ class Visits:
         """A visitor's next question: the answer to the one before ends as far as it has come."""
         self._asked[session] = history
 
-    def reply(self, session: str, clip: Clip | None, settings: Settings) -> Iterator[list[Message]]:
-        """The conversation with the answer to its last question growing; what goes wrong is said in the chat.
+    def reply(self, session: str, clip: Clip | None, settings: Settings, no_clip: str = CHOOSE) -> Iterator[list[Message]]:
+        """The conversation with the answer to its last question growing; what goes wrong is said in the chat. no_clip: said without one.
 
         What the page shows by now is not asked for: the answer before may have been written over the question.
         """
@@ -89,15 +91,16 @@ class Visits:
         if not history or history[-1]["role"] != "user":
             return
         if clip is None:
-            yield [*history, _says(PROBLEM + "Please choose a video first: upload one, or take a held-out clip.")]
+            yield [*history, _says(PROBLEM + no_clip)]
             return
         said = pairs(history[:-1]) if self.turns == "conversation" else []
         try:
             answer = ""
-            for answer in self.engine.stream(clip.path, text_of(history[-1]), said, settings):
+            credit: list[str] = []
+            for answer in self.engine.stream(clip.path, text_of(history[-1]), said, settings, credit.append):
                 if session in self._asked:
                     return
-                yield [*history, _says(answer)]
+                yield [*history, _says(answer, *credit)]
             if not answer:
                 yield [*history, _says(PROBLEM + "The model said nothing.")]
         except PllavaError as error:
@@ -138,9 +141,12 @@ def pairs(history: list[Message]) -> list[tuple[str, str]]:
 
 
 def text_of(message: Message) -> str:
-    """Text of a chat message; Gradio hands the content back as a list of parts."""
+    """Text of a chat message, without who said it; Gradio hands the content back as a list of parts."""
     content = message["content"]
-    return (content if isinstance(content, str) else "".join(part.get("text", "") for part in content)).replace(APART, "")
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    if message["role"] == "assistant":
+        text = text.partition(f"\n{BY}")[0]
+    return text.replace(APART, "")
 
 
 def shown(text: str) -> str:
@@ -148,5 +154,6 @@ def shown(text: str) -> str:
     return MARKUP.sub(rf"\g<0>{APART}", text)
 
 
-def _says(text: str) -> Message:
-    return {"role": "assistant", "content": shown(text)}
+def _says(text: str, credit: str = "") -> Message:
+    said = shown(text.replace(BY, ""))
+    return {"role": "assistant", "content": f"{said}\n{BY}— {shown(credit)}" if credit else said}

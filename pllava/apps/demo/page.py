@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +12,9 @@ import gradio as gr
 
 from pllava.apps.demo import components as panels
 from pllava.apps.demo.captions import FORMATS, caption_clip
-from pllava.apps.demo.components import NO_VIDEO, TOY_NOTICE
+from pllava.apps.demo.components import NO_VIDEO, RESTARTED, TOY_NOTICE
 from pllava.apps.demo.engine import MOST_FRAMES, ChatEngine, Settings
-from pllava.apps.demo.handlers import OURS, Clip, Message, Visits, asked, up_to
+from pllava.apps.demo.handlers import CHOOSE, OURS, Clip, Message, Visits, asked, up_to
 from pllava.apps.demo.samples import Sample
 from pllava.apps.web.frames import thumbnail
 from pllava.apps.web.uploads import Uploads
@@ -25,6 +26,7 @@ GENERAL_QUESTIONS = ["Describe the video in detail.", "What happens in the video
 MAX_QUESTION = 2000  # characters
 MAX_SYSTEM = 4000
 DIGITS = 6  # decimals of alpha that the page shows
+FOLLOW = 1  # seconds between two looks of an open page at what serves
 KEEP_UPLOADS = (3600, 24 * 3600)  # seconds: how often to look, how old an upload may get
 HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
@@ -34,6 +36,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
     """The page, not yet launched. Endpoints for clients: /ask (video file, question -> answer) and /version."""
     model = engine.chat.model
     visits = Visits(engine, uploads, source.turns)
+    server = uuid.uuid4().hex  # another one after a restart
 
     def serving() -> ModelRef:  # another version may have been put in since the page was built
         return engine.source or source
@@ -42,18 +45,35 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         now = serving()
         return {"model": now.name, "version": now.version, "adapter_sha256": now.adapter_sha256, "pid": os.getpid()}
 
-    def about() -> tuple[Any, ...]:
-        runtime = describe_runtime(engine.chat.model)
-        return panels.head(serving()), panels.lineage(serving(), runtime), gr.Slider(**_strengths(engine.lora_alpha))
+    def now() -> dict[str, Any]:  # what an open page is told, and tells again
+        source = serving()
+        return {"server": server, "model": source.name, "adapter_sha256": source.adapter_sha256, "alpha": engine.lora_alpha}
 
-    def settings_of(system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float) -> Settings:
+    def restarted(told: dict[str, Any] | None) -> bool:
+        return told is not None and told.get("server") != server
+
+    def follow(told: dict[str, Any] | None) -> tuple[Any, ...]:
+        """What changes on a page that was told something else: what `about` lists."""
+        if restarted(told):
+            return (*(gr.skip() for _ in range(4)), panels.problem(RESTARTED), gr.skip(), gr.Timer(active=False))
+        if told == (facts := now()):
+            return tuple(gr.skip() for _ in range(7))
+        model = engine.chat.model
+        lineage = panels.lineage(serving(), describe_runtime(model))
+        strength = gr.Slider(**_strengths(engine.lora_alpha))
+        return panels.head(serving()), gr.HTML(visible=is_toy(model)), lineage, strength, gr.skip(), facts, gr.skip()
+
+    def settings_of(
+        system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float, told: dict[str, Any] | None
+    ) -> Settings:
+        untouched = alpha == _shown((told or {}).get("alpha") or 0)  # it then is the strength of whatever version answers
         return Settings(
             system=None if system.strip() == engine.chat.template.system.strip() else system.strip()[:MAX_SYSTEM],
             num_frames=None if int(frames) == engine.chat.processor.num_frames else int(frames),
             num_beams=int(beams),
             temperature=float(temperature),
             max_new_tokens=int(tokens),
-            lora_alpha=None if engine.lora_alpha is None or alpha == _shown(engine.lora_alpha) else float(alpha),
+            lora_alpha=None if engine.lora_alpha is None or untouched or alpha == _shown(engine.lora_alpha) else float(alpha),
         )
 
     def show(clip: Clip | None, said: str, questions: list[str]) -> tuple[Any, ...]:
@@ -105,12 +125,13 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
             settings = settings_of(*values)
         except (PllavaError, TypeError, ValueError) as error:
             raise gr.Error(str(error), print_exception=False) from None
-        yield from visits.reply(str(request.session_hash), clip, settings)
+        yield from visits.reply(str(request.session_hash), clip, settings, RESTARTED if restarted(values[-1]) else CHOOSE)
 
     def caption(clip: Clip | None, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-        if clip is None:
-            return
         nothing = [gr.DownloadButton(visible=False) for _ in FORMATS]
+        if clip is None:
+            yield (gr.skip(), panels.problem(RESTARTED if restarted(values[-1]) else CHOOSE), *nothing)
+            return
         try:
             for found in caption_clip(engine, uploads, str(request.session_hash), clip.path, settings_of(*values)):
                 if not found.files:
@@ -153,9 +174,10 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
 
     with gr.Blocks(title="PLLaVA", analytics_enabled=False, delete_cache=KEEP_UPLOADS) as page:
         clip = gr.State(None)
+        told = gr.JSON(now(), visible="hidden", elem_id="told")  # the browser keeps it: a new server knows nothing of the page
         head = gr.HTML(panels.head(source))
-        if is_toy(model):
-            gr.HTML(TOY_NOTICE)
+        notice = gr.HTML("", elem_id="restarted")
+        toy = gr.HTML(TOY_NOTICE, visible=is_toy(model))
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
                 file = gr.File(label="Upload a video or an image", file_types=["video", "image"], height=140, elem_id="upload")
@@ -214,16 +236,21 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
                     clear = gr.Button("Clear chat", size="sm", min_width=70, elem_id="clear")
                     new = gr.Button("New video", size="sm", min_width=70, elem_id="new")
                 with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-                    settings = _advanced(engine)
+                    settings = [*_advanced(engine), told]
         lineage = gr.HTML(panels.lineage(source, describe_runtime(model)))
-        page.load(about, None, [head, lineage, settings[-1]], **HIDDEN)
+        timer = gr.Timer(FOLLOW)
+        about = [head, toy, lineage, settings[-2], notice, told, timer]
+        page.load(lambda: follow(None), None, about, **HIDDEN)
+        timer.tick(follow, told, about, **HIDDEN)
 
         shown = [clip, player, picture, frames, chat, examples, dense, captions, *downloads]
         answers: list[Any] = []
 
         def answer(before: Any) -> None:
             noted = before.then(note, chat, None, **HIDDEN)
-            answers.append(noted.then(reply, [clip, *settings], chat, trigger_mode="multiple", **MODEL))
+            answered = noted.then(reply, [clip, *settings], chat, trigger_mode="multiple", **MODEL)
+            answers.append(answered)
+            answered.then(follow, told, about, **HIDDEN)
 
         answer(question.submit(lambda q, history: ("", asked(q, history)), [question, chat], [question, chat], **HIDDEN))
         answer(examples.click(lambda row, history: asked(row[0], history), [examples, chat], chat, **HIDDEN))

@@ -28,6 +28,7 @@ CSS = """
 .facts { margin: 6px 0 0; font-size: .82rem; color: var(--body-text-color-subdued); }
 .facts b { color: var(--body-text-color); }
 .empty { color: var(--body-text-color-subdued); font-size: .88rem; margin: 0; }
+#restarted:not(:has(.problem)) { display: none; }
 #captions:not(:has(p, .problem, [data-testid=status-tracker]:not(.hide))), #downloads:not(:has(button, a)) { display: none; }
 .captions { list-style: none; margin: 4px 0 0; padding: 0; max-height: 220px; overflow-y: auto; font-size: .88rem; }
 .captions li { padding: 2px 0; color: var(--body-text-color); overflow-wrap: anywhere; }
