@@ -117,10 +117,12 @@ def child(form: str, folder: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, __file__, "--form", form, "--project", str(folder / ("bf16" if form == "store_bf16" else "fp32"))]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin and process.stdout
+        assert process.stdin
+        assert process.stdout
 
         def ask(what: str) -> dict[str, Any]:
-            assert process.stdin and process.stdout
+            assert process.stdin
+            assert process.stdout
             print(what, file=process.stdin, flush=True)
             answer = process.stdout.readline()
             if not answer:

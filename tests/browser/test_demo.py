@@ -79,7 +79,8 @@ def test_a_clip_is_uploaded_asked_about_and_the_answer_streams(visit, demo, clip
     assert len(answers(page)) == 2
     assert not window.scrolls_sideways()
     assert "knows nothing about real videos" in page.locator(".notice").inner_text()
-    assert window.outside(demo[0]) == [] and window.problems == []
+    assert window.outside(demo[0]) == []
+    assert window.problems == []
 
 
 def test_stop_ends_the_answer_and_the_model_is_free_again(visit, clip):
@@ -96,7 +97,8 @@ def test_stop_ends_the_answer_and_the_model_is_free_again(visit, clip):
     page.locator("#retry").click()
     until(page, f"(document.querySelector('{BOT}')?.textContent ?? '').length > {len(stopped[0]) + 1}")
     finished(page)
-    assert len(answers(page)[0]) > len(stopped[0]) and answers(page)[0].startswith(stopped[0])
+    assert len(answers(page)[0]) > len(stopped[0])
+    assert answers(page)[0].startswith(stopped[0])
 
 
 def test_a_question_asked_while_another_is_answered_is_not_lost(visit, clip):
@@ -150,9 +152,11 @@ def test_visitors_do_not_see_each_other_and_wait_in_a_line_that_can_be_full(visi
     third.locator("#retry").click()
     finished(third)
     for page, question in ((first, "Describe the video in detail."), (second, "What happens in the video?"), (third, "How many?")):
-        assert questions(page) == [question] and len(answers(page)) == 1
+        assert questions(page) == [question]
+        assert len(answers(page)) == 1
     fourth = visit().page
-    assert fourth.locator(USER).count() == 0 and fourth.locator(".strip").count() == 0
+    assert fourth.locator(USER).count() == 0
+    assert fourth.locator(".strip").count() == 0
     assert len(list(demo[1].rglob("moving bar.mp4"))) == 1
     first.close()
     second.locator("#new").click()
@@ -176,7 +180,8 @@ def test_words_and_file_names_are_text(visit, tmp_path, clip):
     finished(page)
     assert questions(page) == [words]
     assert page.locator("img[src='x'], #chat b, #chat script").count() == 0
-    assert page.title() == "PLLaVA" and window.problems == []
+    assert page.title() == "PLLaVA"
+    assert window.problems == []
 
 
 def test_a_file_that_is_no_clip_is_a_sentence_and_removed(visit, demo, tmp_path):
@@ -192,7 +197,9 @@ def test_a_file_that_is_no_clip_is_a_sentence_and_removed(visit, demo, tmp_path)
         upload(page, tmp_path / name)
         page.locator(".problem", has_text=name).wait_for()
         text = page.locator(".problem").inner_text()
-        assert "Traceback" not in text and "/uploads/" not in text and "Limits(" not in text
+        assert "Traceback" not in text
+        assert "/uploads/" not in text
+        assert "Limits(" not in text
         assert [path.name for path in demo[1].rglob(name)] == []
     ask(page, "What happens?")
     page.wait_for_selector("text=Please choose a video first")
@@ -251,7 +258,8 @@ def test_captions_become_a_track_of_the_player_and_files(visit, demo, clip):
     cues = page.evaluate(
         "fetch(document.querySelector('#video video track').src).then(answer => answer.text())",
     )
-    assert cues.startswith("WEBVTT") and "-->" in cues
+    assert cues.startswith("WEBVTT")
+    assert "-->" in cues
     saved = {}
     for kind in ("VTT", "SRT", "JSON"):
         with page.expect_download() as download:
@@ -259,12 +267,14 @@ def test_captions_become_a_track_of_the_player_and_files(visit, demo, clip):
         saved[kind] = Path(download.value.path()).read_text()
         assert download.value.suggested_filename == f"moving bar.{kind.lower()}"
     entry = json.loads(saved["JSON"])
-    assert entry["segments"][0]["start"] == 0 and entry["duration"] == pytest.approx(2.0, abs=0.2)
+    assert entry["segments"][0]["start"] == 0
+    assert entry["duration"] == pytest.approx(2.0, abs=0.2)
     assert saved["SRT"].startswith("1\n00:00:00,000 --> ")
     page.locator("#new").click()
     until(page, "document.querySelector('#frames .empty') !== null")
     assert list(demo[1].rglob("moving bar.vtt")) == []
-    assert window.outside(demo[0]) == [] and window.problems == []
+    assert window.outside(demo[0]) == []
+    assert window.problems == []
 
 
 def test_a_format_that_browsers_do_not_play_is_read_all_the_same(visit, tmp_path):

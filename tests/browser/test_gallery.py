@@ -28,7 +28,8 @@ def test_a_filter_narrows_the_list_while_one_types(visitor, gallery, width, heig
     page.get_by_role("link", name="Next", exact=True).click()
     until(page, "document.querySelectorAll('.questions tbody tr').length === 10")
     assert not window.scrolls_sideways()
-    assert window.outside(gallery) == [] and window.problems == []
+    assert window.outside(gallery) == []
+    assert window.problems == []
 
 
 @WIDTHS
@@ -42,11 +43,13 @@ def test_two_results_are_compared_and_only_differences_listed(visitor, gallery, 
     page.locator("select[name=side]").select_option("gained")
     until(page, "document.querySelector('.count').textContent.startsWith('30 questions')")
     first = page.locator(".questions tbody tr").first.inner_text()
-    assert "Question number 60?" in first and first.index("wrong") < first.index("right", first.index("wrong"))
+    assert "Question number 60?" in first
+    assert first.index("wrong") < first.index("right", first.index("wrong"))
     page.locator("select[name=against]").select_option("new: adapted")
     until(page, "document.querySelector('.questions tbody tr').textContent.includes('Question number 0?')")
     assert not window.scrolls_sideways()
-    assert window.outside(gallery) == [] and window.problems == []
+    assert window.outside(gallery) == []
+    assert window.problems == []
 
 
 @WIDTHS
@@ -65,7 +68,8 @@ def test_a_deep_link_plays_the_part_that_was_asked_about(visitor, gallery, width
     page.keyboard.press("ArrowRight")
     page.wait_for_url("**/sample/mvbench/moves/0043")
     assert not window.scrolls_sideways()
-    assert window.outside(gallery) == [] and window.problems == []
+    assert window.outside(gallery) == []
+    assert window.problems == []
 
 
 def test_results_that_change_are_found_while_one_filters(visitor, open_gallery, tmp_path):

@@ -94,10 +94,12 @@ def test_an_open_page_follows_a_switch_and_says_that_the_server_restarted(visito
     facts = {"model": "two", "params": "params.yaml", "clip": str(clip), "question": "Which way?"}
     assert switch.request(1, facts, 120, lambda: True)["answer"]
     page.wait_for_timeout(3000)
-    assert badge.inner_text() == "two" and "Served: two," in footer.inner_text()
+    assert badge.inner_text() == "two"
+    assert "Served: two," in footer.inner_text()
     ask(page, "And now?", 2)
     assert credits(page) == ["one, LoRA alpha 4", "two, LoRA alpha 8"]
-    assert not window.scrolls_sideways() and window.problems == []
+    assert not window.scrolls_sideways()
+    assert window.problems == []
 
     served("one")
     page.locator("#restarted", has_text="The server restarted").wait_for()

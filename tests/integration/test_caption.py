@@ -55,10 +55,13 @@ def test_killed_and_resumed(clips, undisturbed, tmp_path):
                 except sqlite3.OperationalError:  # its tables are not there yet
                     done = 0
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and 0 < done < CLIPS and not out.exists()
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < done < CLIPS
+    assert not out.exists()
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert again.returncode == 1, again.stderr  # a video failed
-    assert "are captioned already" in again.stderr and f"{CLIPS} of {CLIPS + 1} videos captioned" in again.stderr
+    assert "are captioned already" in again.stderr
+    assert f"{CLIPS} of {CLIPS + 1} videos captioned" in again.stderr
     assert out.read_bytes() == undisturbed.out.read_bytes()
     assert (tmp_path / "out.failures.jsonl").read_bytes() == undisturbed.failures.read_bytes()
 
@@ -76,6 +79,7 @@ def test_two_workers(runner, clips, undisturbed, tmp_path, monkeypatch, prefect_
         paths=[str(clips)], output=str(out), model=str(BASE), question="What happens?", max_new_tokens=12, batch_size=2, runner=runner
     )
     state = caption(form, return_state=True)
-    assert state.is_completed() and "1 failed" in state.message
+    assert state.is_completed()
+    assert "1 failed" in state.message
     assert out.read_bytes() == undisturbed.out.read_bytes()
     assert Path(tmp_path / "out.failures.jsonl").read_bytes() == undisturbed.failures.read_bytes()

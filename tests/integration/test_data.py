@@ -156,7 +156,8 @@ def test_a_corpus_from_outside_is_brought_tracked_and_prepared(project: Path, ou
     params = (project / "params.yaml").read_text()
     entry = "    - {name: kitchen, kind: video, annotations: data/raw/kitchen/train.jsonl, media: data/raw/kitchen/media, weight: 2.0}"
     assert [line for line in params.splitlines() if line not in before.splitlines()] == [entry]
-    assert (project / "data/raw/kitchen/media.dvc").exists() and (project / "data/raw/kitchen/train.jsonl.dvc").exists()
+    assert (project / "data/raw/kitchen/media.dvc").exists()
+    assert (project / "data/raw/kitchen/train.jsonl.dvc").exists()
     assert yaml.safe_load((project / "dvc.yaml").read_text())["stages"]["prepare"]["deps"][2:] == [
         "data/raw/kitchen/train.jsonl",
         "data/raw/kitchen/media",
@@ -190,7 +191,8 @@ def test_a_corpus_of_text_needs_no_media(project: Path, tmp_path: Path) -> None:
     assert "row 2" in data(project, "add", "chat", "--kind", "text", "--annotations", str(tmp_path / "chat.jsonl"), fails=True)
     (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
     said = data(project, "add", "chat", "--kind", "text", "--annotations", str(tmp_path / "chat.jsonl"))
-    assert "media | none" in said and "rows | 2, of which usable 2" in said
+    assert "media | none" in said
+    assert "rows | 2, of which usable 2" in said
     entry = "    - {name: chat, kind: text, annotations: data/raw/chat/train.jsonl}"
     assert [line for line in (project / "params.yaml").read_text().splitlines() if line not in before.splitlines()] == [entry]
     dvc(project, "repro", "-q")
@@ -207,7 +209,8 @@ def test_what_lies_in_the_project_stays_where_it_is(project: Path) -> None:
     (project / "data/raw/own").mkdir()
     write_corpus(project / "data/raw/own/clips", range(20, 23), project / "data/raw/own/rows.json")
     data(project, "add", "own", "--annotations", "data/raw/own/rows.json", "--media", "data/raw/own/clips", "--split", "validation")
-    assert (project / "data/raw/own/clips.dvc").exists() and (project / "data/raw/own/rows.json.dvc").exists()
+    assert (project / "data/raw/own/clips.dvc").exists()
+    assert (project / "data/raw/own/rows.json.dvc").exists()
     data(project, "add", "own", "--annotations", "data/raw/first/train.json", "--media", "data/raw/first")
     assert not (project / "data/raw/first/train.json.dvc").exists(), "data/raw/first.dvc has it already"
     data(project, "remove", "own", "--split", "validation", "--delete")
@@ -221,7 +224,8 @@ def test_a_folder_that_holds_another_corpus_is_not_deleted_with_its_own(project:
     for name, folder in {"all": "all", "part": "all/part"}.items():
         data(project, "add", name, "--annotations", f"{folder}/train.json", "--media", folder)
     assert "all: stays as it is, all/part" in data(project, "remove", "all", "--delete")
-    assert (project / "all.dvc").exists() and (project / "all/part/42.gif").exists()
+    assert (project / "all.dvc").exists()
+    assert (project / "all/part/42.gif").exists()
     assert "- all\n" in (project / "dvc.yaml").read_text()  # a change of the part is still seen
     data(project, "remove", "part")
 
@@ -231,7 +235,9 @@ def test_a_corpus_that_fails_leaves_everything_as_it_was(project: Path, outside:
     before = everything(project)
     command = ("add", "kitchen", "--annotations", str(outside / "rows.jsonl"), "--media", str(outside / "clips"))
     said = data(project, *command, fails=True)
-    assert "1 of 4 row(s) cannot be used" in said and "media empty: 1" in said and "Nothing was added" in said
+    assert "1 of 4 row(s) cannot be used" in said
+    assert "media empty: 1" in said
+    assert "Nothing was added" in said
     assert everything(project) == before
     assert "## media empty: 1 row(s)" in (project / ".state/data/kitchen-train.md").read_text()
     assert data(project, *command[:-1], str(outside / "none"), fails=True).count("is not there") == 1
@@ -312,4 +318,5 @@ def test_push_clone_pull_and_everything_is_up_to_date(project: Path, outside: Pa
     assert everything(clone) == everything(project)
     assert "up to date" in dvc(clone, "status")
     assert "didn't change" in dvc(clone, "repro")
-    assert "Cache and remote" in dvc(clone, "status", "--cloud") and "in sync" in dvc(clone, "status", "--cloud")
+    assert "Cache and remote" in dvc(clone, "status", "--cloud")
+    assert "in sync" in dvc(clone, "status", "--cloud")

@@ -62,7 +62,9 @@ def champion(params: Params) -> int:
 def test_deploy_serves_stays_switches_without_a_gap_goes_back_and_stops(params, tiny_base_dir):
     assert crown(params, tiny_base_dir, 1) == 1
     first = deploy(params)
-    assert first.version == 1 and first.answer and first.restarted
+    assert first.version == 1
+    assert first.answer
+    assert first.restarted
     assert psutil.Process(first.pid).net_connections()[0].laddr.ip == "127.0.0.1"
 
     used = time.process_time()  # of this process: other work on the machine does not count
@@ -80,12 +82,16 @@ def test_deploy_serves_stays_switches_without_a_gap_goes_back_and_stops(params, 
         (Path("adapters/3") / "adapter_model.safetensors").write_bytes(b"rotten")
         with pytest.raises(PllavaError, match="version 3 does not serve") as refused:
             deploy(params)
-        assert "Version 2 goes on serving" in str(refused.value) and "is champion again" in str(refused.value) and champion(params) == 2
+        assert "Version 2 goes on serving" in str(refused.value)
+        assert "is champion again" in str(refused.value)
+        assert champion(params) == 2
         serving = process.recorded()
         assert (serving["version"], serving["state"], serving["pid"]) == (2, "serving", first.pid)
         while len(visitor.versions) < seen + 2 and not visitor.problems:
             time.sleep(0.1)
-    assert visitor.problems == [] and all(visitor.answers) and sorted(set(visitor.versions)) == [1, 2]
+    assert visitor.problems == []
+    assert all(visitor.answers)
+    assert sorted(set(visitor.versions)) == [1, 2]
     assert visitor.versions == sorted(visitor.versions), "the old one came back"
 
     assert stop_demo() == serving["pid"]
@@ -113,4 +119,5 @@ def test_a_port_of_another_process_changes_nothing(params, tiny_base_dir):
         taken.listen()
         with pytest.raises(PllavaError, match=rf"port {params.deploy.port} .* is in use, held by process \d+ .*pllava deploy"):
             deploy(params)
-    assert process.recorded() is None and champion(params) == 1
+    assert process.recorded() is None
+    assert champion(params) == 1

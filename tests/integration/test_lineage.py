@@ -81,13 +81,16 @@ def project(tmp_path, monkeypatch, mlflow_template):
 def test_every_way_in_leads_back_to_commit_settings_data_and_packages(project):
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     found = lineage(load_params(), "models:/pllava@candidate")
-    assert found["version"]["number"] == 1 and found["git"] == {"commit": commit, "dirty": "false"}
+    assert found["version"]["number"] == 1
+    assert found["git"] == {"commit": commit, "dirty": "false"}
     assert found["params_sha256"] == params_sha256(load_params())
-    assert set(found["dvc_lock"]) == {"sha256", "prepared", "outputs/train"} and found["packages"]["torch"].startswith("2.")
+    assert set(found["dvc_lock"]) == {"sha256", "prepared", "outputs/train"}
+    assert found["packages"]["torch"].startswith("2.")
     for target in ("models:/pllava/1", "outputs/train/adapter", "metrics/mvbench.json", "outputs/evaluate/mvbench/results.jsonl"):
         same = lineage(load_params(), target)
         assert (same["run"], same["version"]["number"]) == (found["run"], 1), target
-    assert f"git  commit: {commit}" in text(found) and json.dumps(found)
+    assert f"git  commit: {commit}" in text(found)
+    assert json.dumps(found)
     with pytest.raises(PllavaError, match="not a registry address"):
         lineage(load_params(), "nothing")
 
@@ -125,7 +128,8 @@ def test_a_training_that_does_not_repeat_is_told(project):
     recorded = load_params().model_copy(update={"seed": values["seed"]}).model_dump(mode="json")
     connection.log_text(run.info.run_id, yaml.safe_dump(recorded, sort_keys=False), tracking.PARAMS)
     result = reproduce("models:/pllava/1", lambda line: None)
-    assert not result.equal and "OTHER bytes" in result.describe()
+    assert not result.equal
+    assert "OTHER bytes" in result.describe()
 
 
 def test_data_that_left_the_cache_comes_from_a_remote_beside_the_project(project):

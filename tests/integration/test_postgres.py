@@ -89,6 +89,7 @@ def test_records_are_in_postgresql_and_the_password_is_nowhere_else(server, tmp_
         assert "experiment" in rows("prefect", "SELECT name FROM deployment")
         assert not (tmp_path / ".state/prefect/prefect.db").exists()
         shown = [" ".join(process.cmdline()) for process in services.processes() if isinstance(process, psutil.Process)]
-        assert shown and not any(password in line for line in shown)
+        assert shown
+        assert not any(password in line for line in shown)
     for path in (tmp_path / ".state").rglob("*"):
         assert not path.is_file() or password.encode() not in path.read_bytes(), path

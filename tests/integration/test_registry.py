@@ -161,12 +161,15 @@ def test_another_strength_of_the_champions_adapter_is_another_version_and_the_ch
     measure(sha256_file("outputs/train/adapter/adapter_model.safetensors"), 0.9)
     assert registry.register(weaker) == registry.register(weaker) == 2
     champion, other = (store.client().get_model_version("pllava", number) for number in "12")
-    assert "lora_alpha" not in champion.tags and other.tags["lora_alpha"] == "4.0" and champion.run_id == other.run_id
+    assert "lora_alpha" not in champion.tags
+    assert other.tags["lora_alpha"] == "4.0"
+    assert champion.run_id == other.run_id
     assert [
         Model.load(locate(f"models:/pllava/{number}")[1].parents[1]).flavors["python_function"]["config"]["lora_alpha"] for number in "12"
     ] == [None, 4.0]
     result = registry.gate(weaker)
-    assert result.passed and result.differences["mvbench"].startswith("+10.0 (")
+    assert result.passed
+    assert result.differences["mvbench"].startswith("+10.0 (")
 
 
 def test_an_unmeasured_adapter_is_not_registered(params):
@@ -237,7 +240,8 @@ def test_the_next_run_of_the_pipeline_does_not_undo_a_rollback(params):
     registry.rollback(params)
     registry.register(params)  # as `make run` with nothing changed
     result = registry.gate(params)
-    assert not result.passed and "version 2 was rolled back at" in result.reasons[0]
+    assert not result.passed
+    assert "version 2 was rolled back at" in result.reasons[0]
     with pytest.raises(PllavaError, match="was rolled back"):
         registry.promote(params)
     assert registry.rollback(params).version == 2
@@ -275,7 +279,8 @@ def test_a_sweep_that_was_cancelled_does_not_look_as_if_it_went_on(params, monke
         sweep._sweep(Grid(), [{"train.lora.r": 2}], [], "mvbench", None, "thread", 1, False, None)
     connection = store.client()
     (run,) = connection.search_runs([store.experiment_id(connection, params.registry.experiment)])
-    assert run.info.run_name.startswith("sweep ") and run.info.status == "KILLED"
+    assert run.info.run_name.startswith("sweep ")
+    assert run.info.status == "KILLED"
 
 
 def test_what_the_champion_has_to_be_measured_on_is_known(params):
@@ -283,12 +288,14 @@ def test_what_the_champion_has_to_be_measured_on_is_known(params):
     assert unmeasured(params, 1) == (None, []), "nobody to compare with"
     train(params, b"second", data="e" * 64)
     registry.register(params)
-    assert unmeasured(params, 2) == (1, ["mvbench"]) and not registry.gate(params).passed
+    assert unmeasured(params, 2) == (1, ["mvbench"])
+    assert not registry.gate(params).passed
     connection = store.client()
     champion = connection.get_model_version("pllava", "1")
     measure(champion.tags["adapter_sha256"], 0.9, "e" * 64)
     keep(connection, champion, champion.run_id, "mvbench", Path("metrics/mvbench.json"), Path("outputs/evaluate/mvbench/results.jsonl"))
-    assert unmeasured(params, 2) == (1, []) and registry.gate(params).passed
+    assert unmeasured(params, 2) == (1, [])
+    assert registry.gate(params).passed
 
 
 class Away:
@@ -330,7 +337,8 @@ def test_what_mlflow_missed_is_delivered_when_it_answers(params, monkeypatch, ca
     gone.away = False
     found = tracking.adapter_run(gone, params)
     assert curve(found.info.run_id) == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
-    assert found.info.status == "FINISHED" and "restored" not in found.data.tags
+    assert found.info.status == "FINISHED"
+    assert "restored" not in found.data.tags
     assert found.data.params["train.lora.r"] == str(params.train.lora.r)
     assert [item.dataset.digest for item in found.inputs.dataset_inputs if item.dataset.name == "prepared"] == [digest]
     assert not kept.exists()

@@ -99,7 +99,8 @@ def test_answers_are_those_of_the_library(server: Server, clip: Path, chat: Any)
     assert [model.id for model in client.models.list()] == [server.model]
     expected = chat.watch(clip).ask("Who is there?", 20)
     given: Any = client.chat.completions.create(model=server.model, messages=[user(clip)], max_tokens=20)
-    assert given.choices[0].message.content == expected.text and given.choices[0].finish_reason == expected.finish_reason == "length"
+    assert given.choices[0].message.content == expected.text
+    assert given.choices[0].finish_reason == expected.finish_reason == "length"
     assert (given.usage.prompt_tokens, given.usage.completion_tokens) == (expected.prompt_tokens, 20)
 
     stream: Any = client.chat.completions.create(
@@ -108,13 +109,17 @@ def test_answers_are_those_of_the_library(server: Server, clip: Path, chat: Any)
     chunks = list(stream)
     assert server.metric("pllava_completion_seconds_count") == 2  # the whole answer, and the stream
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == expected.text
-    assert chunks[0].choices[0].delta.role == "assistant" and chunks[-2].choices[0].finish_reason == "length"
-    assert chunks[-1].choices == [] and chunks[-1].usage.total_tokens == expected.prompt_tokens + 20
-    assert len(chunks) > 5 and len({chunk.id for chunk in chunks}) == 1
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.total_tokens == expected.prompt_tokens + 20
+    assert len(chunks) > 5
+    assert len({chunk.id for chunk in chunks}) == 1
 
     stop = expected.text[4:7]
     cut: Any = client.chat.completions.create(model=server.model, messages=[user(clip)], max_tokens=20, stop=[stop])
-    assert stop not in cut.choices[0].message.content and cut.choices[0].finish_reason == "stop"
+    assert stop not in cut.choices[0].message.content
+    assert cut.choices[0].finish_reason == "stop"
 
     def sampled(seed: int) -> str:
         made: Any = client.chat.completions.create(
@@ -130,7 +135,8 @@ def test_answers_are_those_of_the_library(server: Server, clip: Path, chat: Any)
 def test_a_conversation_and_an_uploaded_file(server: Server, clip: Path, chat: Any):
     client = server.client()
     uploaded = client.files.create(file=("my clip.bin", clip.read_bytes()), purpose="user_data")
-    assert uploaded.filename == "my clip.bin" and uploaded.bytes == clip.stat().st_size
+    assert uploaded.filename == "my clip.bin"
+    assert uploaded.bytes == clip.stat().st_size
     assert [file.id for file in client.files.list()] == [uploaded.id]
     first: Any = {"role": "user", "content": [{"type": "file", "file": {"file_id": uploaded.id}}, {"type": "text", "text": "Who?"}]}
     messages: Any = [{"role": "system", "content": "Look closely."}, first, {"role": "assistant", "content": "A man."}]
@@ -138,7 +144,8 @@ def test_a_conversation_and_an_uploaded_file(server: Server, clip: Path, chat: A
     given: Any = client.chat.completions.create(model=server.model, messages=messages, max_tokens=12)
     other = chat.with_template(chat.template.model_copy(update={"system": "Look closely."}))
     expected = other.watch(clip).ask("And then?", 12, [("Who?", "A man.")])
-    assert given.choices[0].message.content == expected.text and given.usage.prompt_tokens == expected.prompt_tokens
+    assert given.choices[0].message.content == expected.text
+    assert given.usage.prompt_tokens == expected.prompt_tokens
     assert server.metric("pllava_video_cache_hits") >= 1
     client.files.delete(uploaded.id)
     with pytest.raises(openai.NotFoundError):
@@ -267,7 +274,8 @@ def test_a_full_queue_and_a_client_that_leaves(server: Server, clip: Path):
     assert int(full.value.response.headers["retry-after"]) >= 1
     running.close()  # long before its end
     waiter.join(20)
-    assert results and not isinstance(results[0], Exception)
+    assert results
+    assert not isinstance(results[0], Exception)
     assert server.metric('pllava_abandoned_total{reason="disconnected"}') >= 1
 
     # A client that leaves while it waits for a whole answer stops the model as well.

@@ -87,21 +87,26 @@ def test_it_answers_in_another_folder_and_process_without_the_project(project, e
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(clip)], **elsewhere, capture_output=True, text=True)
     assert done.returncode == 0 and "type hint" not in done.stderr.lower(), done.stderr
     one, listed, frame = json.loads(done.stdout)
-    assert one == [answer] and listed[0] == answer and len(listed) == 2 and frame == [answer, answer]
+    assert one == [answer]
+    assert listed[0] == answer
+    assert len(listed) == 2
+    assert frame == [answer, answer]
 
 
 def test_nothing_of_a_version_is_pickled(project, monkeypatch):
     monkeypatch.chdir(project[0])
     folder = registry.resolve("models:/pllava@champion").parents[1]
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert folder / "MLmodel" in files and folder / "pyfunc.py" in files
+    assert folder / "MLmodel" in files
+    assert folder / "pyfunc.py" in files
     for path in files:
         with path.open("rb") as file:
             head = file.read(4)
         assert path.suffix not in (".pkl", ".pickle", ".pt", ".pth", ".bin") and not zipfile.is_zipfile(path), path
         assert head[:1] != b"\x80" or head[1] not in range(2, 6), f"{path} begins as a pickle does"
     flavour = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]["python_function"]
-    assert flavour["model_code_path"].endswith("pyfunc.py") and "python_model" not in flavour
+    assert flavour["model_code_path"].endswith("pyfunc.py")
+    assert "python_model" not in flavour
 
 
 def test_the_version_is_still_an_adapter_that_pllava_loads(project, monkeypatch):
@@ -150,9 +155,12 @@ def test_mlflow_serves_it_over_http(project, elsewhere):
         assert (status, said) == (200, {"predictions": [answer]})
         records = [{"video": str(clip), "question": "What?"}, {"video": str(clip), "question": "Why?", "start": 0.5}]
         status, said = post(port, {"dataframe_records": records, "params": {"max_new_tokens": 5}})
-        assert status == 200 and len(said["predictions"]) == 2 and said["predictions"][0] == answer
+        assert status == 200
+        assert len(said["predictions"]) == 2
+        assert said["predictions"][0] == answer
         status, said = post(port, {"inputs": {"video": "/nowhere.mp4", "question": "What?"}})
-        assert status == 400 and "no such file" in said["message"]
+        assert status == 400
+        assert "no such file" in said["message"]
     finally:
         with suppress(ProcessLookupError):  # it died by itself: the test has said why
             os.killpg(server.pid, signal.SIGTERM)

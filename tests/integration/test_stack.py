@@ -37,11 +37,13 @@ def test_what_runs_is_said_and_a_second_up_changes_nothing(services):
     status = services.do("status").splitlines()
     names = ("prefect", "mlflow", "bridge", "demo", "worker")
     assert [line.split()[:2] for line in status[1:6]] == [[name, "running"] for name in names]
-    assert "already up" in services.do("up") and services.code == 0
+    assert "already up" in services.do("up")
+    assert services.code == 0
     assert [line.split()[2] for line in services.do("status").splitlines()[1:6]] == [line.split()[2] for line in status[1:6]]
     others = {"PLLAVA_MLFLOW_PORT": "1025"}
     services.env, own = {**services.env, **others}, services.env
-    assert "make down, then make up" in services.do("up") and services.code == 1
+    assert "make down, then make up" in services.do("up")
+    assert services.code == 1
     services.env = own
     listening = {c.laddr.ip for process in services.processes() for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
@@ -59,7 +61,8 @@ def test_what_runs_is_said_and_a_second_up_changes_nothing(services):
 )
 def test_a_bad_value_is_refused_with_its_name(services, deployment, parameters, field):
     status, answer = services.submit(deployment, **parameters)
-    assert status in (409, 422) and field in answer
+    assert status in (409, 422)
+    assert field in answer
 
 
 def test_experiments_and_a_plain_run_side_by_side(services):
@@ -82,12 +85,14 @@ def test_experiments_and_a_plain_run_side_by_side(services):
     assert {services.tasks(run)["third"] for run in (plain, queued)} == {"Completed", "Cached"}
 
     params = (services.root / "params.yaml").read_text()
-    assert params == (PROJECT / "params.yaml").read_text() and (services.root / "three").read_text() == "17\n"
+    assert params == (PROJECT / "params.yaml").read_text()
+    assert (services.root / "three").read_text() == "17\n"
     assert not [path for path in (services.root / ".state/workspaces").iterdir() if path.is_dir()]
     shown = services.do("exp", "show", "--json", module="dvc")
     assert all(run["name"] in shown for run in experiments.values())
     services.do("exp", "apply", experiments[102]["name"], module="dvc")
-    assert services.code == 0 and (services.root / "three").read_text() == "102\n"
+    assert services.code == 0
+    assert (services.root / "three").read_text() == "102\n"
     assert (services.root / "params.yaml").read_text() == params.replace("seed: 17", "seed: 102"), "comments and all"
     subprocess.run(["git", "checkout", "-q", "."], cwd=services.root, check=True)
 
@@ -97,7 +102,8 @@ def test_what_goes_wrong_is_said(services):
     unfit = services.start("pipeline/experiment", overrides={"model": {"num_frames": 4}})
     broken = services.start("pipeline/experiment", overrides={"train": {"steps": 8}})
     ended = services.wait(unfit)
-    assert ended["type"] == "FAILED" and "pooling_shape[0] = 8 is more than num_frames = 4" in ended["message"]
+    assert ended["type"] == "FAILED"
+    assert "pooling_shape[0] = 8 is more than num_frames = 4" in ended["message"]
     assert services.tasks(unfit) == {}
     ended = services.wait(broken)
     assert ended["type"] == "FAILED"
@@ -183,7 +189,8 @@ def test_from_the_run_form_to_a_promoted_version_and_back(services, tiny_base_di
     def answer():
         return demo.predict(handle_file(clip), QUESTION, api_name="/ask")
 
-    assert served()["version"] == 1 and served()["adapter_sha256"] == digests[1]
+    assert served()["version"] == 1
+    assert served()["adapter_sha256"] == digests[1]
     answers = {1: answer()}
     with Visitor(services.demo, clip) as visitor:
         add_clip(root, 1)  # another test set: the champion's numbers are not comparable any more
@@ -201,13 +208,16 @@ def test_from_the_run_form_to_a_promoted_version_and_back(services, tiny_base_di
         client.set_registered_model_alias("pllava", "champion", "1")  # as MLflow's page does, and no more
         assert until(lambda: served()["version"] == 1), "webhook, bridge, event, automation, deployment"
         (deployed,) = services.call("/flow_runs/filter", {"flows": {"name": {"any_": ["deploy"]}}})[1]
-        assert services.wait(deployed)["type"] == "COMPLETED" and deployed["created_by"]["type"] == "AUTOMATION"
+        assert services.wait(deployed)["type"] == "COMPLETED"
+        assert deployed["created_by"]["type"] == "AUTOMATION"
         assert answer() == answers[1]
 
         back = services.start("rollback/rollback")
         assert services.wait(back)["type"] == "COMPLETED", services.state(back)
         assert "version 2 (previous: 1)" in services.state(back)["message"]
-        assert served()["version"] == 2 and served()["adapter_sha256"] == digests[2] and answer() == answers[2]
+        assert served()["version"] == 2
+        assert served()["adapter_sha256"] == digests[2]
+        assert answer() == answers[2]
         seen = len(visitor.versions)
         assert until(lambda: len(visitor.versions) >= seen + 2)
     assert visitor.problems == []
@@ -295,7 +305,9 @@ def test_a_dead_service_is_restarted(services):
 def test_down_leaves_no_process_and_what_was_recorded_stays(services):
     running = services.start("pipeline/experiment", overrides={"train": {"steps": 7}})
     assert until(lambda: services.running("sleep", "613"))
-    assert (said := services.do("down")).startswith("stopped: worker, ") and "left" not in said and services.code == 0
+    assert (said := services.do("down")).startswith("stopped: worker, ")
+    assert "left" not in said
+    assert services.code == 0
     assert services.processes() == []
     assert not [path for path in (services.root / ".state/workspaces").iterdir() if path.is_dir()]
     assert services.do("status").startswith("no services run")
@@ -304,8 +316,10 @@ def test_down_leaves_no_process_and_what_was_recorded_stays(services):
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger
         taken.bind(("127.0.0.1", int(services.env["PLLAVA_MLFLOW_PORT"])))
         taken.listen()
-        assert "is in use" in (said := services.do("up")) and "make up PLLAVA_MLFLOW_PORT=" in said
-        assert services.code == 1 and services.processes() == []
+        assert "is in use" in (said := services.do("up"))
+        assert "make up PLLAVA_MLFLOW_PORT=" in said
+        assert services.code == 1
+        assert services.processes() == []
     services.do("up")
     assert services.state(running)["type"] == "CRASHED"
 
@@ -314,12 +328,14 @@ def test_the_login_is_in_one_file_that_only_its_user_reads(services):
     """Not on a command line, in a log, in a record or in another file of the project; every service and run has worked with it."""
     file = services.root / LOGIN
     login = file.read_text()
-    assert login.startswith("pllava:") and file.stat().st_mode & 0o777 == 0o600
+    assert login.startswith("pllava:")
+    assert file.stat().st_mode & 0o777 == 0o600
     secrets = [login.partition(":")[2].encode(), services.login()["Authorization"].split()[1].encode()]
     for process in services.processes():
         assert login.partition(":")[2] not in " ".join(process.cmdline())
     said = services.do("up") + services.do("status")
-    assert str(LOGIN) in said and secrets[0].decode() not in said
+    assert str(LOGIN) in said
+    assert secrets[0].decode() not in said
     for path in services.root.rglob("*"):
         if path != file and path.is_file():
             words = path.read_bytes()

@@ -68,7 +68,8 @@ def test_a_users_mistake_is_one_message_and_exit_code_1(monkeypatch, tmp_path, c
     assert run_main(monkeypatch, "prepare") == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "did you mean 'learning_rate'" in captured.err and "Traceback" not in captured.err
+    assert "did you mean 'learning_rate'" in captured.err
+    assert "Traceback" not in captured.err
     assert list(tmp_path.iterdir()) == [tmp_path / "params.yaml"]
 
 
@@ -101,7 +102,9 @@ def test_a_full_disk_is_one_message(monkeypatch, capsys, error):
 
     monkeypatch.setattr(cli, "app", full)
     assert run_main(monkeypatch) == 1
-    assert "Make room" in (said := capsys.readouterr().err) and str(error.args[-1]) in said and "Traceback" not in said
+    assert "Make room" in (said := capsys.readouterr().err)
+    assert str(error.args[-1]) in said
+    assert "Traceback" not in said
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
@@ -119,7 +122,9 @@ def test_an_unreadable_video_is_found_before_any_model_is_loaded(monkeypatch, tm
     (tmp_path / "clip.mp4").write_bytes(b"not a video")
     assert run_main(monkeypatch, "ask", str(tmp_path / "clip.mp4"), "What happens?") == 1
     captured = capsys.readouterr()
-    assert captured.out == "" and "clip.mp4" in captured.err and "model:" not in captured.err
+    assert captured.out == ""
+    assert "clip.mp4" in captured.err
+    assert "model:" not in captured.err
 
 
 @pytest.mark.parametrize(("question", "why"), [("", "the question is empty"), ("a</s>b", "holds '</s>'")])
@@ -128,7 +133,9 @@ def test_a_question_that_cannot_be_asked_is_found_before_any_model_is_loaded(mon
     clip, base = reference / "video/clip_short.mp4", reference / "ckpt/tiny56_base"
     assert run_main(monkeypatch, "ask", str(clip), question, "--model", str(base)) == 1
     captured = capsys.readouterr()
-    assert captured.out == "" and why in captured.err and "model:" not in captured.err
+    assert captured.out == ""
+    assert why in captured.err
+    assert "model:" not in captured.err
 
 
 def test_what_is_started_from_here_phones_nobody(monkeypatch):
@@ -136,4 +143,5 @@ def test_what_is_started_from_here_phones_nobody(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DO_NOT_TRACK", "mine")
     run_main(monkeypatch, "version")
-    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False" and os.environ["DO_NOT_TRACK"] == "mine"
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert os.environ["DO_NOT_TRACK"] == "mine"

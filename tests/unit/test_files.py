@@ -57,7 +57,8 @@ def test_a_folder_of_a_killed_process_goes_and_that_of_a_living_one_stays(tmp_pa
     assert other.stdout is not None
     theirs = Path(other.stdout.readline().strip())
     ours = folder_of_process(tmp_path, "up-")
-    assert theirs.is_dir() and theirs != ours
+    assert theirs.is_dir()
+    assert theirs != ours
     other.kill()
     other.communicate()
     third = folder_of_process(tmp_path, "up-")
@@ -90,8 +91,7 @@ with alone(Path(sys.argv[1]), "another is at it", 60):
 """
     with alone(tmp_path / "lock", "this test"):
         other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "lock")], stdout=-1, stderr=-1, text=True)
-        assert (
-            other.stderr and other.stderr.readline() == f"another is at it (it holds {tmp_path / 'lock'}): waiting up to 60 s for its end\n"
-        )
+        assert other.stderr
+        assert other.stderr.readline() == f"another is at it (it holds {tmp_path / 'lock'}): waiting up to 60 s for its end\n"
         assert other.poll() is None
     assert other.communicate()[0] == "at work\n"

@@ -28,7 +28,9 @@ def test_status_while_a_stage_runs(tmp_path, dvc, code, works, said):
     for name in ("requirements.lock", "pyproject.toml", ".venv/.installed"):
         (tmp_path / name).touch()
     done = subprocess.run(["make", "-s", "status"], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode == 0) == works and said in done.stdout and ("rwlock" in done.stdout) is False
+    assert (done.returncode == 0) == works
+    assert said in done.stdout
+    assert ("rwlock" in done.stdout) is False
 
 
 VENV = """#!/bin/sh
@@ -53,6 +55,8 @@ def test_a_folder_that_was_moved_makes_its_programs_anew(tmp_path):
         command = ["make", "-s", "status", "PYTHON=./python"]
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
-    assert "installing" in status(first) and "installing" not in status(first)
+    assert "installing" in status(first)
+    assert "installing" not in status(first)
     first.rename(second)
-    assert "made anew" in status(second) and "made anew" not in status(second)
+    assert "made anew" in status(second)
+    assert "made anew" not in status(second)

@@ -46,7 +46,8 @@ def test_published_recipes_have_the_papers_settings(project, name):
     assert (lora.r, lora.alpha, lora.dropout, lora.target_modules) == (128, 32, 0.05, ["q_proj", "v_proj"])
     assert (train.max_length, train.sampling) == (512, "rand")
     assert train.batch_size == gpus * train.gradient_accumulation  # one clip a GPU at a time
-    assert len(params.data.train) == 14 and not params.rendered.enabled
+    assert len(params.data.train) == 14
+    assert not params.rendered.enabled
 
 
 def test_use_writes_the_recipe_byte_for_byte(project):

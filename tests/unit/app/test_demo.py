@@ -60,7 +60,9 @@ def test_the_answer_is_the_one_of_the_library(client, tiny_model, tiny_processor
 
 def test_version_says_what_is_served(client, tiny_base_dir):
     served = client.predict(api_name="/version")
-    assert served["model"] == str(tiny_base_dir) and served["version"] is None and served["pid"]
+    assert served["model"] == str(tiny_base_dir)
+    assert served["version"] is None
+    assert served["pid"]
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no video"])
@@ -70,7 +72,8 @@ def test_an_unreadable_upload_is_said_by_its_name_only(client, tmp_path, content
     (tmp_path / "broken.mp4").write_bytes(content)
     with pytest.raises(Exception, match="broken") as refused:
         client.predict(handle_file(str(tmp_path / "broken.mp4")), "Which way?", api_name="/ask")
-    assert "/uploads/" not in str(refused.value) and "Traceback" not in str(refused.value)
+    assert "/uploads/" not in str(refused.value)
+    assert "Traceback" not in str(refused.value)
 
 
 @pytest.fixture
@@ -115,7 +118,8 @@ def test_a_reader_that_died_while_nobody_used_it_is_no_clips_fault(client, corpu
     for reader in readers:
         reader.kill()
         reader.wait(10)
-    assert ask(second) and ask(first) == answer
+    assert ask(second)
+    assert ask(first) == answer
 
 
 def test_a_question_is_needed(client, corpus):
@@ -163,7 +167,8 @@ def test_an_answer_without_a_word_is_no_part_of_the_conversation():
     silent = Visits(SimpleNamespace(stream=lambda *_: iter(())), None)
     silent.asks("anna", [{"role": "user", "content": "what?"}])
     [*_, last] = silent.reply("anna", Clip("a.mp4", "", None), None)
-    assert last[-1]["content"].endswith("said nothing.") and pairs(last) == []
+    assert last[-1]["content"].endswith("said nothing.")
+    assert pairs(last) == []
 
 
 def test_a_question_asked_during_an_answer_ends_it_and_is_answered_whatever_the_page_shows():
@@ -200,7 +205,8 @@ def test_markup_is_text_in_the_chat_and_unchanged_for_the_model():
 
     words = "<b>x</b> <img src=1 onerror=2> &lt; a < b && c </s> <!-- -->"
     put = shown(words)
-    assert not any(f"<{letter}" in put for letter in "bi/!") and "&lt;" not in put
+    assert not any(f"<{letter}" in put for letter in "bi/!")
+    assert "&lt;" not in put
     assert text_of({"role": "user", "content": put}) == words
 
 
@@ -240,7 +246,8 @@ def test_only_uploads_are_read(client, url, tmp_path):
         code, body = status("/gradio_api/call/ask", {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, "What?"]})
         if code == 200:
             code, body = status(f"/gradio_api/call/ask/{json.loads(body)['event_id']}")
-            assert b"event: error" in body and b"words nobody" not in body
+            assert b"event: error" in body
+            assert b"words nobody" not in body
         else:
             assert code == 403
 
@@ -259,7 +266,8 @@ def test_an_upload_is_gone_after_its_question(client, corpus):
     from pllava.apps.demo.server import UPLOADS
 
     client.predict(handle_file(str(corpus / "MVBench/video/moving_direction/40.mp4")), "Which way?", api_name="/ask")
-    assert UPLOADS.is_dir() and list(UPLOADS.rglob("*.mp4")) == []
+    assert UPLOADS.is_dir()
+    assert list(UPLOADS.rglob("*.mp4")) == []
 
 
 def test_one_file_sent_by_many_programs_at_once_is_answered_for_each(client, url, corpus):

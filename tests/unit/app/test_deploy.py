@@ -70,7 +70,9 @@ def test_the_champion_is_started(world):
 def test_what_serves_already_is_left_alone(world):
     deployment.deploy(PARAMS)
     again = deployment.deploy(PARAMS)
-    assert not again.restarted and world.started == [2] and world.stopped == 1
+    assert not again.restarted
+    assert world.started == [2]
+    assert world.stopped == 1
 
 
 def test_a_new_champion_replaces_the_old_one_on_the_port_we_hold(world):
@@ -99,7 +101,8 @@ def test_a_champion_that_does_not_serve_gives_way_to_the_previous(world):
         PllavaError, match=r"version 2 does not serve: it ended with code 1\nVersion 1 is champion again and serves at http"
     ):
         deployment.deploy(PARAMS)
-    assert world.started == [2, 1] and world.champion == 1
+    assert world.started == [2, 1]
+    assert world.champion == 1
     assert process.recorded()["version"] == 1
 
 
@@ -136,9 +139,12 @@ def test_torch_and_gradio_are_not_imported_to_find_that_all_is_well():
 def test_the_port_of_services_counts_only_while_they_run(world, monkeypatch):
     """A machine that was switched off leaves their record."""
     Stack(Path.cwd(), 5000, 4200, 7999, 5010).save()
-    assert process.recorded() is None and deployment.deploy(PARAMS) and process.recorded()["port"] == PARAMS.deploy.port
+    assert process.recorded() is None
+    assert deployment.deploy(PARAMS)
+    assert process.recorded()["port"] == PARAMS.deploy.port
     monkeypatch.setattr(deployment.supervisor, "connect", lambda root: object())
-    assert deployment.deploy(PARAMS) and process.recorded()["port"] == 7999
+    assert deployment.deploy(PARAMS)
+    assert process.recorded()["port"] == 7999
 
 
 def test_a_host_beyond_this_machine_needs_a_password_and_nothing_is_touched_without(world, monkeypatch):
@@ -146,6 +152,8 @@ def test_a_host_beyond_this_machine_needs_a_password_and_nothing_is_touched_with
     open_to_all = PARAMS.model_copy(update={"deploy": PARAMS.deploy.model_copy(update={"host": "0.0.0.0"})})
     with pytest.raises(PllavaError, match="PLLAVA_AUTH"):
         deployment.deploy(open_to_all)
-    assert world.started == [] and world.stopped == 0 and world.champion == 2
+    assert world.started == []
+    assert world.stopped == 0
+    assert world.champion == 2
     monkeypatch.setenv("PLLAVA_AUTH", "me:secret")
     assert deployment.deploy(open_to_all).version == 2

@@ -43,7 +43,8 @@ def test_encoded_clips_are_bounded_in_bytes(chat, clips):
     stats = chat.cache.stats()
     chat.cache.max_bytes = stats.bytes
     ChatEngine(chat).watch(clips / "b.mp4")
-    assert chat.cache.stats().entries == 1 and chat.cache.stats().bytes <= stats.bytes
+    assert chat.cache.stats().entries == 1
+    assert chat.cache.stats().bytes <= stats.bytes
 
 
 def test_one_question_at_a_time(chat, clips, monkeypatch):
@@ -72,7 +73,8 @@ def test_stream_grows_and_a_stopped_one_frees_the_model(chat, clips):
     engine = ChatEngine(chat)
     long = Settings(max_new_tokens=30)
     pieces = list(engine.stream(clips / "a.mp4", "why?", settings=long))
-    assert len(pieces) > 1 and all(after.startswith(before) for before, after in pairwise(pieces))
+    assert len(pieces) > 1
+    assert all(after.startswith(before) for before, after in pairwise(pieces))
     stopped = engine.stream(clips / "a.mp4", "why?", settings=long)
     next(stopped)
     stopped.close()

@@ -9,8 +9,11 @@ from pllava.video.frames import VideoFrames
 def test_strip_shows_every_frame_with_its_time():
     frames = VideoFrames(np.zeros((3, 64, 128, 3), np.uint8), np.array([0.5, 1.5, 2.5]), [6, 18, 30], 12.0, 36, 3.0, "decord")
     shown = strip(frames, (16, 12, 12))
-    assert shown.count("<img") == 3 and "<figcaption>1.50 s</figcaption>" in shown
-    assert "2,304 visual tokens" in shown and "3 frames</b> of 36" in shown and "decord" in shown
+    assert shown.count("<img") == 3
+    assert "<figcaption>1.50 s</figcaption>" in shown
+    assert "2,304 visual tokens" in shown
+    assert "3 frames</b> of 36" in shown
+    assert "decord" in shown
     assert 'src="http' not in shown
 
 

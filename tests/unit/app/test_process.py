@@ -32,7 +32,8 @@ def test_stop_ends_the_recorded_process_and_forgets_it(sleeper):
     assert process.recorded()["port"] == 1
     assert process.stop() == sleeper.pid
     assert sleeper.wait(timeout=10) != 0
-    assert process.recorded() is None and not Path(process.RECORD).exists()
+    assert process.recorded() is None
+    assert not Path(process.RECORD).exists()
 
 
 def test_stop_ends_what_the_process_started_too():

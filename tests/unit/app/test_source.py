@@ -34,15 +34,18 @@ def test_in_a_fresh_project_the_base_answers_and_no_registry_is_made():
     (Path(PARAMS.model.base) / "config.json").write_text("{}")
     chosen = source.choose(PARAMS)
     assert (chosen.base, chosen.adapter, chosen.template) == (PARAMS.model.base, None, "tiny")
-    assert chosen.pooling_shape == PARAMS.model.pooling_shape and "no champion" in chosen.why
+    assert chosen.pooling_shape == PARAMS.model.pooling_shape
+    assert "no champion" in chosen.why
     assert not Path(".state").exists()
 
 
 def test_the_newest_training_comes_before_the_base():
     write_adapter(source.ADAPTER)
     chosen = source.choose(PARAMS)
-    assert chosen.adapter == str(source.ADAPTER) and chosen.adapter_sha256 == "ab" * 32
-    assert chosen.base == "some/base" and chosen.template == "yi"  # as trained, whatever the params say now
+    assert chosen.adapter == str(source.ADAPTER)
+    assert chosen.adapter_sha256 == "ab" * 32
+    assert chosen.base == "some/base"
+    assert chosen.template == "yi"
     assert chosen.turns == "independent"
     assert chosen.lineage["base_sha256"] == "cd" * 32
 
@@ -60,7 +63,8 @@ def test_a_given_template_wins():
 def test_published_models_get_their_own_template_and_sizes(hub_id, template):
     chosen = source.choose(PARAMS, hub_id)
     assert chosen.template == template
-    assert chosen.turns == "conversation" and chosen.lora_alpha is None
+    assert chosen.turns == "conversation"
+    assert chosen.lora_alpha is None
     assert (chosen.num_frames, chosen.pooling_shape, chosen.dtype) == (None, None, "auto")  # what the checkpoint says
 
 

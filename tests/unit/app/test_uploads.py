@@ -26,7 +26,8 @@ def test_a_new_clip_removes_the_old_one(uploads):
     first, second = put(uploads, "a.mp4"), put(uploads, "b.mp4")
     uploads.take("anna", first)
     uploads.take("anna", second)
-    assert not first.parent.exists() and second.exists()
+    assert not first.parent.exists()
+    assert second.exists()
     uploads.release("anna")
     assert list(uploads.files()) == []
 
@@ -95,9 +96,11 @@ def test_a_sample_is_copied_and_its_copy_removed(uploads, tmp_path):
     ours = tmp_path / "ours.mp4"
     ours.write_bytes(b"x")
     copy = uploads.copy("anna", ours)
-    assert copy.is_relative_to(uploads.root) and copy.read_bytes() == b"x"
+    assert copy.is_relative_to(uploads.root)
+    assert copy.read_bytes() == b"x"
     uploads.release("anna")
-    assert ours.exists() and not copy.exists()
+    assert ours.exists()
+    assert not copy.exists()
 
 
 def test_folders_of_ended_processes_are_removed_at_the_next_start(uploads, tmp_path):
@@ -105,7 +108,8 @@ def test_folders_of_ended_processes_are_removed_at_the_next_start(uploads, tmp_p
     left.parent.mkdir(parents=True)
     left.write_bytes(b"x")
     Uploads(tmp_path / "uploads").open()
-    assert not left.exists() and uploads.root.exists()
+    assert not left.exists()
+    assert uploads.root.exists()
 
 
 def test_what_nobody_took_is_removed_after_a_while_but_not_the_pages_own(uploads):
@@ -115,4 +119,7 @@ def test_what_nobody_took_is_removed_after_a_while_but_not_the_pages_own(uploads
     for path in (poster, forgotten):
         os.utime(path, (0, 0))
     uploads.take("anna", clip)
-    assert poster.exists() and fresh.exists() and clip.exists() and not forgotten.exists()
+    assert poster.exists()
+    assert fresh.exists()
+    assert clip.exists()
+    assert not forgotten.exists()

@@ -36,7 +36,8 @@ def test_cuts_are_found_to_the_frame(write_scenes: WriteScenes):
     assert [(scene.start_frame, scene.end_frame) for scene in found] == [(0, 25), (25, 38), (38, 78)]
     assert [scene.start for scene in found] + [found[-1].end] == pytest.approx([0, 2.5, 3.8, 7.8], abs=1e-6)
     for scene in found:
-        assert scene.frames.shape == (4, 64, 96, 3) and all(scene.start_frame <= index < scene.end_frame for index in scene.indices)
+        assert scene.frames.shape == (4, 64, 96, 3)
+        assert all(scene.start_frame <= index < scene.end_frame for index in scene.indices)
         assert np.ptp(scene.frames[:, :10].astype(int), axis=0).max() < 12, "frames of another scene"
 
 
@@ -51,7 +52,8 @@ def test_variable_frame_rate_goes_by_timestamps(write_scenes: WriteScenes):
 def test_short_scenes_join_and_long_ones_are_split(write_scenes: WriteScenes):
     path = write_scenes("a.mp4", [30, 3, 100, 4])
     frames = [(scene.start_frame, scene.end_frame) for scene in scenes_of(path, min_seconds=1, max_seconds=4)]
-    assert frames[0] == (0, 30) and frames[-1][1] == 137
+    assert frames[0] == (0, 30)
+    assert frames[-1][1] == 137
     assert all(10 <= end - start <= 40 + 10 for start, end in frames)
     assert [end for _, end in frames[:-1]] == [start for start, _ in frames[1:]]
 
@@ -79,7 +81,9 @@ def test_segments(write_scenes: WriteScenes, chat: VideoChat):
     segments = list(dense)
     assert [segment.start for segment in segments] == pytest.approx([0, 2, 5])
     assert [segment.end for segment in segments] == pytest.approx([2, 5, 7])
-    assert all(segment.text for segment in segments) and dense.summary and not dense.notes
+    assert all(segment.text for segment in segments)
+    assert dense.summary
+    assert not dense.notes
     assert (dense.num_frames, dense.duration) == (70, pytest.approx(7.0))
     again = pllava.dense_caption(chat, path, "What?", max_new_tokens=4, batch_size=1)
     assert list(again) == segments, "captions depend on the batch"
@@ -102,7 +106,9 @@ def test_a_broken_tail_is_captioned_as_far_as_it_goes(write_scenes: WriteScenes,
         read_video(path)
     dense = pllava.dense_caption(chat, path, max_new_tokens=2)
     segments = list(dense)
-    assert segments[0].start == 0 and 2.9 < segments[-1].end < 9 and dense.notes
+    assert segments[0].start == 0
+    assert 2.9 < segments[-1].end < 9
+    assert dense.notes
     assert "90 frames" in " ".join(dense.notes)
 
 
@@ -112,7 +118,8 @@ def test_damage_in_the_middle_is_passed_over(write_scenes: WriteScenes, chat: Vi
     data[len(data) // 2 : len(data) // 2 + 60] = bytes(60)
     path.write_bytes(data)
     dense = pllava.dense_caption(chat, path, max_new_tokens=2)
-    assert list(dense)[-1].end > 6 and dense.notes
+    assert list(dense)[-1].end > 6
+    assert dense.notes
 
 
 def test_one_frame_a_still_a_gif_and_a_frame_folder(write_scenes: WriteScenes, tmp_path: Path, chat: VideoChat):

@@ -61,7 +61,9 @@ def test_order_and_captions_are_those_of_ask(videos: Path, tmp_path: Path, job: 
     done = run([videos], tmp_path / "out.jsonl", job())
     assert (done.total, done.captioned, done.failed) == (8, 8, 0)
     names = [row["video"] for row in rows(done.out)]
-    assert names == sorted(names) and len(names) == 8 and not done.failures.exists()
+    assert names == sorted(names)
+    assert len(names) == 8
+    assert not done.failures.exists()
     for row in rows(done.out):
         assert row["caption"] == chat.watch(row["video"]).ask("What?", max_new_tokens=4).text
 
@@ -84,7 +86,8 @@ def test_failures_have_a_file_of_their_own(videos: Path, write_scenes: WriteScen
     assert failed.keys() == {*reasons, "notes.txt"}
     for name, reason in reasons.items():
         assert reason in failed[name]
-    assert done.captioned == len(rows(done.out)) == 7 and "6 failed" in str(done)
+    assert done.captioned == len(rows(done.out)) == 7
+    assert "6 failed" in str(done)
     (videos / "0junk.mp4").unlink()
     again = run([videos], tmp_path / "out.jsonl", job(limits={"max_frames": 9}))
     assert (again.total, again.kept, again.failed) == (11, 7, 4)
@@ -142,7 +145,8 @@ def test_changes_are_captioned_anew(videos: Path, write_scenes: WriteScenes, tmp
     write_scenes("clips/1.mp4", [20, 20])
     write_scenes("clips/00.mp4", [9])
     done = run([videos], out, job())
-    assert (done.total, done.kept) == (9, 7) and rows(out)[2]["num_frames"] == 40
+    assert (done.total, done.kept) == (9, 7)
+    assert rows(out)[2]["num_frames"] == 40
     assert run([videos], out, job(question="Who?")).kept == 0
     assert run([videos], out, job(question="Who?"), fresh=True).kept == 0
     assert run([videos], out, job(question="Who?")).kept == 9
@@ -170,7 +174,8 @@ def test_dense_rows_and_subtitles(videos: Path, write_scenes: WriteScenes, tmp_p
     done = run([videos], tmp_path / "a.jsonl", dense, subtitles=tmp_path / "subtitles")
     assert (done.captioned, done.failed) == (9, 1)
     [row] = [row for row in rows(done.out) if row["video"].endswith("long.mp4")]
-    assert [(segment["start"], segment["end"]) for segment in row["segments"]] == [(0.0, 2.0), (2.0, 4.0)] and row["summary"]
+    assert [(segment["start"], segment["end"]) for segment in row["segments"]] == [(0.0, 2.0), (2.0, 4.0)]
+    assert row["summary"]
     assert (tmp_path / "subtitles" / "long.mp4.vtt").read_text().startswith("WEBVTT\n\n00:00:00.000 --> 00:00:02.000\n")
     assert (tmp_path / "subtitles" / "deep" / "er" / "a b.mkv.vtt").is_file()
     assert len(list((tmp_path / "subtitles").rglob("*.vtt"))) == 9
@@ -200,7 +205,8 @@ def test_bytes_that_are_no_text_in_a_name(write_scenes: WriteScenes, tmp_path: P
     os.rename(write_scenes("a.mp4", [8]), name)  # noqa: PTH104
     done = run([tmp_path], tmp_path / "out.jsonl", job())
     [failed] = rows(done.failures)
-    assert failed["video"].endswith("latin-\\xe9.mp4") and "Rename it" in failed["error"]
+    assert failed["video"].endswith("latin-\\xe9.mp4")
+    assert "Rename it" in failed["error"]
 
 
 def test_mistakes_are_said_and_leave_nothing(videos: Path, tmp_path: Path, job: Callable[..., Job]):
@@ -239,7 +245,8 @@ def test_failures_of_one_file_are_not_those_of_another(videos: Path, tmp_path: P
     (videos / "0.mp4").write_bytes(b"junk")
     first = run([videos], tmp_path / "out.jsonl", job())
     second = run([videos / "1.mp4"], tmp_path / "out.csv", job())
-    assert second.failed == 0 and [Path(row["video"]).name for row in rows(first.failures)] == ["0.mp4"]
+    assert second.failed == 0
+    assert [Path(row["video"]).name for row in rows(first.failures)] == ["0.mp4"]
     assert first.failures.name == "out.failures.jsonl"
 
 

@@ -38,17 +38,26 @@ def seconds(text: str, pattern: re.Pattern[str]) -> float:
 
 def test_vtt_is_what_a_parser_reads():
     text = to_vtt(SEGMENTS, ["cut off --> here\n\nand more"])
-    assert text.encode() and "\x00" not in text and "\r" not in text
+    assert text.encode()
+    assert "\x00" not in text
+    assert "\r" not in text
     head, note, *cues = text.rstrip("\n").split("\n\n")
-    assert head == "WEBVTT" and note.startswith("NOTE ") and "-->" not in note
+    assert head == "WEBVTT"
+    assert note.startswith("NOTE ")
+    assert "-->" not in note
     assert len(cues) == len(SEGMENTS)
     for cue, segment in zip(cues, SEGMENTS, strict=True):
         timing, *payload = cue.split("\n")
         start, end = (seconds(part, VTT_TIME) for part in timing.split(" --> "))
-        assert start == pytest.approx(segment.start, abs=1e-3) and end == pytest.approx(segment.end, abs=1e-3) and end > start
-        assert payload and all(line.strip() for line in payload)
+        assert start == pytest.approx(segment.start, abs=1e-3)
+        assert end == pytest.approx(segment.end, abs=1e-3)
+        assert end > start
+        assert payload
+        assert all(line.strip() for line in payload)
         body = "\n".join(payload)
-        assert "-->" not in body and "<" not in body and not re.search(r"&(?!amp;|lt;|gt;)", body)
+        assert "-->" not in body
+        assert "<" not in body
+        assert not re.search(r"&(?!amp;|lt;|gt;)", body)
         wanted = " ".join(segment.text.split())
         if segment.text.strip() and "\x00" not in segment.text:
             assert " ".join(html.unescape(body).split()) == wanted
@@ -59,15 +68,19 @@ def test_srt_is_numbered_and_holds_no_markup():
     assert len(blocks) == len(SEGMENTS)
     for number, block in enumerate(blocks, 1):
         first, timing, *payload = block.split("\n")
-        assert first == str(number) and len([seconds(part, SRT_TIME) for part in timing.split(" --> ")]) == 2
+        assert first == str(number)
+        assert len([seconds(part, SRT_TIME) for part in timing.split(" --> ")]) == 2
         body = "\n".join(payload)
-        assert body.strip() and "-->" not in body and not re.search(r"<[A-Za-z/]|{\\", body)
+        assert body.strip()
+        assert "-->" not in body
+        assert not re.search(r"<[A-Za-z/]|{\\", body)
 
 
 def test_a_folder_of_subtitles_is_beside_a_file_with_a_row_a_video(tmp_path: Path):
     (tmp_path / "a.mp4").touch()
     alone = [str(tmp_path / "a.mp4")]
-    assert is_one(alone, None, None) and is_one(alone, Path("a.srt"), None)
+    assert is_one(alone, None, None)
+    assert is_one(alone, Path("a.srt"), None)
     assert not is_one(alone, None, None, tmp_path / "subtitles")
 
 

@@ -66,7 +66,8 @@ def joined(steps: list[str], ids: Any) -> str:
 def test_joined_pieces_are_the_text(steps: list[str], stop: tuple[str, ...]):
     pieces, text = pieces_of(steps, stop)
     assert "".join(pieces) == text
-    assert all(piece for piece in pieces) and "\ufffd" not in "".join(pieces[:-1])
+    assert all(piece for piece in pieces)
+    assert "\ufffd" not in "".join(pieces[:-1])
 
 
 def test_text_comes_as_it_is_made():
@@ -87,7 +88,8 @@ def test_a_stop_string_cuts_text_and_work(video: WatchedVideo, num_beams: int):
     cut = video.ask("Who?", 40, num_beams=num_beams, stop=[stop, "never said"])
     if num_beams == 1:
         assert cut.text == whole.text[: whole.text.find(stop)].strip()
-        assert cut.token_ids == whole.token_ids[: len(cut.token_ids)] and len(cut.token_ids) < len(whole.token_ids)
+        assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
+        assert len(cut.token_ids) < len(whole.token_ids)
         assert cut.finish_reason == "stop"
     assert stop not in cut.text
     assert "".join(video.stream("Who?", 40, num_beams=num_beams, stop=stop)) == cut.text
@@ -98,7 +100,8 @@ def test_a_stop_string_cuts_text_and_work(video: WatchedVideo, num_beams: int):
 def test_finish_reasons(video: WatchedVideo):
     assert video.ask("Who?", 3).finish_reason == "length"
     first = video.ask("Who?", 1)
-    assert first.prompt_tokens == len(video.chat.tokenize(first.prompt)) and len(first.token_ids) == 1
+    assert first.prompt_tokens == len(video.chat.tokenize(first.prompt))
+    assert len(first.token_ids) == 1
 
 
 def buffers() -> int:
@@ -160,7 +163,8 @@ def test_many_threads_one_video(chat: VideoChat, clip: Path):
     for thread in threads:
         thread.join()
     assert found == {question: (answer.text, answer) for question, answer in expected.items()}
-    assert chat.cache.stats().misses == 1 and chat.cache.stats().hits == 5
+    assert chat.cache.stats().misses == 1
+    assert chat.cache.stats().hits == 5
 
 
 def test_two_streams_of_one_video_take_turns(video: WatchedVideo):
@@ -179,4 +183,5 @@ def test_a_video_nobody_holds_is_freed(tiny_model: Any, tiny_processor: Any, cli
     watched = weakref.ref(video.encoded())
     del video
     gc.collect()
-    assert watched() is None and chat.cache.stats().entries == 0
+    assert watched() is None
+    assert chat.cache.stats().entries == 0

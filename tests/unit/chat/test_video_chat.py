@@ -91,7 +91,8 @@ def test_a_conversation_remembers(video: WatchedVideo, plain: Plain):
     conversation = video.conversation()
     first = conversation.ask("Who?", TOKENS)
     second = conversation.ask("And then?", TOKENS)
-    assert first.text in second.prompt and conversation.history[1] == ("And then?", second.text)
+    assert first.text in second.prompt
+    assert conversation.history[1] == ("And then?", second.text)
     assert second.token_ids == plain(video, "And then?", [("Who?", first.text)])
 
 
@@ -120,7 +121,8 @@ def test_later_turns_compute_only_what_is_new(video: WatchedVideo, plain: Plain,
     other.ask("Why?", TOKENS)
     history = tuple(conversation.history)
     assert conversation.ask("Why?", TOKENS).token_ids == plain(video, "Why?", history)
-    assert list(other.stream("Where?", TOKENS)) and other.history[-1][0] == "Where?"
+    assert list(other.stream("Where?", TOKENS))
+    assert other.history[-1][0] == "Where?"
 
 
 def test_the_stream_is_the_answer_in_pieces(video: WatchedVideo):
@@ -150,7 +152,8 @@ def test_sampling_follows_the_seed_and_leaves_the_generator(video: WatchedVideo)
     state = torch.get_rng_state()
     answers = [video.ask("Who?", 12, temperature=1.5, seed=seed).token_ids for seed in (1, 1, 2, 3)]
     assert torch.equal(torch.get_rng_state(), state)
-    assert answers[0] == answers[1] and len({tuple(answer) for answer in answers}) > 1
+    assert answers[0] == answers[1]
+    assert len({tuple(answer) for answer in answers}) > 1
 
 
 def test_next_to_no_temperature_is_none(video: WatchedVideo):

@@ -52,9 +52,11 @@ def test_a_bad_line_costs_that_line_only(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"video": 1}\n{"video": \n\xff\xfe\n{"video": 2}\n{"video": "\\uD83D"}\n{"video": "\\ud83d\\ude00"}\n')
     rows = [row for _, row in rows_of(path)]
-    assert rows[0] == {"video": 1} and rows[3] == {"video": 2}
+    assert rows[0] == {"video": 1}
+    assert rows[3] == {"video": 2}
     assert all(isinstance(row, NotJson) for row in rows[1:3])
-    assert isinstance(rows[4], NotJson) and rows[5] == {"video": "\U0001f600"}  # half an emoji is no text
+    assert isinstance(rows[4], NotJson)
+    assert rows[5] == {"video": "\U0001f600"}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,8 @@ def test_a_whole_conversation_of_another_trainer(tmp_path: Path) -> None:
 )
 def test_rows_whose_meaning_is_not_plain_are_one_sentence(tmp_path: Path, row: Any, reason: str) -> None:
     good, (problem,) = parse(tmp_path, [row])
-    assert not good and len(problem.reasons) == 1
+    assert not good
+    assert len(problem.reasons) == 1
     assert reason in str(problem)
 
 
@@ -165,7 +168,8 @@ def test_a_tag_elsewhere_is_no_text_to_train_on(tmp_path: Path, question: str, t
 
     (sample,), _ = parse(tmp_path, [{"video": "a.mp4", "conversations": [{"from": "human", "value": question}, ASKED[1]]}])
     ((code, text), *_) = TextChecker(str(tiny_base_dir), "tiny", 160).check(sample.turns)[1]
-    assert code == "special text" and "at the beginning or the end of the first question" in text
+    assert code == "special text"
+    assert "at the beginning or the end of the first question" in text
 
 
 def test_words_about_a_tag_stay_in_text_alone(tmp_path: Path) -> None:

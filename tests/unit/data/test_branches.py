@@ -55,7 +55,8 @@ def test_questions_that_do_not_fit_are_left_out(tiny_processor: Any) -> None:
     tokenizer, image = tiny_processor.tokenizer, tiny_processor.image_token_id
     whole = encode_branches(QA, tokenizer, load_template("vicuna"), 500, image)
     short = encode_branches(QA, tokenizer, load_template("vicuna"), len(whole.input_ids) - 1, image)
-    assert max(whole.turn) == 3 and max(short.turn) == 2
+    assert max(whole.turn) == 3
+    assert max(short.turn) == 2
     assert short.input_ids == whole.input_ids[: len(short.input_ids)]
     assert any(label != IGNORE for label in short.labels)
 
@@ -66,4 +67,5 @@ def test_a_question_that_leaves_no_answer_is_left_out_wherever_it_comes(tiny_pro
     long = {"i": "", "q": "Why is it so? " * 100, "a": "It is."}
     first = encode_branches([long, *QA], tokenizer, load_template("vicuna"), 200, image)
     last = encode_branches([*QA, long], tokenizer, load_template("vicuna"), 200, image)
-    assert first == last and max(first.turn) == 3
+    assert first == last
+    assert max(first.turn) == 3

@@ -37,7 +37,8 @@ def test_recorded_conversations(recorded: dict[str, Any], tokenizer: Any):
             encoded = encode(case["qa"], tokenizer, template, length, pad_to_max_length=True, **kwargs)
             assert [list(row) for row in encoded] == [case["input_ids"], case["labels"], case["attention_mask"]], case["qa"]
             short = encode(case["qa"], tokenizer, template, length, **kwargs)
-            assert short.input_ids == encoded.input_ids[: sum(encoded.attention_mask)] and all(short.attention_mask)
+            assert short.input_ids == encoded.input_ids[: sum(encoded.attention_mask)]
+            assert all(short.attention_mask)
 
 
 def test_recorded_pieces(recorded: dict[str, Any]):

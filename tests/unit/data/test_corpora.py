@@ -109,7 +109,8 @@ def test_report_counts_and_names_what_is_bad(project: Callable[..., Params]) -> 
     assert json.loads((CHECKED / "small-train.json").read_text()) == vars(report)
     assert (report.rows_cut_to_max_length, report.cut_examples) == (1, ["small:5"])
     text = (CHECKED / "small-train.md").read_text()
-    assert "row 2: data/raw/small/videos/train/none.mp4 is not there" in text and "30.8%" in text
+    assert "row 2: data/raw/small/videos/train/none.mp4 is not there" in text
+    assert "30.8%" in text
 
 
 def test_the_corpora_of_the_released_models_are_those_of_the_recipe() -> None:
@@ -125,12 +126,16 @@ def test_the_corpora_of_the_released_models_are_those_of_the_recipe() -> None:
 def test_list_and_show_say_counts_and_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     listed = CliRunner().invoke(cli.app, ["data", "list"]).output
-    assert "rendered" in listed and "not checked" in listed
+    assert "rendered" in listed
+    assert "not checked" in listed
     assert all(f"{corpus.name}" in listed and f"{corpus.rows:,}" in listed for corpus in CORPORA)
     shown = CliRunner().invoke(cli.app, ["data", "show", "vqa_ego_qa"]).output
-    assert "7,813" in shown and "https://ego4d-data.org/" in shown and "pllava data add vqa_ego_qa" in shown
+    assert "7,813" in shown
+    assert "https://ego4d-data.org/" in shown
+    assert "pllava data add vqa_ego_qa" in shown
     error = CliRunner().invoke(cli.app, ["data", "show", "kitchen"]).exception
-    assert isinstance(error, PllavaError) and "there is: rendered" in str(error)
+    assert isinstance(error, PllavaError)
+    assert "there is: rendered" in str(error)
 
 
 @pytest.mark.parametrize(

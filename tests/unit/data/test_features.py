@@ -230,7 +230,8 @@ def test_when_storing_pays(changes: dict[str, object], why: str | None) -> None:
     if why is None:
         assert against is None
     else:
-        assert against is not None and re.search(why, against)
+        assert against is not None
+        assert re.search(why, against)
 
 
 def test_auto_decides_and_training_follows(prepared: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +292,8 @@ def test_a_second_process_leaves_the_first_ones_shards_alone(prepared: Project, 
 
     monkeypatch.setattr(stage.Build, "_write", meanwhile)
     features(prepared())
-    assert refused and open_store(prepared())
+    assert refused
+    assert open_store(prepared())
 
 
 def test_rows_that_share_a_clip_count_as_uses_not_as_clips(prepared: Project) -> None:

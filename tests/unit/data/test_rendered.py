@@ -75,7 +75,8 @@ def test_instruction_rows_are_videochat2_it(tmp_path: Path) -> None:
     assert len(rows) == 14
     for row in rows:
         assert (root / "videos" / row["video"]).is_file()
-        assert row["QA"] and all(set(turn) == {"i", "q", "a"} and turn["a"] for turn in row["QA"])
+        assert row["QA"]
+        assert all(set(turn) == {"i", "q", "a"} and turn["a"] for turn in row["QA"])
 
 
 def test_disabled_writes_no_clips(tmp_path: Path) -> None:
@@ -107,7 +108,8 @@ def test_pixels_move_the_way_the_script_says() -> None:
         for actor in clip.actors:
             if actor.moves and alone(clip, actor.color):
                 start, end = centre(frames[0], actor.color), centre(frames[-1], actor.color)
-                assert start and end
+                assert start
+                assert end
                 for way in actor.moves:
                     axis, sign = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}[way]
                     assert (end[axis] - start[axis]) * sign > 30

@@ -107,7 +107,8 @@ def test_after_a_kill_nobody_reads_on(project: Project, slow_gif: Path) -> None:
     deadline = time.monotonic() + 60
     reading: list[psutil.Process] = []
     while len(reading) < 2:
-        assert time.monotonic() < deadline and process.poll() is None
+        assert time.monotonic() < deadline
+        assert process.poll() is None
         reading = [child for child in psutil.Process(process.pid).children(recursive=True) if _reads(child, slow_gif.stat().st_size)]
         time.sleep(0.02)
     process.kill()

@@ -53,7 +53,8 @@ def with_benchmark(params: Params, name: str, **settings: object) -> Params:
 def test_every_sample_has_its_clip_and_fits_the_published_template(name: str, roots: dict[str, Path]):
     benchmark = load_benchmark(name)
     samples = benchmark.samples(roots[name])
-    assert len(samples) == QUESTIONS[name] and len({sample.id for sample in samples}) == len(samples)
+    assert len(samples) == QUESTIONS[name]
+    assert len({sample.id for sample in samples}) == len(samples)
     template = load_template(TEMPLATES.get(name, "eval_videoqabench"))
     for sample in samples:
         assert re.fullmatch(r"\w+/\d+", sample.id)
@@ -64,7 +65,8 @@ def test_every_sample_has_its_clip_and_fits_the_published_template(name: str, ro
 
 def test_the_twenty_tasks_of_mvbench(roots: dict[str, Path]):
     samples = load_benchmark("mvbench").samples(roots["mvbench"])
-    assert list(dict.fromkeys(sample.task for sample in samples)) == [name for name, _, _ in TASKS.values()] and len(TASKS) == 20
+    assert list(dict.fromkeys(sample.task for sample in samples)) == [name for name, _, _ in TASKS.values()]
+    assert len(TASKS) == 20
     episodic = [sample for sample in samples if sample.task == "Episodic Reasoning"]
     assert all(sample.media.is_dir() and sample.end == 0.9 for sample in episodic)
     assert {sample.task for sample in samples if sample.start is not None} == {name for name, _, bounded in TASKS.values() if bounded}
@@ -99,7 +101,8 @@ def test_a_clip_in_two_formats_is_the_benchmarks_own(tmp_path: Path):
     for name in ("gifs/a.gif", "mp4/a.mp4", "b.mkv", "c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert MediaIndex(tmp_path, ".gif")["a"] == tmp_path / "gifs/a.gif" and MediaIndex(tmp_path)["a"] == tmp_path / "mp4/a.mp4"
+    assert MediaIndex(tmp_path, ".gif")["a"] == tmp_path / "gifs/a.gif"
+    assert MediaIndex(tmp_path)["a"] == tmp_path / "mp4/a.mp4"
     assert MediaIndex(tmp_path)["b.mp4"] == tmp_path / "b.mkv"  # converted since
     assert not MediaIndex(tmp_path)["c"].exists()
 
@@ -124,16 +127,19 @@ def test_from_files_to_metrics(name: str, roots: dict[str, Path], project: Param
     path = evaluate(with_benchmark(project, name, root=roots[name], template=template, max_new_tokens=3), name)
     found = json.loads(path.read_text())
     rows = [json.loads(line) for line in Path("outputs/evaluate", name, "results.jsonl").read_text().splitlines()]
-    assert len(rows) == 3 * QUESTIONS[name] and not found["provenance"]["unreadable"]
+    assert len(rows) == 3 * QUESTIONS[name]
+    assert not found["provenance"]["unreadable"]
     for model in ("base", "single_frame", "adapted"):
         entry = found["models"][model]
         for cell in (entry["average"], *entry["tasks"].values()):
             assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 1
     judge = found["provenance"]["judge"]
     if name == "mvbench":
-        assert judge is None and set(found["models"]["base"]["tasks"]) == {title for title, _, _ in TASKS.values()}
+        assert judge is None
+        assert set(found["models"]["base"]["tasks"]) == {title for title, _, _ in TASKS.values()}
     else:  # nobody may take word overlap for a judge's verdict
-        assert judge["kind"] == "offline" and "offline scorer" in judge["name"]
+        assert judge["kind"] == "offline"
+        assert "offline scorer" in judge["name"]
         assert all("f1" in cell and "score" not in cell for cell in found["models"]["base"]["tasks"].values())
 
 
@@ -151,7 +157,8 @@ def test_the_two_answers_of_a_consistency_entry_lie_beside_their_own_questions(r
     assert pair["second_prediction"] == video.ask("Which thing does not stay where it is?", max_new_tokens=6).text
     dimensions = {row["task"]: set(row["scores"]) for row in rows}
     assert dimensions["generic"] == {"Correctness of Information", "Detail Orientation", "Contextual Understanding"}
-    assert dimensions["temporal"] == {"Temporal Understanding"} and dimensions["consistency"] == {"Consistency"}
+    assert dimensions["temporal"] == {"Temporal Understanding"}
+    assert dimensions["consistency"] == {"Consistency"}
 
 
 def test_a_caption_without_a_truth_is_kept_unscored(roots: dict[str, Path], project: Params):
@@ -183,7 +190,8 @@ def test_ones_own_benchmark_is_the_example_of_the_documentation(tmp_path: Path, 
     assert next(iter(benchmark.score(row | {"prediction": "None"}, None).values())).correct is False
     settings = {"root": tmp_path / "data", "template": "vicuna", "max_new_tokens": 3, "source": source}
     found = json.loads(evaluate(with_benchmark(project, "counting", **settings), "counting").read_text())
-    assert found["models"]["adapted"]["tasks"]["counting"]["n"] == 2 and found["provenance"]["source_sha256"]
+    assert found["models"]["adapted"]["tasks"]["counting"]["n"] == 2
+    assert found["provenance"]["source_sha256"]
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(project: Params):
@@ -198,6 +206,8 @@ def test_an_unknown_name_is_refused_with_the_nearest(project: Params):
 def test_a_limited_run_leaves_the_stages_outputs_alone(roots: dict[str, Path], project: Params):
     params = with_benchmark(project, "mvbench", root=roots["mvbench"], template="eval_mvbench", max_new_tokens=3)
     path = evaluate(params, "mvbench", limit=1)
-    assert path == Path("outputs/limited/mvbench/metrics.json") and not Path("metrics").exists() and not Path("outputs/evaluate").exists()
+    assert path == Path("outputs/limited/mvbench/metrics.json")
+    assert not Path("metrics").exists()
+    assert not Path("outputs/evaluate").exists()
     found = json.loads(path.read_text())["provenance"]
     assert (found["n_questions"], found["limit"]) == (20, 1)

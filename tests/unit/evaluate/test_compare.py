@@ -29,16 +29,21 @@ def test_flips_and_the_paired_test(tmp_path: Path):
     found = compare(a.parent, b)
     (task,) = found.tasks
     assert (task.n, task.a, task.b, task.gained, task.lost) == (40, 0.5, 0.775, 12, 1)
-    assert task.difference.value == pytest.approx(0.275) and task.difference.low > 0 and task.difference.p < 0.01
+    assert task.difference.value == pytest.approx(0.275)
+    assert task.difference.low > 0
+    assert task.difference.p < 0.01
     assert [flip.id for flip in found.flips if not flip.gained] == ["Moving Count/0"]
-    assert "| Moving Count | 40 | 50.0 | 77.5 | +27.5" in found.text() and "Right in A, wrong in B (1):" in found.text()
+    assert "| Moving Count | 40 | 50.0 | 77.5 | +27.5" in found.text()
+    assert "Right in A, wrong in B (1):" in found.text()
     assert "'q0' '(A) 1': '(A)' -> '(B)'" in found.text()
 
 
 def test_equal_results_differ_in_nothing(tmp_path: Path):
     a = write(tmp_path / "a.jsonl", [1, 0, 1, 0])
     found = compare(a, a)
-    assert found.flips == [] and found.average.value == 0 and found.tasks[0].p_holm == 1
+    assert found.flips == []
+    assert found.average.value == 0
+    assert found.tasks[0].p_holm == 1
 
 
 def test_many_tasks_are_corrected_for():
@@ -49,8 +54,10 @@ def test_scores_of_a_judge_are_compared_by_their_value_and_missing_ones_left_out
     a = write(tmp_path / "a.jsonl", [1, 1], scores={"CI": {"value": 0.4, "correct": False}, "DO": {"value": None, "missing": "x"}})
     b = write(tmp_path / "b.jsonl", [1, 1], scores={"CI": {"value": 0.8, "correct": True}, "DO": {"value": 0.2, "correct": False}})
     found = compare(a, b)
-    assert [(task.task, task.n) for task in found.tasks] == [("CI", 2)] and found.missing == 2
-    assert found.tasks[0].difference.value == pytest.approx(0.4) and all(flip.gained for flip in found.flips)
+    assert [(task.task, task.n) for task in found.tasks] == [("CI", 2)]
+    assert found.missing == 2
+    assert found.tasks[0].difference.value == pytest.approx(0.4)
+    assert all(flip.gained for flip in found.flips)
 
 
 def test_results_that_cannot_be_paired_are_refused(tmp_path: Path):
@@ -77,7 +84,8 @@ def test_results_that_cannot_be_paired_are_refused(tmp_path: Path):
 def test_command_line(tmp_path: Path):
     a, b = write(tmp_path / "a.jsonl", [1, 0]), write(tmp_path / "b.jsonl", [1, 1])
     result = CliRunner().invoke(cli.app, ["evaluate", "compare", str(a), str(b)])
-    assert result.exit_code == 0 and "| Moving Count | 2 | 50.0 | 100.0 |" in result.output
+    assert result.exit_code == 0
+    assert "| Moving Count | 2 | 50.0 | 100.0 |" in result.output
     with pytest.raises(PllavaError, match="two results, found 1"):
         CliRunner().invoke(cli.app, ["evaluate", "compare", str(a)], catch_exceptions=False)
 

@@ -36,7 +36,8 @@ def test_rows_come_in_the_order_of_the_benchmark_as_often_as_asked(tmp_path: Pat
     journal.add(0, [row(1), row(1, "adapted")])
     answers = Answers(journal.path, {f"q{n}": n for n in range(3)}, MODELS)
     expected = [row(n, model) for n in range(3) for model in MODELS]
-    assert list(answers) == list(answers) == expected and len(answers) == 6
+    assert list(answers) == list(answers) == expected
+    assert len(answers) == 6
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,8 @@ def test_rows_come_in_the_order_of_the_benchmark_as_often_as_asked(tmp_path: Pat
 def test_a_torn_end_is_cut_off_and_written_again(tmp_path: Path, torn: bytes):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(WHOLE + torn)
-    assert finished(path) == {0} and read(path) == [row(0)]
+    assert finished(path) == {0}
+    assert read(path) == [row(0)]
     journal = Journal(path)
     assert list(journal.done) == [0]
     journal.add(1, [row(1)])
@@ -77,6 +79,7 @@ def test_the_journals_of_several_processes_are_one(tmp_path: Path):
     shard(path, 1).write_bytes(shard(path, 1).read_bytes() + b'{"id": "q7", "mo')  # being written just now
     other = Journal(tmp_path / "abc.jsonl")
     other.add(5, [])
-    assert finished(path) == {0, 1} and read(path) == [row(0), row(1)]
+    assert finished(path) == {0, 1}
+    assert read(path) == [row(0), row(1)]
     Journal(path).remove()
     assert [file.name for file in tmp_path.iterdir()] == ["abc.jsonl"]

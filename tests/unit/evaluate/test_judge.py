@@ -61,9 +61,12 @@ def test_a_request_holds_what_it_must_and_nothing_else(server: Server):
     score = judge.score(rubric.ANSWER, **FIELDS)
     assert (score.value, score.correct, score.score, score.missing) == (1.0, True, 4, None)
     (request,) = server.requests
-    assert request["key"] == f"Bearer {KEY}" and request["body"]["temperature"] == 0 and request["body"]["model"] == "judge/one:latest"
+    assert request["key"] == f"Bearer {KEY}"
+    assert request["body"]["temperature"] == 0
+    assert request["body"]["model"] == "judge/one:latest"
     system, user = request["body"]["messages"]
-    assert (system["role"], user["role"]) == ("system", "user") and json.loads(user["content"]) == FIELDS
+    assert (system["role"], user["role"]) == ("system", "user")
+    assert json.loads(user["content"]) == FIELDS
 
 
 def test_dimensions_are_a_fifth_of_their_score(server: Server):
@@ -89,7 +92,8 @@ def test_dimensions_are_a_fifth_of_their_score(server: Server):
 def test_trouble_that_passes_leaves_no_trace(server: Server, trouble: Act):
     server.acts = [trouble, trouble]
     score = make_judge(settings()).score(rubric.ANSWER, **FIELDS)
-    assert (score.value, score.score) == (1.0, 4) and len(server.requests) == 3
+    assert (score.value, score.score) == (1.0, 4)
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize(
@@ -99,9 +103,13 @@ def test_trouble_that_stays_is_missing_and_never_0(server: Server, trouble: Act)
     server.default = trouble
     judge, began = make_judge(settings(attempts=2)), time.monotonic()
     score = judge.score(rubric.ANSWER, **FIELDS)
-    assert score.value is None and score.score is None and score.correct is None and score.missing
+    assert score.value is None
+    assert score.score is None
+    assert score.correct is None
+    assert score.missing
     assert time.monotonic() - began < 9  # two tries of half a second; the server takes five for one
-    assert KEY not in score.missing and not list(Path(".state").rglob("*.json"))  # what can't be read is not kept
+    assert KEY not in score.missing
+    assert not list(Path(".state").rglob("*.json"))
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -128,7 +136,8 @@ def test_too_many_missing_judgements_fail_the_run(server: Server):
         score(rows(10), load_benchmark("msvd_qa"), make_judge(settings(concurrency=1)), 0.2)
     server.requests.clear()
     scored = score(rows(10), load_benchmark("msvd_qa"), make_judge(settings(concurrency=1)), 0.2)
-    assert len(server.requests) == 3 and all(row["correct"] for row in scored)  # only those that failed are asked again
+    assert len(server.requests) == 3
+    assert all(row["correct"] for row in scored)
 
 
 def test_a_judge_that_never_answers_is_not_asked_ten_thousand_times(server: Server):
@@ -150,10 +159,12 @@ def test_a_server_that_counts_no_tokens_is_heard(server: Server):
 
     server.default = counts_half
     judge = make_judge(settings(attempts=1))
-    assert judge.score(rubric.ANSWER, **FIELDS).value == 1 and judge.usage()["tokens_read"] == 7
+    assert judge.score(rubric.ANSWER, **FIELDS).value == 1
+    assert judge.usage()["tokens_read"] == 7
     (file,) = Path(".state/judge").rglob("*.json")
     file.write_text("null")  # damaged: asked again
-    assert judge.score(rubric.ANSWER, **FIELDS).value == 1 and len(server.requests) == 2
+    assert judge.score(rubric.ANSWER, **FIELDS).value == 1
+    assert len(server.requests) == 2
 
 
 def test_replies_are_kept_by_request_and_model(server: Server, monkeypatch: pytest.MonkeyPatch):
@@ -175,7 +186,8 @@ def test_replies_are_kept_by_request_and_model(server: Server, monkeypatch: pyte
     score(rows(6), load_benchmark("msvd_qa"), other, 0)
     assert other.usage()["requests"] == 6
     kept = "".join(file.read_text() for file in Path(".state/judge").rglob("*.json"))
-    assert len(list(Path(".state/judge").rglob("*.json"))) == 12 and KEY not in kept
+    assert len(list(Path(".state/judge").rglob("*.json"))) == 12
+    assert KEY not in kept
     assert KEY not in json.dumps([first.usage(), first.provenance()]) + repr(first.endpoint)
     assert first.provenance() != other.provenance()
 
@@ -185,7 +197,8 @@ def test_equal_requests_at_once_are_one_request(server: Server):
     same = [row | {"question": "what is it?"} for row in rows(12)]
     judge = make_judge(settings())
     assert all(row["correct"] for row in score(same, load_benchmark("msvd_qa"), judge, 0))
-    assert len(server.requests) == 1 and judge.usage()["cached"] == 11
+    assert len(server.requests) == 1
+    assert judge.usage()["cached"] == 11
 
 
 def test_never_more_at_once_than_allowed(server: Server):
@@ -195,7 +208,8 @@ def test_never_more_at_once_than_allowed(server: Server):
 
     server.default = slow
     scored = score(rows(20), load_benchmark("msvd_qa"), make_judge(settings(concurrency=3)), 0)
-    assert server.most == 3 and [row["id"] for row in scored] == [f"s/{n}" for n in range(20)]
+    assert server.most == 3
+    assert [row["id"] for row in scored] == [f"s/{n}" for n in range(20)]
 
 
 @pytest.mark.parametrize(
@@ -213,9 +227,13 @@ def test_an_answer_that_talks_to_the_judge_stays_data(server: Server, attack: st
     judge = make_judge(settings())
     honest, attacked = (judge.score(rubric.ANSWER, **FIELDS | {"prediction": text}) for text in ("It is a square.", attack))
     first, second = (request["body"]["messages"] for request in server.requests)
-    assert len(second) == 2 and second[0] == first[0]
-    assert json.loads(second[1]["content"]) == FIELDS | {"prediction": attack} and "\n" not in second[1]["content"]
-    assert attacked.suspicious and not honest.suspicious and attacked.value == 0
+    assert len(second) == 2
+    assert second[0] == first[0]
+    assert json.loads(second[1]["content"]) == FIELDS | {"prediction": attack}
+    assert "\n" not in second[1]["content"]
+    assert attacked.suspicious
+    assert not honest.suspicious
+    assert attacked.value == 0
 
 
 def test_a_judge_that_repeats_the_answer_gives_no_score(server: Server):
@@ -250,11 +268,13 @@ def test_an_endpoint_that_wants_another_spelling_is_asked_in_it_from_then_on(ser
     assert [judge.score(rubric.ANSWER, **FIELDS | {"question": str(n)}).value for n in range(3)] == [1.0, 1.0, 1.0]
     shown = [{name for name in request["body"] if name not in ("model", "messages")} for request in server.requests]
     assert shown[:3] == [{"max_tokens", "temperature"}, {"max_completion_tokens", "temperature"}, {"max_completion_tokens"}]
-    assert shown[3:] == [{"max_completion_tokens"}] * 2 and server.requests[-1]["body"]["max_completion_tokens"] == 200
+    assert shown[3:] == [{"max_completion_tokens"}] * 2
+    assert server.requests[-1]["body"]["max_completion_tokens"] == 200
     assert judge.provenance()["temperature"] is None
     server.requests.clear()
     told = make_judge(settings(length_parameter="max_completion_tokens", temperature=None))
-    assert told.score(rubric.ANSWER, **FIELDS).value == 1.0 and len(server.requests) == 1
+    assert told.score(rubric.ANSWER, **FIELDS).value == 1.0
+    assert len(server.requests) == 1
 
 
 def test_an_old_endpoint_that_does_not_know_the_new_name(server: Server):
@@ -271,7 +291,8 @@ def test_a_refusal_is_shown_in_the_endpoints_own_words(server: Server):
     judge = make_judge(settings(concurrency=1))
     first, second = (judge.score(rubric.ANSWER, **FIELDS | {"question": str(n)}).missing for n in range(2))
     assert first == "status 400: max_completion_tokens: at most 64"
-    assert second == "status 400: max_tokens is too large: 200. At most 64" and len(server.requests) == 3  # the other one is tried once
+    assert second == "status 400: max_tokens is too large: 200. At most 64"
+    assert len(server.requests) == 3
     server.default = refuses(model="The context is 512 tokens long, 700 were sent.")
     assert judge.score(rubric.ANSWER, **FIELDS | {"question": "3"}).missing == "status 400: The context is 512 tokens long, 700 were sent"
     server.default = fails(401)
@@ -286,10 +307,13 @@ def test_many_at_once_find_the_spelling_too(server: Server):
 
 def test_an_unreadable_clip_and_an_empty_vcg_answer_cost_no_request(server: Server):
     (unread,) = score([rows(1)[0] | {"error": "damaged", "prediction": ""}], load_benchmark("msvd_qa"), make_judge(settings()), 0)
-    assert unread["correct"] is False and unread["scores"]["MSVD-QA"] == {"value": 0.0, "correct": False, "score": 0.0}
+    assert unread["correct"] is False
+    assert unread["scores"]["MSVD-QA"] == {"value": 0.0, "correct": False, "score": 0.0}
     empty = rows(1, prediction="")[0] | {"task": "generic"}
     (row,) = score([empty], load_benchmark("vcgbench"), make_judge(settings()), 0)
-    assert {score["score"] for score in row["scores"].values()} == {0.0} and len(row["scores"]) == 3 and not server.requests
+    assert {score["score"] for score in row["scores"].values()} == {0.0}
+    assert len(row["scores"]) == 3
+    assert not server.requests
 
 
 def test_a_judge_named_by_halves_is_refused(monkeypatch: pytest.MonkeyPatch):
@@ -308,12 +332,17 @@ def test_without_an_endpoint_words_are_compared_and_it_is_called_that(monkeypatc
     monkeypatch.delenv("PLLAVA_JUDGE_MODEL", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)  # lies around; not an order to spend money
     judge = make_judge(settings())
-    assert isinstance(judge, OfflineJudge) and judge.provenance()["kind"] == "offline" and "offline" in judge.name
+    assert isinstance(judge, OfflineJudge)
+    assert judge.provenance()["kind"] == "offline"
+    assert "offline" in judge.name
     score = judge.score(rubric.ANSWER, question="q", answer="The square.", prediction="square")
     assert (score.value, score.correct, score.f1, score.score) == (1.0, True, 1.0, None)
 
 
 def test_words_are_compared_as_in_squad():
-    assert exact_match("A  Square!", "the square") and not exact_match("squares", "square") and exact_match("Ｆｕｌｌ", "full")
+    assert exact_match("A  Square!", "the square")
+    assert not exact_match("squares", "square")
+    assert exact_match("Ｆｕｌｌ", "full")
     assert token_f1("a red square moves", "the red circle") == pytest.approx(2 / 5)  # red of 3 and 2 words
-    assert token_f1("", "x") == 0 and token_f1("the", "a") == 1
+    assert token_f1("", "x") == 0
+    assert token_f1("the", "a") == 1

@@ -30,12 +30,16 @@ def test_an_adapter_and_the_base_are_scored_and_can_be_compared(project):
     (base,) = measure(params, "base", ["mvbench"])
     assert adapter == Path("outputs/measured/theirs/mvbench/metrics.json")
     found = json.loads(adapter.read_text())
-    assert list(found["models"]) == ["adapted"] and found["provenance"]["adapter_sha256"] and found["provenance"]["num_frames"] == 4
+    assert list(found["models"]) == ["adapted"]
+    assert found["provenance"]["adapter_sha256"]
+    assert found["provenance"]["num_frames"] == 4
     plain = json.loads(base.read_text())["provenance"]
-    assert plain["adapter_sha256"] is None and plain["base_sha256"] == found["provenance"]["base_sha256"]
+    assert plain["adapter_sha256"] is None
+    assert plain["base_sha256"] == found["provenance"]["base_sha256"]
     assert plain["data_sha256"] == found["provenance"]["data_sha256"]
     assert compare(adapter.parent, base.parent).tasks
-    assert not Path("metrics").exists() and not Path("outputs/evaluate").exists()
+    assert not Path("metrics").exists()
+    assert not Path("outputs/evaluate").exists()
 
 
 def test_strength_without_training_and_none_is_the_trained_one(project):
@@ -74,7 +78,8 @@ def test_no_lora_has_no_strength_and_a_limited_run_leaves_the_whole_one_alone(pr
     before = whole.read_bytes()
     assert json.loads(before)["provenance"]["lora_alpha"] is None
     (limited,) = measure(params, "base", ["mvbench"], limit=1)
-    assert limited == Path("outputs/limited/base/mvbench/metrics.json") and whole.read_bytes() == before
+    assert limited == Path("outputs/limited/base/mvbench/metrics.json")
+    assert whole.read_bytes() == before
     with pytest.raises(PllavaError, match="base has no LoRA"):
         measure(params, "base", ["mvbench"], lora_alpha=4)
 

@@ -34,8 +34,10 @@ def test_published_folders(tmp_path: Path):
     write(tmp_path, "episodic_reasoning", "tvqa/frames_fps3_hq", [ENTRY | {"video": "castle_s01", "start": 0, "end": 3}])
     samples = load_samples(tmp_path)
     assert [sample.task for sample in samples] == ["Action Sequence", "Moving Direction", "Episodic Reasoning"]  # published order
-    assert samples[0].media == tmp_path / "video/star/Charades_v1_480/a.mp4" and (samples[0].start, samples[0].end) == (1.5, 4)
-    assert samples[1].media == tmp_path / "video/clevrer/video_validation/a.mp4" and samples[1].start is None
+    assert samples[0].media == tmp_path / "video/star/Charades_v1_480/a.mp4"
+    assert (samples[0].start, samples[0].end) == (1.5, 4)
+    assert samples[1].media == tmp_path / "video/clevrer/video_validation/a.mp4"
+    assert samples[1].start is None
     assert samples[2].media == tmp_path / "video/tvqa/frames_fps3_hq/castle_s01"
 
 
@@ -48,8 +50,10 @@ def test_folders_named_as_the_json_file(tmp_path: Path):
         ("my_own_task/0000", "My Own Task"),
         ("my_own_task/0001", "My Own Task"),
     ]
-    assert samples[0].media == tmp_path / "video/moving_direction/a.mp4" and samples[0].start == 0.5
-    assert samples[0].chance == 0.5 and samples[0].letter_answer == "(B) right"
+    assert samples[0].media == tmp_path / "video/moving_direction/a.mp4"
+    assert samples[0].start == 0.5
+    assert samples[0].chance == 0.5
+    assert samples[0].letter_answer == "(B) right"
     assert len(load_samples(tmp_path, limit=1)) == 2  # of each task
 
 
@@ -76,7 +80,8 @@ def test_what_is_wrong_is_named(tmp_path: Path):
 
 def test_recorded_scores():
     cases = [case for case in RECORDED["mvbench_check_ans"] if not case["error"]]
-    assert len(cases) > 200 and [case for case in cases if score(case["pred"], case["gt"]) != case["result"]] == []
+    assert len(cases) > 200
+    assert [case for case in cases if score(case["pred"], case["gt"]) != case["result"]] == []
 
 
 def test_recorded_answers(tmp_path: Path):
@@ -91,7 +96,8 @@ def test_the_data_hash_sees_questions_and_pixels_but_no_place(tmp_path: Path):
         write(tmp_path / place, "t", "t", [ENTRY | {"question": question}])
         (tmp_path / place / "video/t/a.mp4").write_bytes(pixels)
         hashes.append(data_sha256(tmp_path / place, load_samples(tmp_path / place)))
-    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
 
 
 def test_a_name_too_long_for_a_file_is_hashed_as_one_that_cannot_be_read(tmp_path: Path):

@@ -161,9 +161,8 @@ def test_right_or_wrong(recorded: dict[str, Any], name: str):
     ]
     found, expected = published(rows), dict(case["leaderboard"])
     accuracy, score = expected.pop("Avg_Acc"), expected.pop("Avg_Score")
-    assert 100 * found["average"]["value"] == pytest.approx(accuracy, abs=1e-4) and found["average"]["score"] == pytest.approx(
-        score, abs=1e-6
-    )
+    assert 100 * found["average"]["value"] == pytest.approx(accuracy, abs=1e-4)
+    assert found["average"]["score"] == pytest.approx(score, abs=1e-6)
     for task, cell in expected.items():
         mine = found["tasks"][task]
         assert (100 * mine["value"], 100 * mine["accuracy"], mine["score"]) == pytest.approx(
@@ -207,4 +206,5 @@ def test_a_missing_judgement_is_in_no_average():
     scored = list(score_rows(rows, benchmark, judge, max_missing=0.25))
     cell = metrics.build(scored, PROVENANCE, benchmark, judge)["models"]["m"]["tasks"]["t"]
     assert (cell["value"], cell["score"], cell["n"], cell["missing"]) == (1.0, 5.0, 4, 1)
-    assert scored[3]["correct"] is None and scored[3]["scores"]["t"] == {"value": None, "missing": "time-out"}
+    assert scored[3]["correct"] is None
+    assert scored[3]["scores"]["t"] == {"value": None, "missing": "time-out"}

@@ -60,7 +60,8 @@ def test_results_and_metrics(params: Params):
     assert [(row["id"], row["model"]) for row in rows()] == [(s.id, m) for s in samples for m in ("base", "single_frame", "adapted")]
     # the damaged clip 2.mp4 carries one question of the first task: wrong there, listed once
     damaged = [row for row in rows() if row["error"] is not None]
-    assert {row["id"] for row in damaged} == {"moving_direction/0002"} and len(damaged) == 3
+    assert {row["id"] for row in damaged} == {"moving_direction/0002"}
+    assert len(damaged) == 3
     assert all(row["task"] == "Moving Direction" and not row["correct"] and "2.mp4" in row["error"] for row in damaged)
     assert found["provenance"]["unreadable"] == ["video/moving_direction/2.mp4"]
     for model in ("base", "single_frame", "adapted"):
@@ -69,9 +70,11 @@ def test_results_and_metrics(params: Params):
         assert (tasks["Moving Direction"]["n"], tasks["Moving Direction"]["chance"]) == (5, 0.25)
         for task, cell in tasks.items():
             answers = [row["correct"] for row in rows() if row["model"] == model and row["task"] == task]
-            assert cell["value"] == pytest.approx(sum(answers) / len(answers)) and cell["low"] <= cell["value"] <= cell["high"]
+            assert cell["value"] == pytest.approx(sum(answers) / len(answers))
+            assert cell["low"] <= cell["value"] <= cell["high"]
         assert found["models"][model]["average"]["value"] == pytest.approx(sum(cell["value"] for cell in tasks.values()) / 2)
-    assert found["provenance"]["lora_alpha"] == 8 and found["provenance"]["n_questions"] == 10
+    assert found["provenance"]["lora_alpha"] == 8
+    assert found["provenance"]["n_questions"] == 10
     assert str(Path.cwd()) not in METRICS.read_text() + RESULTS.read_text()
     assert not list(Path(".state").rglob("*.jsonl"))
     predictions = {m: [row["prediction"] for row in rows() if row["model"] == m] for m in ("base", "single_frame", "adapted")}
@@ -189,7 +192,9 @@ def test_units_hold_whole_clips_and_at_most_a_batch():
     plan = units(samples, 3)
     asked = [[sample.id for clip in unit for sample in clip.samples] for unit in plan]
     assert sorted(id_ for unit in asked for id_ in unit) == sorted(sample.id for sample in samples)
-    assert max(map(len, asked)) <= 3 and len(units(samples, 1)) == 8 and len(units(samples, 100)) == 1
+    assert max(map(len, asked)) <= 3
+    assert len(units(samples, 1)) == 8
+    assert len(units(samples, 100)) == 1
 
 
 def test_what_is_missing_is_named(params: Params, monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,9 @@ from pllava.core.errors import PllavaError
 
 def test_the_form_refuses_what_it_does_not_know():
     form = CaptionForm(paths=["clips"], dense={"max_seconds": 20})  # type: ignore[arg-type]
-    assert form.dense and form.dense.max_seconds == 20 and form.runner == "thread"
+    assert form.dense
+    assert form.dense.max_seconds == 20
+    assert form.runner == "thread"
     for wrong in ({"paths": []}, {"paths": ["a"], "runner": "dask"}, {"paths": ["a"], "batch": 3}, {"paths": ["a"], "dense": {"min": 1}}):
         with pytest.raises(ValidationError):
             CaptionForm(**wrong)  # type: ignore[arg-type]

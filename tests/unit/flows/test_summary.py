@@ -26,7 +26,8 @@ def test_a_task_is_one_line():
     lines = printed(lambda console: console.print(metrics_table("mvbench", METRICS)))
     for task in TASKS:
         (line,) = [line for line in lines if task in line]
-        assert line.count("100.0 (100-100)") == 3 and line.rstrip().endswith("33")
+        assert line.count("100.0 (100-100)") == 3
+        assert line.rstrip().endswith("33")
 
 
 def test_the_path_of_the_clip_is_in_one_piece(tmp_path):
@@ -34,7 +35,9 @@ def test_the_path_of_the_clip_is_in_one_piece(tmp_path):
     clip = "data/raw/rendered/MVBench/video/action_localization/action_localization_0000.mp4"
     served = Deployment("http://127.0.0.1:1", "pllava", 1, 2, str(tmp_path / clip), "Which way?", "left", True)
     lines = printed(lambda console: print_summary(Path(tmp_path), [1, 1, "champion of pllava: version 1", served], console))
-    assert f"  {clip}" in lines and "  Which way?" in lines and "  -> left" in lines
+    assert f"  {clip}" in lines
+    assert "  Which way?" in lines
+    assert "  -> left" in lines
 
 
 def test_a_benchmark_that_has_left_the_params_is_not_shown(tmp_path):
@@ -42,4 +45,5 @@ def test_a_benchmark_that_has_left_the_params_is_not_shown(tmp_path):
     for name in ("mvbench", "msvd_qa"):
         write_json(tmp_path / f"metrics/{name}.json", METRICS)
     text = "\n".join(printed(lambda console: print_summary(tmp_path, [1, 1, "version 1"], console)))
-    assert "mvbench" in text and "msvd_qa" not in text
+    assert "mvbench" in text
+    assert "msvd_qa" not in text

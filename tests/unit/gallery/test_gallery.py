@@ -93,8 +93,10 @@ def test_questions_that_differ_are_not_one_even_with_one_id(tmp_path):
 def test_a_deep_link_shows_one_question_and_its_neighbours_of_the_filter(two):
     _, client = two
     page = client.get("/sample/mvbench/moves/0005?models=old:+adapted&models=new:+adapted&side=gained").text
-    assert "Question number 5?" in page and "1 of 3 that match" in page
-    assert "/sample/mvbench/moves/0006?" in page and 'rel="prev"' not in page
+    assert "Question number 5?" in page
+    assert "1 of 3 that match" in page
+    assert "/sample/mvbench/moves/0006?" in page
+    assert 'rel="prev"' not in page
     assert client.get("/sample/mvbench/moves/4711").status_code == 404
 
 
@@ -106,7 +108,8 @@ def test_what_a_model_wrote_is_text(tmp_path, clips):
     _, client = open_index(tmp_path / "index", write(tmp_path / "r", rows), media={"": clips})
     for address in ("/", "/sample/mvbench/moves/0000", "/?text=%3Cscript%3Ealert(1)%3C/script%3E", "/sample/x/%3Cscript%3E"):
         page = client.get(address)
-        assert "<img src=x" not in page.text and "<script>" not in page.text
+        assert "<img src=x" not in page.text
+        assert "<script>" not in page.text
         assert "script-src 'self'" in page.headers["Content-Security-Policy"]
 
 
@@ -124,7 +127,8 @@ def test_nothing_outside_the_clips_folder_is_read(tmp_path, clips, media):
     for address in ("/media/1", "/frames/1", "/frames/1/0.jpg"):
         assert client.get(address).status_code == 404
     page = client.get("/sample/mvbench/moves/0000").text
-    assert "be shown" in page and str(clips) not in page.replace(row["media"], "")
+    assert "be shown" in page
+    assert str(clips) not in page.replace(row["media"], "")
 
 
 def test_clips_are_played_or_shown_as_frames(tmp_path, clips):
@@ -147,7 +151,8 @@ def test_a_part_of_a_clip_is_what_plays_and_what_is_sampled(tmp_path, clips):
     _, client = open_index(tmp_path / "index", write(tmp_path / "r", [row]), media={"": clips})
     assert re.search(r'src="/media/1\?of=\w{16}#t=0.5,1.5"', client.get("/sample/mvbench/moves/0000").text)
     times = [float(piece.split(" s<")[0]) for piece in client.get("/frames/1").text.split("<figcaption>")[1:]]
-    assert min(times) >= 0.5 and max(times) <= 1.5
+    assert min(times) >= 0.5
+    assert max(times) <= 1.5
 
 
 def test_a_broken_clip_is_a_sentence_without_its_place(tmp_path, clips):
@@ -155,7 +160,8 @@ def test_a_broken_clip_is_a_sentence_without_its_place(tmp_path, clips):
     row = result(0, "adapted", False, media="video/broken.mp4", error="does not decode")
     _, client = open_index(tmp_path / "index", write(tmp_path / "r", [row]), media={"": clips})
     frames = client.get("/frames/1")
-    assert "broken.mp4" in frames.text and str(clips) not in frames.text
+    assert "broken.mp4" in frames.text
+    assert str(clips) not in frames.text
     assert client.get("/media/1").status_code == 415
     assert "does not decode" in client.get("/sample/mvbench/moves/0000").text
 
@@ -270,7 +276,9 @@ def test_results_that_change_are_shown_as_they_are_now(changing):
     write(folder, [result(n, "adapted", False) for n in range(9)])
     write(folder, [result(0, "adapted", True)], "second")
     page = client.get("/").text
-    assert "10 questions" in page and "second" in page and 'class="problem"' not in page
+    assert "10 questions" in page
+    assert "second" in page
+    assert 'class="problem"' not in page
     assert client.get(clip).status_code == 410, "its number may be another question's by now"
 
 
@@ -281,14 +289,17 @@ def test_results_that_cannot_be_read_any_more_leave_those_from_before(changing):
     file.write_text(good + "{\n")
     for _ in range(2):
         page = client.get("/").text
-        assert "3 questions" in page and "line 4 is not JSON" in page
+        assert "3 questions" in page
+        assert "line 4 is not JSON" in page
     shutil.move(folder / "mvbench", folder / ".mvbench.1.partial")  # as while it is written
     page = client.get("/").text
-    assert "3 questions" in page and "holds no results.jsonl" in page
+    assert "3 questions" in page
+    assert "holds no results.jsonl" in page
     shutil.move(folder / ".mvbench.1.partial", folder / "mvbench")
     file.write_text(good + json.dumps(result(3, "adapted", True)) + "\n")
     page = client.get("/").text
-    assert "4 questions" in page and 'class="problem"' not in page
+    assert "4 questions" in page
+    assert 'class="problem"' not in page
 
 
 def test_large_results_are_read_while_those_from_before_are_shown(changing, monkeypatch):
@@ -298,11 +309,13 @@ def test_large_results_are_read_while_those_from_before_are_shown(changing, monk
     monkeypatch.setattr(current, "build", lambda *arguments: go.wait(60) and build(*arguments))
     write(folder, [result(n, "adapted", True) for n in range(5)])
     page = client.get("/").text
-    assert "3 questions" in page and "being read again" in page
+    assert "3 questions" in page
+    assert "being read again" in page
     go.set()
     monkeypatch.setattr(current, "PATIENCE", 60)
     page = client.get("/").text
-    assert "5 questions" in page and "being read again" not in page
+    assert "5 questions" in page
+    assert "being read again" not in page
 
 
 def test_a_folder_that_names_its_sources_is_all_of_them(tmp_path):

@@ -271,7 +271,8 @@ def test_converting_removes_nothing_but_an_older_checkpoint(tiny_base_dir: Path,
             convert(adapter, target, base=str(tiny_base_dir))
     with pytest.raises(PllavaError, match=r"which is read"):
         export(tiny_base_dir, tiny_base_dir, adapter=adapter)
-    assert kept.read_text() == "mine" and (adapter / "model.safetensors").exists()
+    assert kept.read_text() == "mine"
+    assert (adapter / "model.safetensors").exists()
     for _ in range(2):  # an older one is replaced
         assert (convert(adapter, tmp_path / "models" / "ours", base=str(tiny_base_dir)) / "manifest.json").exists()
 

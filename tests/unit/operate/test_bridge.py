@@ -52,7 +52,8 @@ def test_a_signed_move_of_the_champion_is_passed_on_once(world):
     assert world.post(body()) == 409, "a replay"
     world.client = world.start()
     assert world.post(body()) == 409, "a replay after a restart"
-    assert world.post(body(), delivery="two") == 200 and len(world.events) == 2
+    assert world.post(body(), delivery="two") == 200
+    assert len(world.events) == 2
 
 
 @pytest.mark.parametrize(
@@ -70,12 +71,14 @@ def test_a_signed_move_of_the_champion_is_passed_on_once(world):
     ],
 )
 def test_what_is_not_signed_freshly_with_our_secret_is_refused(world, wrong):
-    assert world.post(body(), **wrong) == 401 and world.events == []
+    assert world.post(body(), **wrong) == 401
+    assert world.events == []
 
 
 def test_a_changed_body_is_refused(world):
     signed = bridge.signature(bridge.secret(world.root), "one", str(NOW), body())
-    assert world.post(body(version="4"), **{"X-MLflow-Signature": signed}) == 401 and world.events == []
+    assert world.post(body(version="4"), **{"X-MLflow-Signature": signed}) == 401
+    assert world.events == []
 
 
 def test_a_body_is_bounded(world):
@@ -95,7 +98,8 @@ def test_when_prefect_is_away_mlflow_may_deliver_again(world):
     world.away = True
     assert world.post(body()) == 503
     world.away = False
-    assert world.post(body()) == 200 and len(world.events) == 1
+    assert world.post(body()) == 200
+    assert len(world.events) == 1
 
 
 def test_the_secret_stays_the_same_and_is_ours_alone(world):

@@ -27,7 +27,8 @@ def test_every_key_of_the_params_can_be_given_but_where_it_serves_and_is_judged(
 
 
 def test_only_what_was_set_is_sent():
-    assert given(Overrides()) == {} and Overrides().model_dump() == {}
+    assert given(Overrides()) == {}
+    assert Overrides().model_dump() == {}
     values = {"seed": 0, "train": {"lora": {"r": 4}}, "evaluate": {"lora_alpha": None}}
     assert given(Overrides.model_validate(values)) == values, "0 and null are values"
     assert given(Overrides.model_validate({"evaluate": {}})) == {}
@@ -59,7 +60,8 @@ def test_a_whole_that_is_not_valid_is_not_written(project):
     before = Path("params.yaml").read_text()
     with pytest.raises(PllavaError, match=r"pooling_shape\[0\] = 8 is more than num_frames = 4"):
         compose(None, {"model": {"num_frames": 4}}, Path("params.yaml"))
-    assert Path("params.yaml").read_text() == before and sorted(p.name for p in project.iterdir()) == ["params.yaml", "recipes"]
+    assert Path("params.yaml").read_text() == before
+    assert sorted(p.name for p in project.iterdir()) == ["params.yaml", "recipes"]
 
 
 def test_an_untouched_switch_is_not_sent():

@@ -24,7 +24,8 @@ PARAMS = load_params(Path(__file__).parents[3] / "recipes/tiny.yaml")
 def test_a_grid_is_every_combination_and_equal_points_are_one():
     grid = Grid(pooling_shape=[(8, 3, 3), (4, 3, 3)], lora_rank=[8, 64], other={"train.steps": [10]})
     found = points(PARAMS, grid, [{"train.lora.r": 8, "model.pooling_shape": [4, 3, 3], "train.steps": 10}, {"train.steps": 20}])
-    assert len(found) == 5 and len({point.key for point in found}) == 5
+    assert len(found) == 5
+    assert len({point.key for point in found}) == 5
     assert found[0].changes == {"model": {"pooling_shape": [8, 3, 3]}, "train": {"lora": {"r": 8}, "steps": 10}}
 
 
@@ -37,7 +38,8 @@ def test_a_point_is_named_by_what_differs():
 def test_all_that_is_wrong_is_said_before_anything_runs():
     with pytest.raises(PllavaError) as refused:
         points(PARAMS, Grid(num_frames=[8, 2], other={"train.stepz": [1]}))
-    assert "stepz" in str(refused.value) and "pooling_shape[0] = 8 is more than num_frames = 2" in str(refused.value)
+    assert "stepz" in str(refused.value)
+    assert "pooling_shape[0] = 8 is more than num_frames = 2" in str(refused.value)
     with pytest.raises(PllavaError, match="given twice"):
         points(PARAMS, Grid(lora_rank=[8], other={"train.lora.r": [4]}))
     with pytest.raises(ValidationError, match="lora_rank"):
@@ -63,7 +65,8 @@ def test_the_report_ranks_and_draws(tmp_path):
     rows = [row([4, 3, 3], 32.0, 0.8), row([8, 3, 3], 32.0, 0.7), row([8, 3, 3], 4.0, 0.8), row([2, 3, 3], 32.0, 0.8)]
     assert best(rows) == rows[3], "of equals the one with fewer tokens"
     lines = table(rows, "mvbench").splitlines()
-    assert lines[2] == "| [4, 3, 3] | 32 | 80.0 (75.0-85.0) | 9 |" and lines[-1].startswith("| [8, 3, 3] | 32 | 70.0")
+    assert lines[2] == "| [4, 3, 3] | 32 | 80.0 (75.0-85.0) | 9 |"
+    assert lines[-1].startswith("| [8, 3, 3] | 32 | 70.0")
     assert "](" not in table(rows, "mvbench", tmp_path), "nothing on disk, nothing to link to"
     assert chart(rows, "mvbench", tmp_path / "deep/chart.png").read_bytes().startswith(b"\x89PNG")
 
@@ -81,11 +84,14 @@ def test_the_scores_lead_to_their_questions_in_the_gallery(tmp_path):
     lines = table(rows, "mvbench", tmp_path).splitlines()
     assert f"`pllava gallery {tmp_path}`" in lines[-1]
     best, other, removed = lines[2:5]
-    assert "](" not in removed and "compare" not in best
+    assert "](" not in removed
+    assert "compare" not in best
     for line, right in ((best, 3), (other, 2)):
         address = re.search(r"\]\((http[^)]+)\)", line)[1]
         page = client.get(address.removeprefix(links.ADDRESS)).text
-        assert page.count('<span class="verdict right">') == right and page.count('<span class="verdict') == 4
+        assert page.count('<span class="verdict right">') == right
+        assert page.count('<span class="verdict') == 4
     against = re.search(r"\[compare\]\((http[^)]+)\)", other)[1]
     page = client.get(against.removeprefix(links.ADDRESS))
-    assert page.status_code == 200 and "−1" in page.text
+    assert page.status_code == 200
+    assert "−1" in page.text

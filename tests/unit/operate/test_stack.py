@@ -34,7 +34,8 @@ def test_a_server_elsewhere_stays_in_use_and_its_address_is_written_nowhere(root
     assert "secret" not in write_settings(stack).read_text()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     found = recorded(root)
-    assert found == stack and "mlflow" not in {program.name for program in programs(found)}
+    assert found == stack
+    assert "mlflow" not in {program.name for program in programs(found)}
     assert found.mlflow_url == "elsewhere (MLFLOW_TRACKING_URI)"
 
 
@@ -50,10 +51,14 @@ def test_a_secret_is_made_once_and_read_by_its_user_alone(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         made = set(pool.map(lambda _: secret(file, "pllava:"), range(32)))
     (login,) = made
-    assert login == file.read_text() and login.startswith("pllava:") and len(login) > 40
-    assert file.stat().st_mode & 0o777 == 0o600 and list(file.parent.iterdir()) == [file]
+    assert login == file.read_text()
+    assert login.startswith("pllava:")
+    assert len(login) > 40
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert list(file.parent.iterdir()) == [file]
     file.chmod(0o644)
-    assert secret(file) == login and file.stat().st_mode & 0o777 == 0o600
+    assert secret(file) == login
+    assert file.stat().st_mode & 0o777 == 0o600
     file.write_text("\n")  # its disk was full
     assert secret(file, "pllava:") not in ("", login)
 

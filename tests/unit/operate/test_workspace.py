@@ -44,7 +44,8 @@ def test_a_run_that_is_killed_holds_nothing(tmp_path):
 
 
 def test_names_are_such_that_git_takes_them():
-    assert safe_name("my run: ../../x~1") == "my-run-x-1" and safe_name("..") == "run"
+    assert safe_name("my run: ../../x~1") == "my-run-x-1"
+    assert safe_name("..") == "run"
 
 
 def test_without_git_the_next_command_is_named(tmp_path):
@@ -69,4 +70,5 @@ def test_changes_come_along_however_git_shows_them_to_this_person(tmp_path, monk
     run("git", "commit", "-m", "first")
     (tmp_path / "params.yaml").write_text("seed: 2\n")
     with workspace(tmp_path, "a") as place:
-        assert (place.root / "params.yaml").read_text() == "seed: 2\n" and place.changed == ("params.yaml",)
+        assert (place.root / "params.yaml").read_text() == "seed: 2\n"
+        assert place.changed == ("params.yaml",)

@@ -45,11 +45,13 @@ def server(tmp_path, monkeypatch):
 def test_two_processes_at_once_fetch_it_once(server):
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(resolve.locate, ["models:/pllava/3"] * 2)
-    assert first == second and server.fetched == 1
+    assert first == second
+    assert server.fetched == 1
 
 
 def test_the_version_of_that_number_on_another_server_is_another_one(server):
     resolve.locate("models:/pllava/3")
     server.weights = "others"
     _, folder = resolve.locate("models:/pllava/3")
-    assert (folder / "weights").read_text() == "others" and server.fetched == 2
+    assert (folder / "weights").read_text() == "others"
+    assert server.fetched == 2

@@ -71,7 +71,8 @@ def test_what_an_upgrade_left_half_done_is_set_aside_and_said(tmp_path: Path, wh
         assert revision(database)
         aside = list(database.parent.glob("mlflow.db.half-migrated-*"))
         if aside:
-            assert len(done.stderr.strip().splitlines()) == 1 and str(aside[0]) in done.stderr
+            assert len(done.stderr.strip().splitlines()) == 1
+            assert str(aside[0]) in done.stderr
             assert len(aside[0].read_bytes()) <= len(left) or aside[0].stat().st_size
             return
     pytest.skip("none of eight kills broke the file")
@@ -103,7 +104,8 @@ def test_records_and_what_is_in_a_wal_are_kept(tmp_path: Path, whole: bytes) -> 
     migrate(f"sqlite:///{database}")
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("SELECT count(*) FROM experiments WHERE name = 'mine'").fetchone() == (1,)
-    assert not list(tmp_path.glob("*-wal")) and not list(tmp_path.glob("*half*"))
+    assert not list(tmp_path.glob("*-wal"))
+    assert not list(tmp_path.glob("*half*"))
 
 
 def test_a_file_that_cannot_be_migrated_stays_as_it_was(tmp_path: Path, whole: bytes) -> None:
@@ -115,7 +117,8 @@ def test_a_file_that_cannot_be_migrated_stays_as_it_was(tmp_path: Path, whole: b
     newer = database.read_bytes()
     with pytest.raises(PllavaError, match="is as it was"):
         migrate(f"sqlite:///{database}")
-    assert database.read_bytes() == newer and not list(tmp_path.glob("*half*"))
+    assert database.read_bytes() == newer
+    assert not list(tmp_path.glob("*half*"))
     database.write_bytes(b"no database " * 1000)
     with pytest.raises(PllavaError, match="cannot be read"):
         migrate(f"sqlite:///{database}")
@@ -129,4 +132,5 @@ def test_two_at_once_make_one_store(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert revision(database) and not list(tmp_path.glob("*half*"))
+    assert revision(database)
+    assert not list(tmp_path.glob("*half*"))

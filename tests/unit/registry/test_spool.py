@@ -63,4 +63,5 @@ def test_a_workspace_keeps_it_in_its_project(tmp_path, mlflow, monkeypatch):
         inside.setattr("os.environ", Workspace("a", workspace, tmp_path, "", (), ()).environment())
         training(workspace, "first")
     shutil.rmtree(workspace)
-    assert deliver(mlflow, tmp_path, mlflow.create) == 1 and mlflow.files == [("train", "summary.md", "first")]
+    assert deliver(mlflow, tmp_path, mlflow.create) == 1
+    assert mlflow.files == [("train", "summary.md", "first")]

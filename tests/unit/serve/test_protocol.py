@@ -135,7 +135,9 @@ def test_options():
     more = {"max_completion_tokens": 5, "max_tokens": 7, "temperature": 1, "top_p": 0.5, "stop": "x", "seed": -1, "user": "me", "n": 1}
     asked = parse(body(VIDEO, **more, stream=True, stream_options={"include_usage": True}), SETTINGS)
     assert (asked.max_new_tokens, asked.temperature, asked.top_p, asked.stop, asked.stream) == (5, 1.0, 0.5, ("x",), True)
-    assert asked.include_usage and asked.seed is not None and asked.seed >= 0
+    assert asked.include_usage
+    assert asked.seed is not None
+    assert asked.seed >= 0
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,8 @@ def test_options():
 def test_what_is_refused(change: dict[str, Any], why: str):
     with pytest.raises(ApiError) as refused:
         parse(body(VIDEO) | change, SETTINGS)
-    assert refused.value.status == 400 and why in refused.value.message
+    assert refused.value.status == 400
+    assert why in refused.value.message
     assert set(refused.value.body["error"]) == {"message", "type", "param", "code"}
 
 
@@ -191,4 +194,6 @@ def test_an_open_host_needs_a_key():
     with pytest.raises(PllavaError, match="PLLAVA_API_KEY"):
         ServeSettings(host="0.0.0.0")
     assert ServeSettings(host="0.0.0.0", api_key="secret").host == "0.0.0.0"
-    assert is_loopback("::1") and is_loopback("127.8.0.1") and not is_loopback("example.com")
+    assert is_loopback("::1")
+    assert is_loopback("127.8.0.1")
+    assert not is_loopback("example.com")

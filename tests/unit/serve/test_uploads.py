@@ -49,7 +49,8 @@ def test_an_upload_that_kills_its_reader_is_refused_and_the_next_is_taken(refere
         ):
             files.add(sent, "b.gif")
         second = files.add(io.BytesIO(clip), "c.mp4")
-    assert files.all() == [first, second] and {path.name for path in files.folder.iterdir()} == {first.id, second.id}
+    assert files.all() == [first, second]
+    assert {path.name for path in files.folder.iterdir()} == {first.id, second.id}
 
 
 def jpeg(level: int, size: tuple[int, int] = (64, 48)) -> bytes:
@@ -86,7 +87,9 @@ def test_what_a_killed_server_left_is_removed_at_the_next_start(folder: Path):
         path.write_bytes(b"x")
     with Readers(1) as readers:
         first, files = Files(ServeSettings(), readers), Files(ServeSettings(), readers)
-    assert not left.parent.exists() and others.exists() and first.folder.is_dir()
+    assert not left.parent.exists()
+    assert others.exists()
+    assert first.folder.is_dir()
     assert files.folder.stat().st_mode & 0o777 == 0o700
     files.close()
     assert not files.folder.exists()
@@ -119,4 +122,5 @@ def test_a_page_of_another_origin_gets_nothing(tiny_model: Any, tiny_processor: 
         assert ask(f"{url}/v1/models", Origin=url)[0] == 200
     with served(build_app(chat, ["tiny"], ServeSettings(api_key="secret"))) as url:
         gets_nothing(url, ["/health"])
-        assert ask(f"{url}/health", Origin=url)[0] == 200 and ask(f"{url}/v1/models", Origin=url)[0] == 401
+        assert ask(f"{url}/health", Origin=url)[0] == 200
+        assert ask(f"{url}/v1/models", Origin=url)[0] == 401

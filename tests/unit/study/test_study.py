@@ -111,7 +111,8 @@ def test_every_shipped_study_fits_the_default(monkeypatch: pytest.MonkeyPatch) -
     params = load_params()
     for file in Path("recipes/studies").glob("*.yaml"):
         name, found = read_study(file.stem)
-        assert name == file.stem and len(found.seeds) == 3
+        assert name == file.stem
+        assert len(found.seeds) == 3
         for changes in found.points.values():
             applied(params, {**found.shared, **changes})
     assert read_study("temporal")[1].points.keys() == {"1", "2", "4", "8"}
@@ -137,7 +138,8 @@ def test_intervals_hold_videos_and_seeds() -> None:
     half = [[True, False] * 50]
     value, low, high = interval([answers(half)], 2000)
     assert value == 0.5
-    assert low == pytest.approx(0.40, abs=0.02) and high == pytest.approx(0.60, abs=0.02)  # 1.96 sqrt(0.25 / 100)
+    assert low == pytest.approx(0.40, abs=0.02)
+    assert high == pytest.approx(0.60, abs=0.02)
     grouped = interval([answers([sorted(half[0])], clips=10)], 2000)
     assert grouped[2] - grouped[1] > 2 * (high - low), "ten questions of a clip are not ten draws"
     seeds = interval([answers([[True] * 100]), answers([[False] * 100])], 2000)

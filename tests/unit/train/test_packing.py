@@ -83,9 +83,11 @@ def test_a_packed_row_is_the_samples_apart(fresh_tiny_model: Callable[[], Any], 
 
     use_packed_attention(peft.get_base_model())
     packed = make[True](made)
-    assert packed["input_ids"].shape[0] == 1 and "attention_mask" not in packed
+    assert packed["input_ids"].shape[0] == 1
+    assert "attention_mask" not in packed
     packed_loss, packed_gradients = loss_and_gradients(peft, packed)
-    assert packed_loss == pytest.approx(loss, abs=1e-5) and packed_loss == pytest.approx(apart, abs=1e-5)
+    assert packed_loss == pytest.approx(loss, abs=1e-5)
+    assert packed_loss == pytest.approx(apart, abs=1e-5)
     assert packed_gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(packed_gradients[name], gradient, rtol=1e-4, atol=1e-6)

@@ -105,7 +105,9 @@ def evaluate(room: Room, path: Path) -> str:
     [unit] = units(load_samples(root), 8)
     panel = Panel(MVBench(), [Contestant("base", room.chat.model)], room.chat.processor, room.chat.template, 4, 2, 8, root)
     bad, good = sorted(panel.answer(unit), key=lambda row: row["media"])
-    assert good["error"] is None and good["prediction"] and not bad["prediction"]
+    assert good["error"] is None
+    assert good["prediction"]
+    assert not bad["prediction"]
     return bad["error"]
 
 
@@ -176,7 +178,8 @@ def gallery(room: Room, path: Path) -> str:
     media.content_type(path)
     with pytest.raises(PllavaError) as caught:
         media.strip(path, 4, "eval", None, None)
-    assert media.content_type(ASKED) == "video/mp4" and media.strip(ASKED, 4, "eval", None, None)
+    assert media.content_type(ASKED) == "video/mp4"
+    assert media.strip(ASKED, 4, "eval", None, None)
     return str(caught.value)
 
 

@@ -37,7 +37,8 @@ def test_recorded_pixels(reference: Path, processor: PllavaProcessor):
     for case in recorded["cases"]:
         clips = [np.stack([np.asarray(Image.open(reference / name).convert("RGB")) for name in names]) for names in case["videos"]]
         pixels = np.concatenate([clip.numpy() for clip in at(processor, case["res"]).preprocess_videos(clips)])
-        assert pixels.dtype == np.float32 and list(pixels.shape) == case["out_shape"]
+        assert pixels.dtype == np.float32
+        assert list(pixels.shape) == case["out_shape"]
         levels = np.rint((pixels.astype(float) * STD + MEAN) * 255).astype(np.uint8)
         assert hashlib.sha256(np.ascontiguousarray(levels).tobytes()).hexdigest() == case["u8_sha256"], case["name"]
         if (strided := tensors.get(f"{case['name']}/f32_strided")) is not None:
@@ -57,7 +58,8 @@ def test_the_placeholder_becomes_one_id_a_visual_token(processor: PllavaProcesso
     ids, mask = batch["input_ids"], batch["attention_mask"]
     assert (ids == processor.image_token_id).sum(1).tolist() == [16, 0]
     assert ids[0].tolist() == processor.tokenizer(processor.expand("USER: <image>\nWhat?"))["input_ids"]
-    assert mask[1].tolist() == sorted(mask[1].tolist()) and mask[0].all()
+    assert mask[1].tolist() == sorted(mask[1].tolist())
+    assert mask[0].all()
     right = processor.tokenize(["USER: <image>\nWhat?", "hello"], padding_side="right")
     assert right["input_ids"][1][: mask[1].sum()].tolist() == ids[1][-mask[1].sum() :].tolist()
 
@@ -72,13 +74,15 @@ def test_decoding_what_is_new_keeps_its_first_space(processor: PllavaProcessor):
 def test_pixels_of_a_clip_do_not_depend_on_its_batch(processor: PllavaProcessor):
     wide, tall = (np.random.RandomState(0).randint(0, 256, shape, dtype=np.uint8) for shape in ((4, 40, 90, 3), (4, 90, 40, 3)))
     together = processor(videos=[wide, tall])["pixel_values_videos"]
-    assert (together[0] == processor.preprocess_video(wide)).all() and (together[1] == processor.preprocess_video(tall)).all()
+    assert (together[0] == processor.preprocess_video(wide)).all()
+    assert (together[1] == processor.preprocess_video(tall)).all()
 
 
 def test_call(processor: PllavaProcessor):
     short, whole = np.zeros((3, 30, 30, 3), np.uint8), np.zeros((4, 30, 30, 3), np.uint8)
     batch = processor(text=["<image>a", "<image>b c"], videos=[short, whole], images=Image.new("RGB", (50, 40)))
-    assert batch["pixel_values_videos"].shape == (2, 4, 3, 56, 56) and batch["pixel_values"].shape == (1, 3, 56, 56)
+    assert batch["pixel_values_videos"].shape == (2, 4, 3, 56, 56)
+    assert batch["pixel_values"].shape == (1, 3, 56, 56)
     assert batch["input_ids"].shape == batch["attention_mask"].shape
 
 
@@ -97,6 +101,8 @@ def test_save_and_load(processor: PllavaProcessor, tiny_base_dir: Path, tmp_path
     processor.save_pretrained(tmp_path)
     for folder in (tiny_base_dir, tmp_path):
         again = AutoProcessor.from_pretrained(folder)
-        assert isinstance(again, PllavaProcessor) and again.pooling_shape == (4, 2, 2) and again.num_frames == 4
+        assert isinstance(again, PllavaProcessor)
+        assert again.pooling_shape == (4, 2, 2)
+        assert again.num_frames == 4
         assert (again.preprocess_video(frames) == processor.preprocess_video(frames)).all()
         assert again.tokenizer("a</s>  USER:")["input_ids"] == processor.tokenizer("a</s>  USER:")["input_ids"]

@@ -30,9 +30,11 @@ def test_real_clips(name: str):
     width, height, total, fps = REAL[name]
     info = probe(path)
     assert (info.width, info.height, info.num_frames_total) == (width, height, total)
-    assert info.fps == pytest.approx(fps) and info.duration == pytest.approx(total / fps, abs=1e-3)
+    assert info.fps == pytest.approx(fps)
+    assert info.duration == pytest.approx(total / fps, abs=1e-3)
     video = read_video(path, 4)
-    assert video.frames.shape == (4, height, width, 3) and video.frames.dtype == np.uint8
+    assert video.frames.shape == (4, height, width, 3)
+    assert video.frames.dtype == np.uint8
     assert video.times == pytest.approx(np.array(video.indices) / fps, abs=1e-3)
 
 
@@ -58,7 +60,8 @@ def test_variable_frame_rate_goes_by_timestamps(make_clip: MakeClip, reader: str
     video = read_video(path, 24, "middle", reader=reader)
     assert video.times == pytest.approx(np.array(shown) / 1000, abs=2e-3)
     part = read_video(path, 8, start=2.0, end=9.0, reader=reader)
-    assert part.times.min() >= 2.0 and part.times.max() <= 9.0
+    assert part.times.min() >= 2.0
+    assert part.times.max() <= 9.0
 
 
 def test_a_frame_far_from_its_key_frame_is_the_one_asked_for(tmp_path: Path):
@@ -74,13 +77,16 @@ def test_a_frame_far_from_its_key_frame_is_the_one_asked_for(tmp_path: Path):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     video = read_video(path, 1)
-    assert video.indices == [11_999] and abs(video.frames.mean() - 110) < 6
+    assert video.indices == [11_999]
+    assert abs(video.frames.mean() - 110) < 6
 
 
 def test_still_image_is_a_clip_of_one_frame(tmp_path: Path):
     Image.new("RGBA", (20, 10), (200, 0, 0, 255)).save(tmp_path / "a.png")
     video = read_video(tmp_path / "a.png")
-    assert video.frames.shape == (1, 10, 20, 3) and video.times.tolist() == [0] and video.reader == "pillow"
+    assert video.frames.shape == (1, 10, 20, 3)
+    assert video.times.tolist() == [0]
+    assert video.reader == "pillow"
 
 
 def test_sixteen_bits_a_pixel_are_scaled_not_cut_off(tmp_path: Path):
@@ -94,7 +100,8 @@ def test_a_size_that_changes_on_the_way_is_that_of_the_first_frame(tmp_path: Pat
     path.write_bytes(b"".join(clip.read_bytes() for clip in clips))
     assert read_video(path, 8).frames.shape == (8, 48, 64, 3)
     pictures = [frame.image().shape for frame in FrameStream(path)]
-    assert len(pictures) == 48 and set(pictures) == {(48, 64, 3)}
+    assert len(pictures) == 48
+    assert set(pictures) == {(48, 64, 3)}
 
 
 def test_packets_without_a_time_are_read_with_pyav(tmp_path: Path):
@@ -107,7 +114,8 @@ def test_packets_without_a_time_are_read_with_pyav(tmp_path: Path):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * i, np.uint8), format="rgb24")))
         container.mux(stream.encode())
     video = read_video(path, 12, "middle")
-    assert video.reader == "pyav" and 0.4 < video.duration < 0.6
+    assert video.reader == "pyav"
+    assert 0.4 < video.duration < 0.6
     assert np.abs(video.frames.mean((1, 2, 3)) - np.arange(12) * 20).max() < 8
 
 
@@ -115,7 +123,8 @@ def test_gif_times_are_its_own(tmp_path: Path):
     frames = [Image.new("RGB", (8, 8), (i * 60, 0, 0)) for i in range(4)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[100, 200, 300, 400])
     video = read_video(tmp_path / "a.gif", 4, "middle")
-    assert video.times == pytest.approx([0, 0.1, 0.3, 0.6]) and video.duration == pytest.approx(1.0)
+    assert video.times == pytest.approx([0, 0.1, 0.3, 0.6])
+    assert video.duration == pytest.approx(1.0)
 
 
 def test_a_gap_in_a_frame_folder_is_named(tmp_path: Path):
@@ -157,7 +166,8 @@ def test_broken_files_are_refused_with_their_name_and_reason(tmp_path: Path, mak
     for path, message in broken(tmp_path, make_clip).values():
         with pytest.raises(PllavaError, match=message) as caught:
             read_video(path, 8)
-        assert str(path) in str(caught.value) and "Errno" not in str(caught.value)
+        assert str(path) in str(caught.value)
+        assert "Errno" not in str(caught.value)
 
 
 def test_audio_only(tmp_path: Path):
@@ -209,4 +219,6 @@ def test_parts_outside_the_clip(make_clip: MakeClip, start: float, end: float | 
 @pytest.mark.parametrize("end", [100, 1e308, float("inf")])
 def test_an_end_past_the_clip_is_cut(make_clip: MakeClip, sampling: str, end: float):
     video = read_video(make_clip(), 8, sampling, start=1.0, end=end)
-    assert video.indices == sorted(set(video.indices)) and video.indices[0] >= 12 and video.indices[-1] <= 23
+    assert video.indices == sorted(set(video.indices))
+    assert video.indices[0] >= 12
+    assert video.indices[-1] <= 23

@@ -41,7 +41,8 @@ def test_same_frames_in_order_with_failures_in_their_place(make_clip: MakeClip, 
     assert [path for path, _ in found] == paths
     for path, video in found:
         if path in (junk, clips[3]):
-            assert isinstance(video, PllavaError) and str(path) in str(video)
+            assert isinstance(video, PllavaError)
+            assert str(path) in str(video)
             continue
         alone = read_video(path, 8)
         assert not isinstance(video, PllavaError)
@@ -67,7 +68,8 @@ def test_a_reader_that_hangs_or_dies_is_replaced(
     with Readers(1, time_limit=limit) as readers:
         with signal_readers(lambda file: file == slow_gif, sent) as pids, pytest.raises(ReaderDied, match=said):
             readers.read(slow_gif, 4)
-        assert len(pids) == 1 and not psutil.pid_exists(pids[0])
+        assert len(pids) == 1
+        assert not psutil.pid_exists(pids[0])
         assert readers.read(path, 4).frames.shape == (4, 48, 64, 3)
 
 
@@ -108,7 +110,8 @@ def test_a_forked_process_has_readers_of_its_own(make_clip: MakeClip):
         os._exit(0)
     os.waitpid(pid, 0)
     other = receive.recv()
-    assert other != process and psutil.pid_exists(process)
+    assert other != process
+    assert psutil.pid_exists(process)
     deadline = time.monotonic() + 10
     while psutil.pid_exists(other) and psutil.Process(other).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "it lives on after the process that started it"
@@ -181,7 +184,8 @@ def test_closing_ends_a_read_under_way(slow_gif: Path):
     [child] = readers._busy
     readers.close()
     thread.join(5)
-    assert caught and child.process.poll() is not None
+    assert caught
+    assert child.process.poll() is not None
 
 
 def test_a_time_limit_for_one_clip(make_clip: MakeClip):

@@ -43,8 +43,10 @@ def test_even_repetition_loses_no_frame():
 def test_random_frames_are_ordered_and_inside(num_frames: int, total: int):
     for seed in range(20):
         indices = train_indices(num_frames, total, "rand", rng=random.Random(seed))
-        assert len(indices) == num_frames and indices == sorted(indices)
-        assert indices[0] >= 0 and indices[-1] < total
+        assert len(indices) == num_frames
+        assert indices == sorted(indices)
+        assert indices[0] >= 0
+        assert indices[-1] < total
 
 
 def test_what_cannot_be_sampled():
