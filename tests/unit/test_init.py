@@ -23,6 +23,7 @@ from pllava.stages.train.launch import accelerate_config
 from pllava.trials.specification import read_study
 
 CHECKOUT = Path(__file__).parents[2]
+CLIP = CHECKOUT / "tests/reference/video/clip.gif"
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def test_settings_that_are_named_must_be_there(empty):
 NEED_A_PROJECT = (
     "render", "prepare", "features", "train", "evaluate", "judge", "report", "study spatial", "register", "gate", "promote", "rollback",
     "lineage models:/pllava/1", "reproduce models:/pllava/1", "deploy", "up", "down", "status", "data list", "data show rendered",
-    "data check rendered", "data add a --annotations b.json", "data remove rendered", f"ask {__file__} what --model models:/pllava@champion",
+    "data check rendered", "data add a --annotations b.json", "data remove rendered", f"ask {CLIP} what --model models:/pllava@champion",
 )  # fmt: skip
 
 
