@@ -20,11 +20,11 @@ from pllava.video.reader import VideoFrames
 TARGET = Path(__file__).with_name("answer.gif")
 LIMIT = 1_000_000  # bytes
 CLIP, FRAME, GAP, WIDTH = 256, 70, 16, 720  # pixels
-STEP = 90  # milliseconds a picture
+STEP = 110  # milliseconds a picture
 PAUSE = 3000  # at the end
 WHITE, INK, GREY, BLUE = (255, 255, 255), (30, 30, 36), (120, 120, 130), (24, 90, 190)
 FONTS = Path(matplotlib.get_data_path()) / "fonts/ttf"
-TEXT = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), 17)
+TEXT = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), 20)
 SMALL = ImageFont.truetype(str(FONTS / "DejaVuSans.ttf"), 13)
 
 
@@ -54,8 +54,8 @@ def picture(clip: Image.Image, strip: list[Image.Image], looked: int, turns: lis
         for text, colour in ((question, INK), (answer, BLUE)):
             for line in wrapped(text, WIDTH - left - GAP):
                 draw.text((left, top), line, colour, TEXT)
-                top += 24
-        top += 12
+                top += 28
+        top += 16
     draw.text((GAP, CLIP + 2 * GAP - 6), f"the {len(strip)} frames that the model looks at", GREY, SMALL)
     for number, frame in enumerate(strip[:looked]):
         image.paste(frame.resize((FRAME, FRAME), Image.Resampling.LANCZOS), (GAP + number * (FRAME + GAP), CLIP + 2 * GAP + 16))
