@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from gallery_results import result, write
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 CHECKOUT = Path(__file__).parents[2]
 CLIP = CHECKOUT / "tests/reference/video/clip.gif"
@@ -72,23 +74,33 @@ def test_commands_run_in_an_empty_folder(run, tmp_path):
     assert json.loads((tmp_path / "captions.jsonl").read_text())["caption"]
 
 
-def test_models_are_converted_composed_and_exported_in_an_empty_folder(environment, run, tmp_path):
+def test_models_are_converted_composed_and_exported_in_an_empty_folder(environment, run, tmp_path, reference, tiny_base_dir):
     base = f"{environment['SITE']}/pllava/project/data/base/tiny-llava"
     run("pllava", "export", base, "exported")
     assert (tmp_path / "exported/config.json").is_file()
     assert run("pllava", "ask", CLIP, "What is moving?", "--model", base, "--template", "tiny").strip()
-    for command in ("convert", "compose", "gallery"):
-        assert "Usage" in run("pllava", command, "--help")
+    run("pllava", "convert", reference / "ckpt/tiny56_lora_r8", "mine", "--base", tiny_base_dir)
+    assert (tmp_path / "mine/adapter_model.safetensors").is_file()
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=28, patch_size=14)).save_pretrained(tmp_path / "tower")
+    LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=1000)).save_pretrained(tmp_path / "language")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_base_dir / name, tmp_path / "language")
+    run("pllava", "compose", "tower", "language", "base", "--num-frames", "2", "--pooling-shape", "2", "2", "2")
+    assert (tmp_path / "base/config.json").is_file()
 
 
-@pytest.mark.parametrize(("command", "path"), [("serve", "/v1/models"), ("demo", "/")])
-def test_a_model_is_served_from_an_empty_folder(environment, tmp_path, command, path):
+@pytest.mark.parametrize(("command", "path"), [("serve", "/v1/models"), ("demo", "/"), ("gallery results", "/")])
+def test_pages_are_served_from_an_empty_folder(environment, tmp_path, command, path):
+    write(tmp_path / "results", [result(0, "adapted", True)])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path / "log"
     with log.open("w") as file:
-        process = subprocess.Popen(["pllava", command, "--port", str(port)], cwd=tmp_path, env=environment, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            ["pllava", *command.split(), "--port", str(port)], cwd=tmp_path, env=environment, stdout=file, stderr=file
+        )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         for _ in range(400):
