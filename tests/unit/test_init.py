@@ -47,7 +47,7 @@ def test_a_project_has_all_it_needs(empty):
     assert load_params(mine / "params.yaml") == recipes.load("tiny")
     for file in (".dvc/config", ".dvcignore", ".gitignore", "prefect.yaml", "flows/pipeline.py", "data/base/tiny-llava/model.safetensors"):
         assert (mine / file).read_bytes() == (CHECKOUT / file).read_bytes()
-    assert "cd mine" in text and "dvc repro" in text and "python -m flows.pipeline" in text
+    assert "cd mine" in text and "dvc repro" in text and "make run" in text
 
 
 def test_its_stages_are_those_of_the_checkout_after_the_stage_that_names_the_code(empty):
@@ -57,6 +57,24 @@ def test_its_stages_are_those_of_the_checkout_after_the_stage_that_names_the_cod
     assert here[0].name == "code"
     assert [(stage.name, set(stage.needs) - {"code"}) for stage in here[1:]] == [(stage.name, set(stage.needs)) for stage in there]
     assert all("code" in stage.needs for stage in here[1:])
+
+
+@pytest.mark.parametrize(
+    ("target", "commands"),
+    [
+        ("run", "python -m flows.pipeline"),
+        ("repro", "dvc repro"),
+        ("up", "pllava up"),
+        ("down", "pllava down"),
+        ("status", "pllava status\ndvc status"),
+    ],
+)
+def test_make_has_the_names_of_the_checkout(empty, target, commands):
+    init(Path("mine"))
+    assert (
+        subprocess.run(["make", "-n", "-C", "mine", "--no-print-directory", target], capture_output=True, text=True).stdout.strip()
+        == commands
+    )
 
 
 def test_every_room_that_a_stage_names_is_written(empty):
