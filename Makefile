@@ -19,7 +19,7 @@ export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
 export PREFECT_SERVER_UI_V2_ENABLED := false
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help run repro test bench lint up down status remote clean
+.PHONY: help run repro test bench lint tree up down status remote clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ lint: $(INSTALLED) ## format and check the code, and its types
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy pllava flows
+
+tree: ## every module, with the first line of what it says of itself
+	@$(PYTHON) docs/tree.py
 
 up: $(INSTALLED) ## start Prefect, MLflow, a worker and the demo in the background (docs/operations.md)
 	@$(BIN)/pllava up

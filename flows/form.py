@@ -5,13 +5,14 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from flows import ROOT
+from pllava.core import recipes
 from pllava.core.errors import PllavaError
 from pllava.core.params import load_params
 
 AS_IT_STANDS = "params.yaml as it stands"
 ALL = "all"
 
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+RECIPES = recipes.names(ROOT)
 try:
     BENCHMARKS = list(load_params(ROOT / "params.yaml").evaluate.benchmarks)
 except PllavaError:  # a flow says what is wrong when it runs; a module that is imported has no good way to

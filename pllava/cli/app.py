@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from pllava.apps.web.auth import AUTH_HELP
-from pllava.cli.options import PARAMS, Adapter, LoraAlpha, MaxNewTokens, ModelName, ParamsFile, Template, say, settings_of
+from pllava.cli.options import (
+    PARAMS,
+    Adapter,
+    LoraAlpha,
+    MaxNewTokens,
+    ModelName,
+    ParamsFile,
+    Template,
+    say,
+    settings_anywhere,
+    settings_of,
+)
 
 commands = typer.Typer()
 
@@ -30,7 +41,7 @@ def ask(
     """
     from pllava.apps.ask import ask
 
-    typer.echo(ask(settings_of(params), video, question, model, adapter, template, max_new_tokens, lora_alpha, say=say))
+    typer.echo(ask(settings_anywhere(params), video, question, model, adapter, template, max_new_tokens, lora_alpha, say=say))
 
 
 @commands.command()
@@ -47,7 +58,7 @@ def demo(
     """Serve the chat page in the foreground, until Ctrl-C."""
     from pllava.apps.demo.server import serve
 
-    serve(settings_of(params), model, adapter, template, lora_alpha, host, port, auth, say=say)
+    serve(settings_anywhere(params), model, adapter, template, lora_alpha, host, port, auth, say=say)
 
 
 @commands.command()

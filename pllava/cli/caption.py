@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pllava.cli.options import PARAMS, Adapter, LoraAlpha, MaxNewTokens, ModelName, ParamsFile, Template, say, settings_of
+from pllava.cli.options import PARAMS, Adapter, LoraAlpha, MaxNewTokens, ModelName, ParamsFile, Template, say, settings_anywhere
 
 commands = typer.Typer()
 
@@ -70,7 +70,7 @@ def caption(
     }
     if question is not None:
         settings["question"] = question
-    job, name = make_job(settings_of(params), model, adapter, template, **settings)
+    job, name = make_job(settings_anywhere(params), model, adapter, template, **settings)
     say(f"model: {name}")
     from pllava.apps.caption.single import caption_one, is_one
 

@@ -1,12 +1,26 @@
-"""`pllava version | doctor`: what is here."""
+"""`pllava init | version | doctor`: a new project, and what is here."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from pllava.cli.options import PARAMS, ParamsFile
 
 commands = typer.Typer()
+
+
+@commands.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="a new one, or an empty one")],
+    recipe: Annotated[str, typer.Option(metavar="NAME", help="its settings: a name of `pllava recipe list`")] = "tiny",
+) -> None:
+    """Write a project that runs: settings, stages, flows, tiny base."""
+    from pllava.services.init import init
+
+    typer.echo(init(folder, recipe))
 
 
 @commands.command()

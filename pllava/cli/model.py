@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pllava.cli.options import PARAMS, Adapter, ParamsFile, StoredAlpha, settings_of
+from pllava.cli.options import PARAMS, Adapter, ParamsFile, StoredAlpha, settings_of, settings_of_recipe
 
 commands = typer.Typer()
 
@@ -28,10 +28,9 @@ def plan(
 
     Exit code 1 when inference or training does not fit --device.
     """
-    from pllava.core import recipes
     from pllava.model.plan import describe, make_plan
 
-    settings = recipes.load(recipe) if recipe else settings_of(params)
+    settings = settings_of_recipe(recipe) if recipe else settings_of(params)
     made = make_plan(recipe or str(params), settings, device, text_tokens, new_tokens, questions, beams, processes, bits)
     typer.echo(describe(made))
     raise typer.Exit(0 if made.fits(made.inference) and made.fits(made.training) else 1)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from pllava.cli.options import say
+from pllava.cli.options import PARAMS, say
+from pllava.core.errors import PllavaError
 
 commands = typer.Typer()
 
@@ -17,6 +18,8 @@ def _project() -> Path:
     from pllava.tracking.store import project_root
 
     root = project_root()
+    if not (root / PARAMS).is_file():
+        raise PllavaError(f"{root} is in no project, and this needs one. Go to its folder, or make one: pllava init FOLDER")
     os.chdir(root)
     return root
 

@@ -33,6 +33,22 @@ def settings_of(path: Path) -> Params:
     return load_params(path)
 
 
+def settings_anywhere(path: Path) -> Params:
+    """Settings for a command that needs no project: those of the file; without params.yaml the recipe tiny, on the base of the package."""
+    if path != PARAMS or path.exists():
+        return settings_of(path)
+    return settings_of_recipe("tiny")
+
+
+def settings_of_recipe(name: str) -> Params:
+    """A recipe's settings; a base that is not in the current folder is that of the package."""
+    from pllava.core import recipes, shipped
+
+    params = recipes.load(name)
+    base = str(shipped.locate(Path(params.model.base)))
+    return params.model_copy(update={"model": params.model.model_copy(update={"base": base})})
+
+
 def say(text: object) -> None:
     """To stderr: what is for a person; stdout is for the result."""
     typer.echo(text, err=True)

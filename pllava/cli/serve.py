@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pllava.cli.options import PARAMS, Adapter, LoraAlpha, ModelName, ParamsFile, Template, say, settings_of
+from pllava.cli.options import PARAMS, Adapter, LoraAlpha, ModelName, ParamsFile, Template, say, settings_anywhere
 
 commands = typer.Typer()
 
@@ -43,4 +43,4 @@ def serve(
         timeout=timeout,
         api_key=key_from_environment(),
     )
-    serve(settings_of(params), settings, model, adapter, template, lora_alpha, say=say)
+    serve(settings_anywhere(params), settings, model, adapter, template, lora_alpha, say=say)

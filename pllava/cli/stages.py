@@ -1,4 +1,4 @@
-"""`pllava render | prepare | features | train`: the stages before evaluation. Nothing heavy is imported before a command runs."""
+"""`pllava code | render | prepare | features | train`: the stages before evaluation. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import typer
 from pllava.cli.options import PARAMS, ParamsFile, say, settings_of
 
 commands = typer.Typer()
+
+
+@commands.command()
+def code() -> None:
+    """Stage of a project without the code: what is installed."""
+    from pllava.services.rooms import write_rooms
+
+    say(write_rooms())
 
 
 @commands.command()

@@ -322,7 +322,7 @@ def load_params(path: str | Path = PARAMS_FILE) -> Params:
     try:
         raw = yaml.safe_load(path.read_bytes())  # bytes: what is no UTF-8 is an error of YAML's, with its place
     except FileNotFoundError:
-        raise PllavaError(f"{path} is not there. Run inside the project folder, or write one: pllava recipe use tiny") from None
+        raise PllavaError(f"{path} is not there, and this needs a project. Go to its folder, or make one: pllava init FOLDER") from None
     except yaml.YAMLError as error:
         raise PllavaError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):

@@ -1,23 +1,24 @@
-"""Recipes: whole params files to start from. `pllava recipe list`, `pllava recipe use pllava-7b`."""
+"""Recipes: whole params files to start from. `pllava recipe list`, `pllava recipe use pllava-7b`.
+
+The package brings some (pllava/core/shipped.py); those in recipes/ of the current folder come first.
+"""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
 
+from pllava.core import shipped
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text
 from pllava.core.params import PARAMS_FILE, Params, load_params
 
-RECIPES = Path("recipes")  # relative to the project folder, as params.yaml is
+RECIPES = Path("recipes")  # in the project folder, as params.yaml is, and in shipped.folder()
 
 
-def names() -> list[str]:
-    """Names of the recipes, sorted. Raises PllavaError outside the project folder."""
-    found = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-    if not found:
-        raise PllavaError(f"no recipes in {RECIPES.resolve()}. Run inside the project folder (where params.yaml and recipes/ are)")
-    return found
+def names(project: Path = Path()) -> list[str]:
+    """Names of the recipes, sorted."""
+    return sorted({path.stem for folder in (project, shipped.folder()) for path in (folder / RECIPES).glob("*.yaml")})
 
 
 def path_of(name: str) -> Path:
@@ -27,7 +28,7 @@ def path_of(name: str) -> Path:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "show them: pllava recipe list"
         raise PllavaError(f"there is no recipe {name!r} ({', '.join(known)}); {hint}")
-    return RECIPES / f"{name}.yaml"
+    return shipped.locate(RECIPES / f"{name}.yaml")
 
 
 def read(name: str) -> str:
@@ -62,8 +63,8 @@ def use(name: str, force: bool = False) -> str:
     target = Path(PARAMS_FILE)
     if target.exists() and not force and target.read_text() not in {read(other) for other in names()}:
         raise PllavaError(
-            f"{target} holds settings of your own, which no recipe holds. Keep them: cp {target} {RECIPES}/mine.yaml; "
-            f"or overwrite them: pllava recipe use {name} --force"
+            f"{target} holds settings of your own, which no recipe holds. "
+            f"Keep them: mkdir -p {RECIPES} && cp {target} {RECIPES}/mine.yaml; or overwrite them: pllava recipe use {name} --force"
         )
     atomic_write_text(target, text)
     return f"{target} is now the recipe {name}"

@@ -34,7 +34,7 @@ def splits_of(params: Params) -> dict[str, list[Corpus]]:
 
 def read_dvc_yaml() -> str:
     if not DVC_FILE.exists():
-        raise PllavaError(f"{DVC_FILE} is not in {Path.cwd()}. Run inside the project folder, where the stages are")
+        raise PllavaError(f"{DVC_FILE} is not in {Path.cwd()}. Go to the folder of a project, or make one: pllava init FOLDER")
     return DVC_FILE.read_text()
 
 

@@ -15,8 +15,8 @@ from pllava.corpora.undo import Undo
 def remove(name: str, split: str | None = None, delete: bool = False, params_file: str | Path = PARAMS_FILE) -> list[str]:
     """Take a corpus out of params.yaml and out of DVC; what was done, a line each. The files stay unless `delete`."""
     params_file = Path(params_file)
+    found = find(load_params(params_file), name, split)
     with Undo() as undo:
-        found = find(load_params(params_file), name, split)
         undo.keep(params_file)
         undo.keep(DVC_FILE)
         text, done = params_file.read_text(), []

@@ -33,6 +33,7 @@ def package(params: Params, adapter: Path, base: str, target: Path) -> None:
 
     home = Path(__file__).resolve().parents[1]
     staged = target.with_name("staged")
+    code = shutil.copytree(home, staged / "pllava", ignore=shutil.ignore_patterns("project", "__pycache__"))  # answers need no flows
     artifacts = {"adapter": str(shutil.copytree(adapter, staged / "adapter"))}
     settings: dict[str, Any] = {"template": template_of(params, adapter), "lora_alpha": params.evaluate.lora_alpha}
     settings |= {"dtype": params.model.dtype, "device": "auto", "base": None}
@@ -46,7 +47,7 @@ def package(params: Params, adapter: Path, base: str, target: Path) -> None:
             target,
             python_model=str(home / "registry" / "pyfunc.py"),
             artifacts=artifacts,
-            code_paths=[str(home)],
+            code_paths=[str(code)],
             model_config=settings,
             pip_requirements=requirements(),
             signature=ModelSignature(

@@ -14,7 +14,7 @@ from pllava.core.hashing import sha256_file
 from pllava.model.sources import LocalModel
 from pllava.registry.package import ADAPTER
 from pllava.registry.versions import CHAMPION, by_alias, pick
-from pllava.tracking.store import client, project_root
+from pllava.tracking.store import client, project_root, require_records
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -35,6 +35,7 @@ def locate(uri: str) -> tuple[int, Path]:
     if match is None:
         raise PllavaError(f"{uri!r} is not a registry address; two forms are: models:/NAME@ALIAS and models:/NAME/VERSION")
     name, alias = match["name"], match["alias"]
+    require_records()
     connection = client()
     version = by_alias(connection, name, alias) if alias else pick(connection, name, int(match["version"]))
     if version is None:

@@ -177,7 +177,8 @@ def _disk() -> Iterator[Check]:
 
 def _project(params_file: Path) -> Iterator[Check]:
     if not params_file.exists():
-        yield Check("project", NOTE, f"no {params_file} here", "stages and flows run in the project folder; the library works anywhere")
+        reason = "stages and flows run in a project, the library anywhere. Make one: pllava init FOLDER"
+        yield Check("project", NOTE, f"no {params_file} here", reason)
         return
     from pllava.core.params import load_params
 

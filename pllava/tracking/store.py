@@ -37,6 +37,13 @@ def project_root() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
 
 
+def require_records() -> None:
+    """Raises PllavaError where neither a project nor records nor MLFLOW_TRACKING_URI are: whoever only reads leaves no store behind."""
+    root = project_root()
+    if "MLFLOW_TRACKING_URI" not in os.environ and not any((root / file).exists() for file in ("params.yaml", MLFLOW_HOME)):
+        raise PllavaError(f"{root} is in no project, and models:/ needs one. Go to its folder, or make one: pllava init FOLDER")
+
+
 def setup() -> str:
     """Make the store usable and return its URI. Raises PllavaError when it cannot be reached."""
     # Read once, when mlflow is imported: no telemetry, and a server that is away is given up on in seconds, not minutes.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import Field, ValidationError
 
+from pllava.core import shipped
 from pllava.core.errors import PllavaError
 from pllava.core.params import Section
 from pllava.core.validation import problems
@@ -29,11 +30,11 @@ class Study(Section):
 
 def read_study(name: str) -> tuple[str, Study]:
     """(name, study) of a shipped study or a file. Raises PllavaError with every problem in it."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else STUDIES / f"{name}.yaml"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else shipped.locate(STUDIES / f"{name}.yaml")
     try:
         raw = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        known = ", ".join(sorted(file.stem for file in STUDIES.glob("*.yaml"))) or "none; run inside the project folder"
+        known = ", ".join(sorted({file.stem for folder in (Path(), shipped.folder()) for file in (folder / STUDIES).glob("*.yaml")}))
         raise PllavaError(f"{path} is not there. Studies: {known}") from None
     except yaml.YAMLError as error:
         raise PllavaError(f"{path} is not valid YAML: {error}") from None

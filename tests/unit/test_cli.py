@@ -15,10 +15,10 @@ from pllava.core.errors import PllavaError
 
 PROJECT = Path(__file__).parents[2]
 COMMANDS = [
-    *("render", "prepare", "features", "train", "evaluate", "judge", "report"),
+    *("code", "render", "prepare", "features", "train", "evaluate", "judge", "report"),
     *("study", "register", "gate", "promote", "rollback", "lineage", "reproduce"),
     *("ask", "demo", "deploy", "stop", "serve", "caption", "gallery", "up", "down", "status"),
-    *("plan", "convert", "compose", "export", "version", "doctor", "recipe", "data"),
+    *("plan", "convert", "compose", "export", "init", "version", "doctor", "recipe", "data"),
 ]
 HEAVY = ["torch", "transformers", "peft", "accelerate", "gradio", "mlflow", "prefect", "dvc", "pydantic", "yaml", "numpy", "pandas", "rich"]
 # Time of the processor, not of the wall: other work on the machine does not count.
@@ -76,7 +76,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_1(monkeypatch, tmp_path, c
 def test_without_params_the_next_command_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_main(monkeypatch, "train") == 1
-    assert "pllava recipe use tiny" in capsys.readouterr().err
+    assert "pllava init FOLDER" in capsys.readouterr().err
 
 
 def test_unknown_benchmark_lists_the_known(monkeypatch, capsys):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,14 @@ def test_links_lead_somewhere(page):
 def test_files_that_are_named_are_there(page):
     named = re.findall(r"(?<![\w/.])((?:pllava|flows|tests|benchmarks|recipes|docs|data/base)/[\w./-]+\w)(?![\w*<{/])", page.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_is_read_in_minutes():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    assert (ROOT / "docs/answer.gif").stat().st_size < 1_000_000
+
+
+def test_the_tree_names_every_module_and_what_it_is():
+    lines = subprocess.run([sys.executable, ROOT / "docs/tree.py"], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == sum(1 for folder in ("pllava", "flows") for _ in (ROOT / folder).rglob("*.py"))
+    assert [line for line in lines if len(line.split(maxsplit=1)) < 2] == [], "a module without a docstring"

@@ -78,7 +78,7 @@ def test_unknown_recipe_names_the_nearest(project):
         recipe.load("pllava13b")
 
 
-def test_outside_the_project_it_says_where_to_go(tmp_path, monkeypatch):
+def test_outside_a_project_they_are_those_of_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PllavaError, match="project folder"):
-        recipe.names()
+    assert recipe.names() == ["pllava-13b", "pllava-34b", "pllava-7b", "tiny"]
+    assert recipe.read("tiny") == (PROJECT / "recipes/tiny.yaml").read_text()

@@ -9,6 +9,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from pllava.artifacts.training import OUTPUT
+from pllava.core import shipped
 from pllava.core.errors import PllavaError
 from pllava.core.processes import run_tree
 
@@ -38,7 +39,7 @@ def command(params: Params, file: str, fresh: bool = False) -> list[str]:
     """The argument list (the params are in `file`): as the file of train.accelerate says, else one process on CPU, one a GPU otherwise."""
     if params.train.accelerate is not None:
         accelerate_config(params.train.accelerate)
-        where = ["--config_file", str(params.train.accelerate)]
+        where = ["--config_file", str(shipped.locate(params.train.accelerate))]
     else:
         import torch
 
@@ -62,7 +63,7 @@ def accelerate_config(file: Path) -> Any:
     from accelerate.commands.config.config_args import load_config_from_file
 
     try:
-        config = load_config_from_file(str(file))
+        config = load_config_from_file(str(shipped.locate(file)))
     except FileNotFoundError:
         raise PllavaError(f"train.accelerate {file} is not there. The shipped ones: recipes/accelerate/*.yaml") from None
     except Exception as error:  # whatever yaml, its enums and its dataclass raise

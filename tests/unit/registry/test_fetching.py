@@ -21,6 +21,7 @@ def server(tmp_path, monkeypatch):
     """Version 3 of `pllava`, an adapter with `weights`."""
     monkeypatch.chdir(tmp_path)
     server = SimpleNamespace(tracking_uri="http://127.0.0.1:9", weights="these", fetched=0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.tracking_uri)
 
     def version(connection, name, number):
         digest = hashlib.sha256(server.weights.encode()).hexdigest()

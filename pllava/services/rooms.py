@@ -1,0 +1,50 @@
+"""What DVC watches of an installed package: one file a room, with a digest of the room's files. `write_rooms(Path("outputs/code"))`.
+
+In a checkout the stages of dvc.yaml name the folders of the code. A project of `pllava init` has no such folders: its first stage, `code`,
+writes these files anew in every `dvc repro`, and the other stages name the files. A new version of pllava makes those stages stale whose
+rooms it changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from pllava.core.files import atomic_dir, sha256_file
+
+CODE = Path("outputs/code")
+PACKAGE = Path(__file__).resolve().parents[1]
+STAGE = f"""\
+  code:
+    desc: A digest of each room of the installed pllava; a room that changed makes the stages stale that use it
+    cmd: pllava code
+    always_changed: true
+    outs:
+      - {CODE}
+
+"""
+
+
+def write_rooms(target: Path = CODE) -> Path:
+    """Write `core`, `video`, `stages/train`, ...: a file for each folder of the package and of its stages."""
+    rooms = [folder for folder in (*PACKAGE.iterdir(), *(PACKAGE / "stages").iterdir()) if (folder / "__init__.py").is_file()]
+    with atomic_dir(target) as making:
+        for room in sorted(rooms):
+            if room.name != "stages":
+                file = making / room.relative_to(PACKAGE)
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(f"{_digest(room)}\n")
+    return target
+
+
+def for_installed(dvc_text: str) -> str:
+    """dvc.yaml of a checkout as that of a project without the code: deps on folders of pllava/ become deps on the files of `code`."""
+    text = re.sub(r"(?<=[\s\[])pllava/", f"{CODE}/", dvc_text)
+    return text.replace("stages:\n", f"stages:\n{STAGE}", 1)
+
+
+def _digest(room: Path) -> str:
+    files = sorted(file for file in room.rglob("*") if file.is_file() and file.suffix != ".pyc")
+    lines = "\n".join(f"{file.relative_to(room).as_posix()} {sha256_file(file)}" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
