@@ -11,7 +11,8 @@ import hashlib
 import re
 from pathlib import Path
 
-from pllava.core.files import atomic_dir, sha256_file
+from pllava.core.files import atomic_dir
+from pllava.core.hashing import sha256_file
 
 CODE = Path("outputs/code")
 PACKAGE = Path(__file__).resolve().parents[1]

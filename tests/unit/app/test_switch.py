@@ -12,8 +12,8 @@ from pllava.apps.demo.captions import caption_clip
 from pllava.apps.demo.engine import ChatEngine, Settings
 from pllava.apps.demo.handlers import Clip, Visits, asked, pairs, text_of
 from pllava.apps.web.uploads import Uploads
-from pllava.chat.model_ref import choose, load_chat
 from pllava.core.params import load_params
+from pllava.registry.default_model import choose
 
 RECIPE = Path(__file__).parents[3] / "recipes/tiny.yaml"
 BRIEF = Settings(max_new_tokens=12)
@@ -30,7 +30,7 @@ def engine(tiny_base_dir, tmp_path):
     for number, (name, alpha) in enumerate({"one": 4, "two": 16}.items()):
         write_adapter(tiny_base_dir, tmp_path / name, number, {"base": str(tiny_base_dir), "template": "vicuna"}, alpha)
     source = choose(load_params(RECIPE), str(tmp_path / "one"))
-    engine = ChatEngine(load_chat(source))
+    engine = ChatEngine(source.load())
     engine.source = source
     return engine
 

@@ -4,7 +4,8 @@ import os
 import subprocess
 from types import SimpleNamespace
 
-from pllava.core.files import sha256_file, write_json
+from pllava.core.files import write_json
+from pllava.core.hashing import sha256_file
 from pllava.core.params import Params, load_params
 from pllava.registry.card import card, corpora_of, limits
 from pllava.tracking.provenance import code_tags, corpus_tags, dataset_digests, flatten

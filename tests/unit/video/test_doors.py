@@ -112,7 +112,7 @@ def evaluate(room: Room, path: Path) -> str:
 
 
 def ask(room: Room, path: Path) -> str:
-    from pllava.chat.ask import ask
+    from pllava.apps.ask import ask
 
     with pytest.raises(PllavaError) as caught:
         ask(room.params(), path, "What?")
@@ -205,12 +205,13 @@ def test_a_decoder_that_dies_costs_its_own_clip(
     door: Callable[[Room, Path], str],
     slow_gif: Path,
     signal_readers: Any,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "uploads"))
-    (tmp_path / "uploads").mkdir()
     size = slow_gif.stat().st_size
-    with signal_readers(lambda file: file.is_file() and file.stat().st_size == size, signal.SIGSEGV) as pids:
+    with (
+        tempfile.TemporaryDirectory() as uploads,  # a short path: workers of a DataLoader open a socket in it
+        signal_readers(lambda file: file.is_file() and file.stat().st_size == size, signal.SIGSEGV) as pids,
+    ):
+        monkeypatch.setattr(tempfile, "tempdir", uploads)
         assert "the decoder died (signal 11" in door(room, slow_gif)
     assert pids
