@@ -32,6 +32,27 @@ def test_a_filter_narrows_the_list_while_one_types(visitor, gallery, width, heig
     assert window.problems == []
 
 
+def test_no_frame_of_a_phone_scrolls_sideways_while_one_types_and_turns_the_page(visitor, gallery):
+    """On a slow processor, with a stylesheet that comes late."""
+    window = visitor(390, 844)
+    page = window.page
+    page.add_init_script(
+        "window.frames_seen = 0; window.wide_frames = 0; const look = () => { frames_seen++;"
+        "if (document.documentElement.scrollWidth > innerWidth) wide_frames++; requestAnimationFrame(look) }; requestAnimationFrame(look)"
+    )
+    page.route("**/gallery.css", lambda route: (page.wait_for_timeout(700), route.continue_()))
+    window.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    page.goto(gallery)
+    page.get_by_label("Text").press_sequentially("number", delay=50)
+    until(page, "document.querySelector('.count').textContent.startsWith('119 questions')")
+    assert page.evaluate("frames_seen") > 10 and page.evaluate("wide_frames") == 0
+    page.get_by_role("link", name="Next", exact=True).click(no_wait_after=True)
+    page.wait_for_url("**page=2**", wait_until="commit")
+    assert not window.scrolls_sideways()
+    until(page, "document.readyState === 'complete'")
+    assert page.evaluate("wide_frames") == 0
+
+
 @WIDTHS
 def test_two_results_are_compared_and_only_differences_listed(visitor, gallery, width, height):
     window = visitor(width, height)

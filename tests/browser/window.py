@@ -27,7 +27,9 @@ class Visitor:
         return [address for address in self.requests if not address.startswith((url, "data:", "blob:"))]
 
     def scrolls_sideways(self) -> bool:
-        return self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
+        """In a frame that people see: until its stylesheet has come a page has a width, but is not painted."""
+        wide = "document.documentElement.scrollWidth > window.innerWidth"
+        return self.page.evaluate(f"new Promise(done => requestAnimationFrame(() => done({wide})))")
 
 
 def free_port() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import uuid
@@ -26,7 +27,24 @@ GENERAL_QUESTIONS = ["Describe the video in detail.", "What happens in the video
 MAX_QUESTION = 2000  # characters
 MAX_SYSTEM = 4000
 DIGITS = 6  # decimals of alpha that the page shows
-FOLLOW = 1  # seconds between two looks of an open page at what serves
+FOLLOW = """() => {  // every second; not by gradio's timer, for one that fails makes gradio reload the page, and the conversation is gone
+  let last;
+  setInterval(async () => {
+    try {
+      const options = {method: "POST", headers: {"Content-Type": "application/json"}, body: '{"data": []}'};
+      const [serving] = (await (await fetch(`${window.gradio_config.root}/gradio_api/run/serving`, options)).json()).data;
+      const server = window.server_now = JSON.parse(serving).server;
+      // Gradio takes no click until it has reloaded a page whose answer was cut off by a restart; TELL notes the server when it does.
+      if (serving !== last || server !== sessionStorage.getItem("server")) document.querySelector("#follow").click();
+      last = serving;
+    } catch {}  // it does not answer now
+  }, 1000);
+}"""
+TELL = """told => {
+  const before = sessionStorage.getItem("server");
+  sessionStorage.setItem("server", window.server_now);
+  return before === null ? told : {...told, server: before};
+}"""
 KEEP_UPLOADS = (3600, 24 * 3600)  # seconds: how often to look, how old an upload may get
 HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
@@ -54,14 +72,14 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
 
     def follow(told: dict[str, Any] | None) -> tuple[Any, ...]:
         """What changes on a page that was told something else: what `about` lists."""
-        if restarted(told):
-            return (*(gr.skip() for _ in range(4)), panels.problem(RESTARTED), gr.skip(), gr.Timer(active=False))
         if told == (facts := now()):
-            return tuple(gr.skip() for _ in range(7))
+            return tuple(gr.skip() for _ in range(6))
         model = engine.chat.model
         lineage = panels.lineage(serving(), describe_runtime(model))
         strength = gr.Slider(**_strengths(engine.lora_alpha))
-        return panels.head(serving()), gr.HTML(visible=is_toy(model)), lineage, strength, gr.skip(), facts, gr.skip()
+        # What a page of another server was told stays: its next question is answered accordingly.
+        said = (panels.problem(RESTARTED), gr.skip()) if restarted(told) else (gr.skip(), facts)
+        return panels.head(serving()), gr.HTML(visible=is_toy(model)), lineage, strength, *said
 
     def settings_of(
         system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float, told: dict[str, Any] | None
@@ -238,10 +256,10 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
                 with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                     settings = [*_advanced(engine), told]
         lineage = gr.HTML(panels.lineage(source, describe_runtime(model)))
-        timer = gr.Timer(FOLLOW)
-        about = [head, toy, lineage, settings[-2], notice, told, timer]
+        about = [head, toy, lineage, settings[-2], notice, told]
         page.load(lambda: follow(None), None, about, **HIDDEN)
-        timer.tick(follow, told, about, **HIDDEN)
+        gr.Button("Follow", visible="hidden", elem_id="follow").click(follow, told, about, js=TELL, **HIDDEN)
+        page.load(None, js=FOLLOW)
 
         shown = [clip, player, picture, frames, chat, examples, dense, captions, *downloads]
         answers: list[Any] = []
@@ -272,6 +290,10 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         api_out, api_version = gr.Textbox(label="answer", visible=False), gr.JSON(label="version", visible=False)
         gr.Button(visible=False).click(ask, api_in, api_out, api_name="ask", concurrency_id="model", concurrency_limit=1)
         gr.Button(visible=False).click(version, None, api_version, api_name="version", queue=False)
+        serving_now = gr.Textbox(visible=False)
+        gr.Button(visible=False).click(
+            lambda: json.dumps(now()), None, serving_now, api_name="serving", api_visibility="undocumented", queue=False
+        )
     return page
 
 

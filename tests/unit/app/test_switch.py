@@ -51,7 +51,7 @@ def test_an_answer_in_progress_is_credited_to_who_gives_it(engine, clip, tmp_pat
     assert said(next(answer)[-1]) == f"— {tmp_path}/one, LoRA alpha 4"
     switching = threading.Thread(target=put_in, args=(engine, tmp_path, "two", clip))
     switching.start()
-    switching.join(5)
+    switching.join(3)
     conversation = list(answer)[-1]
     assert said(conversation[-1]) == f"— {tmp_path}/one, LoRA alpha 4"
     switching.join(60)
@@ -73,7 +73,7 @@ def test_captions_name_who_gave_them_in_the_page_and_in_the_files(engine, clip, 
     next(captions), next(captions)
     switching = threading.Thread(target=put_in, args=(engine, tmp_path, "two", clip))
     switching.start()
-    switching.join(5)
+    switching.join(3)
     last = list(captions)[-1]
     switching.join(60)
     assert f"By {tmp_path}/one, LoRA alpha 4." in last.listed
