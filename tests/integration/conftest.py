@@ -35,7 +35,7 @@ def mlflow_template(tmp_path_factory):
     with FileLock(f"{root}.lock"):
         if not (root / "done").exists():
             root.mkdir()
-            subprocess.run([sys.executable, "-c", "from pllava.registry import store; store.setup()"], cwd=root, check=True)
+            subprocess.run([sys.executable, "-c", "from pllava.tracking import store; store.setup()"], cwd=root, check=True)
             (root / "done").touch()
     return root / store.MLFLOW_HOME
 
