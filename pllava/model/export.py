@@ -18,7 +18,7 @@ ENTRY_POINTS = {
     "AutoModelForImageTextToText": "modeling.PllavaForConditionalGeneration",
     "AutoProcessor": "processing.PllavaProcessor",
 }
-IMPORT = re.compile(r"^( *)from pllava\.([\w.]+) import (\w+)", re.MULTILINE)
+IMPORT = re.compile(r"^( *)from pllava\.([\w.]+) import(?= \(?\s*(\w+))", re.MULTILINE)
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -67,4 +67,4 @@ def _side_by_side(statement: re.Match[str]) -> str:
     """An import of this project as an import from the exported folder: `from .errors import PllavaError`, `from . import plugins`."""
     indent, package, name = statement.groups()
     home = "" if _module_of(package, name) != package else package.rsplit(".", 1)[-1]
-    return f"{indent}from .{home} import {name}"
+    return f"{indent}from .{home} import"
