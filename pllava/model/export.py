@@ -18,7 +18,7 @@ ENTRY_POINTS = {
     "AutoModelForImageTextToText": "modeling.PllavaForConditionalGeneration",
     "AutoProcessor": "processing.PllavaProcessor",
 }
-IMPORT = re.compile(r"^( *)from pllava\.([\w.]+) import(?= \(?\s*(\w+))", re.MULTILINE)
+IMPORT = re.compile(r"^( *)from pllava\.([\w.]+) import", re.MULTILINE)
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -53,18 +53,6 @@ def _modules() -> dict[str, str]:
         if f"{name}.py" in sources:
             continue
         text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
-        waiting += [_module_of(package, name) for _, package, name in IMPORT.findall(text)]
-        sources[f"{name}.py"] = IMPORT.sub(_side_by_side, text)
+        waiting += [found for _, found in IMPORT.findall(text)]
+        sources[f"{name}.py"] = IMPORT.sub(lambda match: f"{match[1]}from .{match[2].rsplit('.', 1)[-1]} import", text)
     return sources
-
-
-def _module_of(package: str, name: str) -> str:
-    """The module that `from pllava.<package> import <name>` reads: a module of that package, or the package itself."""
-    return f"{package}.{name}" if (PACKAGE / package.replace(".", "/")).is_dir() else package
-
-
-def _side_by_side(statement: re.Match[str]) -> str:
-    """An import of this project as an import from the exported folder: `from .errors import PllavaError`, `from . import plugins`."""
-    indent, package, name = statement.groups()
-    home = "" if _module_of(package, name) != package else package.rsplit(".", 1)[-1]
-    return f"{indent}from .{home} import"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
-from pllava.core import plugins
 from pllava.core.errors import PllavaError
+from pllava.core.plugins import load
 
 GROUP = "pllava.poolings"
 AVERAGE = "avg"
@@ -53,4 +53,4 @@ def pool(features: Tensor, frame_shape: Sequence[int], pooling_shape: Sequence[i
 
 def pooling(method: str) -> Pooling:
     """The pooling function of a name. Raises PllavaError when no installed package provides it."""
-    return pool if method == AVERAGE else plugins.load(GROUP, method)
+    return pool if method == AVERAGE else load(GROUP, method)

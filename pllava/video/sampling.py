@@ -17,8 +17,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from pllava.core import plugins
 from pllava.core.errors import PllavaError
+from pllava.core.plugins import load, names
 
 GROUP = "pllava.samplers"
 UNBOUNDED = (-100000.0, 100000.0)  # seconds
@@ -73,10 +73,10 @@ def train_indices(
     _check(num_frames, num_frames_total)
     if sample.startswith("fps"):
         return _at_rate(_rate(sample), num_frames_total, fps, max_num_frames)
-    if sample in plugins.names(GROUP):
-        return _checked(sample, plugins.load(GROUP, sample)(num_frames, num_frames_total, fps), num_frames_total)
+    if sample in names(GROUP):
+        return _checked(sample, load(GROUP, sample)(num_frames, num_frames_total, fps), num_frames_total)
     if sample not in ("middle", "rand"):
-        own = f", or one of {', '.join(plugins.names(GROUP))}" if plugins.names(GROUP) else ""
+        own = f", or one of {', '.join(names(GROUP))}" if names(GROUP) else ""
         raise PllavaError(f"sampling {sample!r} is unknown; use 'middle', 'rand' or 'fpsX' (X frames a second, as in 'fps2'){own}")
     edges = np.linspace(0, num_frames_total, min(num_frames, num_frames_total) + 1).astype(int).tolist()
     intervals = [(low, high - 1) for low, high in pairwise(edges)]  # both ends inclusive
