@@ -36,7 +36,7 @@ class TaskMetrics(Interval):
     """The scores of one model on one task."""
 
     n: int  # questions
-    chance: float  # accuracy of a blind guess; 0 for open questions
+    chance: NotRequired[float]  # accuracy of a blind guess; 0 for open questions
     missing: NotRequired[int]  # judgements that failed
     f1: NotRequired[float]
     accuracy: NotRequired[float]  # share of right answers
