@@ -72,7 +72,7 @@ def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
     return wrapped
 
 
-def go_on_with(model: PeftModel, lora: Lora, source: str) -> PeftModel:
+def continue_adapter(model: PeftModel, lora: Lora, source: str) -> PeftModel:
     """Make a loaded adapter trainable, in fp32. Its rank, alpha and layers must be those asked for: another alpha would be another model.
 
     rsLoRA, DoRA, rank_pattern, alpha_pattern and a choice of layers are kept as they are. Raises PllavaError that names what differs, or
