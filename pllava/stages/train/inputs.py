@@ -19,7 +19,7 @@ from pllava.artifacts.pixels import Pixels
 from pllava.chat.conversation import IGNORE
 from pllava.chat.template import load_template
 from pllava.core.errors import PllavaError
-from pllava.core.signals import leave_signals_to_parent, block_signals
+from pllava.core.signals import block_signals, leave_signals_to_parent
 from pllava.stages.train.collator import Batch, Collator
 from pllava.stages.train.dataset import InstructionDataset, VisionSource
 from pllava.stages.train.steps import StepSampler, validation_batches

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TrainLogger:
-    """`history` holds the values that are equal in every run: step, loss, lr, grad_norm, val_loss. Speed goes to the screen and MLflow only.
+    """`history` holds the values that are equal in every run: step, loss, lr, grad_norm, val_loss. Speed goes to the screen and MLflow.
 
     active: True on the main process. On the others nothing is shown or recorded.
     """

@@ -2,8 +2,8 @@
 
     accelerate launch -m pllava.stages.train --params params.yaml
 
-A step's loss is the mean over all its supervised tokens, whatever the number of micro-batches and processes. outputs/train/ is written whole
-or not at all. Two runs on one machine give equal bytes, and so does a run that was killed and started again.
+A step's loss is the mean over all its supervised tokens, whatever the number of micro-batches and processes. outputs/train/ is written
+whole or not at all. Two runs on one machine give equal bytes, and so does a run that was killed and started again.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Trainer:
         self.params, self.accelerator = params, accelerator
         self.in_parts = holds_parts(accelerator)
         self.deepspeed = accelerator.state.deepspeed_plugin is not None
-        # Where the processes split the weights, one GPU may be too small for the whole model: it is built on the CPU and moved block by block.
+        # A model that the processes split may not fit on one GPU: it is built on the CPU and moved block by block.
         self.peft, processor = make_model(params, "cpu" if self.in_parts else str(accelerator.device))
         self.base = self.peft.get_base_model()
         optimizer = adamw(self.peft, params.train.learning_rate, params.train.weight_decay)
@@ -169,8 +169,8 @@ class Trainer:
         device = self.accelerator.device
         features = self._features(batch)
         features = features.to(device) if isinstance(features, Tensor) else [clip.to(device) for clip in features]
-        # Padding is on the right and attention is causal, so no supervised position sees padding. A conversation therefore needs no mask, and
-        # sdpa takes its fast path. Independent turns need their mask; a packed row has segments instead.
+        # Padding is on the right and attention is causal, so no supervised position sees padding. A conversation therefore needs no mask,
+        # and sdpa takes its fast path. Independent turns need their mask; a packed row has segments instead.
         positions, segments = batch.get("position_ids"), batch.get("segments")
         mask = batch["attention_mask"] if positions is not None and segments is None else None
         projected: list[Tensor] = []
@@ -222,7 +222,7 @@ class Trainer:
         return {"val_loss": loss / tokens}
 
     def _share_bad_clips(self) -> None:
-        """Give every process the bad clips of all processes: too many of them end all processes, and the main one lists them in summary.md."""
+        """Give every process the bad clips of all processes, so that too many end all of them, and summary.md lists them all."""
         if self.accelerator.num_processes > 1:
             for bad_clips in gather_object([self.inputs.bad_clips]):
                 for split, bad in bad_clips.items():
@@ -278,7 +278,7 @@ class Trainer:
         checkpoints.save(step, snapshot, self._save_deepspeed if self.deepspeed else None)
 
     def _save_deepspeed(self, folder: Path | None = None) -> None:
-        """Every process writes its part of DeepSpeed's state into the checkpoint folder of the main process, which alone passes `folder`."""
+        """Every process writes its part of DeepSpeed's state into the checkpoint folder. Only the main process passes `folder`."""
         (target,) = broadcast_object_list([None if folder is None else str(folder / DEEPSPEED)])
         self.accelerator.save_state(target, exclude_frozen_parameters=True)
         self.accelerator.wait_for_everyone()

@@ -1,7 +1,7 @@
-"""outputs/train, written whole or not at all: adapter/ (all that inference needs), history.jsonl, summary.md, loss.png.
+"""outputs/train, written whole or not at all: adapter/ (everything inference needs), history.jsonl, summary.md, loss.png.
 
-`train.adapter` says which weights become adapter/: the last, as in the paper, or those of the lowest validation loss. The other ones are
-beside it, in best/ or last/, when they differ. Nothing in here tells when, where or in which run it was made: equal runs are equal bytes.
+`train.adapter` chooses the weights of adapter/: the last ones, as in the paper, or those of the lowest validation loss. The other weights
+are beside it, in best/ or last/, when they differ. No file holds a time, a place or a run id, so equal runs give equal bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 def write_output(
     params: Params, model: Any, last: dict[str, Tensor], best: dict[str, Tensor] | None, logger: TrainLogger, inputs: Inputs
 ) -> Path:
-    """last, best: whole weights by name of parameter; what the model itself holds may be a part of them."""
+    """Write outputs/train and return it.
+
+    last, best: whole weights by parameter name. They are passed in because the model of one process may hold only its part of them.
+    """
     from pllava.artifacts.plots import loss_curve
 
     train, last_step = params.train, logger.history[-1]["step"]

@@ -1,10 +1,10 @@
 """The state of a training between two steps, as tensors and plain values, without pickle: `capture(...)` and `restore(...)`.
 
-`restore` brings back the captured trained parameters and optimiser moments to the bit. `random_state` and `restore_random_state` do the same
-for the random generators of torch (all devices), numpy and python.
+`restore` brings back the captured trained parameters and optimiser moments to the bit. `random_state` and `restore_random_state` do the
+same for the random generators of torch (all devices), numpy and python.
 
-FSDP2 and DeepSpeed split tensors between the processes. `capture`, `weights` and `restore` work on whole tensors, so every process must call
-them.
+FSDP2 and DeepSpeed split tensors between the processes. `capture`, `weights` and `restore` work on whole tensors, so every process must
+call them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""summary.md of a training: what was trained on what, and how the loss went. Speed is in the run's metrics: it differs from run to run."""
+"""summary.md of a training: settings, data and losses. It holds no speed, which differs from run to run and is in the run's metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def summary(params: Params, logger: TrainLogger, inputs: Inputs, chosen: str) -> str:
-    """Markdown; a function of the training alone."""
+    """The text of summary.md. chosen: "last" or "best", the weights in adapter/. Equal trainings give equal text."""
     train, model, lora = params.train, params.model, params.train.lora
     t, h, w = model.pooling_shape
     steps = logger.history[-1]["step"]
