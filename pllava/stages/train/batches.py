@@ -8,7 +8,7 @@ WINDOW = 16  # batches sorted by length together: a wide window has little paddi
 
 
 def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Shuffled batches of row numbers; the samples of a batch are of similar length. Rows that do not fill a batch are left out this epoch."""
+    """Shuffled batches of row numbers; the samples of a batch are of similar length. Rows that fill no batch are left out this epoch."""
     rng = random.Random(f"batches:{seed}:{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)

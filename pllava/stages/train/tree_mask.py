@@ -1,7 +1,7 @@
 """Questions that share one clip and do not see each other: `train.turns: independent`.
 
-In a conversation a later question sees the earlier answers, and may copy from them. Its gain: the visual tokens are computed once for many
-answers. Branches keep the gain without the copying: each question continues the same prefix (begin token, role, video), as in single-turn chat.
+In a conversation a later question sees the earlier answers, and the model may copy from them. Branches prevent this: each question continues
+the same prefix (begin token, role, video), as in single-turn chat. The visual tokens are still computed once for all answers.
 
     prefix | question 1, answer 1 | question 2, answer 2 | ...      turn: 0 0 0 | 1 1 1 | 2 2 2
 """
@@ -73,7 +73,7 @@ def branch_mask(turn: Tensor) -> Tensor:
 
 
 def branch_rest_mask(turn: Tensor) -> Tensor | None:
-    """turn [1, S] without padding -> bool [1, 1, R, S]: the R rows of `branch_mask` after the shared prefix; None with one branch or none."""
+    """turn [1, S] without padding -> bool [1, 1, R, S]: the R rows of `branch_mask` after the prefix; None with fewer than two branches."""
     shared = int((turn == 0).sum())
     if int(turn.max()) <= 1:
         return None
