@@ -34,7 +34,7 @@ def make_accelerator(train: Train) -> Accelerator:
         _configure_fsdp(accelerator.state.fsdp_plugin, train)
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:
-        # DeepSpeed would take these values from a data loader, which it does not get. The loop accumulates micro-batches and scales the loss.
+        # DeepSpeed would take these from a data loader, which it does not get. The loop accumulates micro-batches and scales the loss.
         plugin.deepspeed_config |= {
             "train_micro_batch_size_per_gpu": train.batch_size // (train.gradient_accumulation * accelerator.num_processes),
             "gradient_accumulation_steps": 1,

@@ -1,7 +1,7 @@
 """Questions that share one clip and do not see each other: `train.turns: independent`.
 
-In a conversation a later question sees the earlier answers, and the model may copy from them. Branches prevent this: each question continues
-the same prefix (begin token, role, video), as in single-turn chat. The visual tokens are still computed once for all answers.
+In a conversation a later question sees the earlier answers, and the model may copy from them. Branches prevent this: each question
+continues the same prefix (begin token, role, video), as in single-turn chat. The visual tokens are still computed once for all answers.
 
     prefix | question 1, answer 1 | question 2, answer 2 | ...      turn: 0 0 0 | 1 1 1 | 2 2 2
 """
