@@ -33,7 +33,10 @@ class MediaJob:
 
 @dataclass
 class MediaReport:
-    """The report about one file. `problem`, a (code, text), makes every row of the file unusable; `bound_problems` only rows of that bound."""
+    """The report about one file. A problem is a (code, text).
+
+    `problem` makes every row of the file unusable, an entry of `bound_problems` only the rows with that time bound.
+    """
 
     path: str
     sha256: str = ""

@@ -97,7 +97,7 @@ def _dump(report: MediaReport) -> str:
 
 def _load(path: str, text: str) -> MediaReport:
     values = json.loads(text)
-    bounds = {(start, end): problem and tuple(problem) for start, end, problem in values.pop("bounds")}
+    bounds = {(start, end): problem for start, end, problem in values.pop("bounds")}
     problem = values.pop("problem")
-    bound_problems = {bound: bound_problem for bound, bound_problem in bounds.items() if bound_problem}
-    return MediaReport(path, **values, problem=problem and tuple(problem), bound_problems=bound_problems, checked=set(bounds))
+    bound_problems = {bound: (reason[0], reason[1]) for bound, reason in bounds.items() if reason}
+    return MediaReport(path, **values, problem=tuple(problem) if problem else None, bound_problems=bound_problems, checked=set(bounds))

@@ -1,9 +1,9 @@
 """Own data as chat messages: `turns_of([{"role": "user", "content": "What happens?"}, {"role": "assistant", "content": "A dog runs."}])`.
 
 The row names its clip as in VideoChat2-IT: `{"video": "clips/1.mp4", "messages": [...], "start"?, "end"?}`. The content of a message is
-text, or a list of `{"type": "text", "text": ...}` and `{"type": "video" | "image"}` parts. A video or image part stands for the clip, and so
-does a tag `<video>` or `<image>` at the beginning or the end of the first question. The template decides where the clip goes. Messages of
-ShareGPT, `{"from": "human" | "gpt", "value": ...}`, are read too.
+text, or a list of `{"type": "text", "text": ...}` and `{"type": "video" | "image"}` parts. A video or image part stands for the clip, and
+so does a tag `<video>` or `<image>` at the beginning or the end of the first question. The template decides where the clip goes. Messages
+of ShareGPT, `{"from": "human" | "gpt", "value": ...}`, are read too.
 """
 
 from __future__ import annotations
