@@ -24,31 +24,31 @@ class NotJson(str):
     """Stands in for a line that cannot be read. Its text is the reason."""
 
 
-def rows_of(path: str | Path, what: str = "an annotation file") -> Iterator[tuple[int, Any]]:
+def rows_of(path: str | Path, role: str = "an annotation file") -> Iterator[tuple[int, Any]]:
     """(index from 0, row) in the order of the file. A line that is not JSON comes as `NotJson`, and the next lines are still read.
 
-    Raises PllavaError when the file is missing, and at the first row where a JSON list is malformed. what: the file's role, for errors.
+    Raises PllavaError when the file is missing, and at the first row where a JSON list is malformed. role: what the file is, for errors.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
             first = _first_character(file)
             if first == b"[":
-                yield from enumerate(_items(file, path, what))
+                yield from enumerate(_items(file, path, role))
             elif first == b"{" and path.suffix.lower() in LINES:
                 yield from enumerate(_lines(file))
             else:
                 content = "is empty" if not first else "holds an object" if first == b"{" else f"begins with {first!r}"
                 content = "is UTF-16, not UTF-8:" if first in UTF_16 else content
-                raise PllavaError(f"{path} {content}, a JSON list of rows is needed, or one row a line in a file named .jsonl ({what})")
+                raise PllavaError(f"{path} {content}, a JSON list of rows is needed, or one row a line in a file named .jsonl ({role})")
     except FileNotFoundError:
-        raise PllavaError(f"{path} is not there: {what} in params.yaml. Put the file there (the built-in corpus: pllava render)") from None
+        raise PllavaError(f"{path} is not there: {role} in params.yaml. Put the file there (the built-in corpus: pllava render)") from None
     except IsADirectoryError:
-        raise PllavaError(f"{path} is a folder, {what} is one JSON or JSONL file. Name the file inside it") from None
+        raise PllavaError(f"{path} is a folder, {role} is one JSON or JSONL file. Name the file inside it") from None
 
 
-def count_rows(path: str | Path, what: str = "an annotation file") -> int:
-    return sum(1 for _ in rows_of(path, what))
+def count_rows(path: str | Path, role: str = "an annotation file") -> int:
+    return sum(1 for _ in rows_of(path, role))
 
 
 def _first_character(file: IO[bytes]) -> bytes:
@@ -61,14 +61,14 @@ def _first_character(file: IO[bytes]) -> bytes:
     return character
 
 
-def _items(file: IO[bytes], path: Path, what: str) -> Iterator[Any]:
+def _items(file: IO[bytes], path: Path, role: str) -> Iterator[Any]:
     import ijson
 
     try:
         yield from ijson.items(file, "item", use_float=True)
     except (ijson.JSONError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise PllavaError(f"{path} is not JSON: {reason}. It is {what}; write it again, then: pllava prepare") from None
+        raise PllavaError(f"{path} is not JSON: {reason}. It is {role}; write it again, then: pllava prepare") from None
 
 
 def _lines(file: IO[bytes]) -> Iterator[Any]:

@@ -12,8 +12,8 @@ class Progress:
     def __init__(self) -> None:
         self.began = self.printed = time.monotonic()
 
-    def say(self, what: str, rows: int, size: int, decoded: int) -> None:
+    def say(self, label: str, rows: int, size: int, decoded: int) -> None:
         """Print a line, unless one was printed in the last SECONDS. rows: done, of `size`. decoded: files decoded in this run."""
         if time.monotonic() - self.printed >= SECONDS:
             self.printed = time.monotonic()
-            print(f"{what}: {rows:,} of {size:,} row(s), {decoded:,} file(s) decoded, {self.printed - self.began:.0f} s", file=sys.stderr)
+            print(f"{label}: {rows:,} of {size:,} row(s), {decoded:,} file(s) decoded, {self.printed - self.began:.0f} s", file=sys.stderr)
