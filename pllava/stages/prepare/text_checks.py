@@ -1,7 +1,7 @@
 """Checks of text: it must hold no special tokens or role markers, and an answer token must remain after the cut to max_length.
 
 checker = TextChecker(base="data/base/tiny-llava", template="tiny", max_length=320)
-num_tokens, reasons = checker.check(turns)
+num_tokens, reasons, cut = checker.report(turns)
 """
 
 from __future__ import annotations
@@ -47,10 +47,6 @@ class TextChecker:
         """A hash of everything that the checks depend on."""
         text = f"{self.tokenizer.backend_tokenizer.to_str()} {self.forbidden} {self.template.sha256} {self.max_length}"
         return hashlib.sha256(text.encode()).hexdigest()
-
-    def check(self, turns: tuple[Turn, ...]) -> tuple[int, list[tuple[str, str]]]:
-        """(number of text tokens of the sample after the cut, reasons why it cannot be used)."""
-        return self.report(turns)[:2]
 
     def report(self, turns: tuple[Turn, ...], media: bool = True) -> TextReport:
         """Check the text of one sample. media: False for text alone."""

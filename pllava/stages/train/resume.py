@@ -1,4 +1,4 @@
-"""Checkpoints of a training: .state/train/checkpoints/step-00000100/. DVC deletes a stage's outputs before it runs, so they lie outside.
+"""Checkpoints of a training: .state/train/checkpoints/step-00000100/. They lie outside of DVC outputs, which DVC deletes before a run.
 
 A checkpoint folder appears whole or not at all; its manifest is written last. The newest `train.keep_checkpoints` folders are kept.
 run.json holds the fingerprint of the training. A stopped training continues only with the same settings, data, base and library versions,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FOLDER = Path(".state/train/checkpoints")
 LOCK = Path(".state/train/lock")
 LOCK_SECONDS = 60  # a training that was told to end may still be writing its checkpoint
-FREE = {"accelerate", "checkpoint_every", "keep_checkpoints", "max_bad_fraction"}  # keys of `train` that may change before a resume
+CHANGEABLE = {"accelerate", "checkpoint_every", "keep_checkpoints", "max_bad_fraction"}  # keys of `train` that may change before a resume
 ROOM = "Make room and run the same command: the training goes on from its last checkpoint"
 HASH_LIMIT = 1 << 30  # bytes; a larger base is identified by its files' names and sizes: hashing it would take longer than loading it
 
@@ -44,7 +44,7 @@ def fingerprint(params: Params, processes: int, device: str, init_from: str | No
     from pllava.tracking.provenance import flatten
 
     settings = params.model_dump(mode="json", include={"seed": True, "model": True, "train": True, "features": {"dtype"}})
-    entries: dict[str, Any] = {key: value for key, value in flatten(settings).items() if key.removeprefix("train.") not in FREE}
+    entries: dict[str, Any] = {key: value for key, value in flatten(settings).items() if key.removeprefix("train.") not in CHANGEABLE}
     for split in ("train", "validation"):
         manifest = PREPARED / f"{split}.parquet"
         if not manifest.is_file():
