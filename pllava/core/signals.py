@@ -46,8 +46,8 @@ class StopRequest:
 
 
 @contextmanager
-def not_now() -> Iterator[None]:
-    """Hold back a request to end: the processes that are started here are born with it held back, until `leave_to_parent` sees to it."""
+def block_signals() -> Iterator[None]:
+    """Block SIGTERM and SIGINT inside the block. A process started inside it inherits the block; its `leave_signals_to_parent` ends it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         yield
@@ -55,13 +55,15 @@ def not_now() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def leave_to_parent(worker: int) -> None:
-    """In a process that decodes: a signal to the whole process group is for the training to answer. If a worker died of it, as torch lets
-    it, the training would die too, before it has saved. Only the training itself ends its workers."""
+def leave_signals_to_parent(worker: int) -> None:
+    """Let a decoding worker end only when its parent, the training, ends it. Call it in the worker, with the worker's number.
+
+    A signal to the process group reaches the workers too. A worker that dies of it makes torch end the training before it has saved.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    told_apart = hasattr(signal, "sigwaitinfo")  # not on a Mac: there a worker dies of it
-    signal.pthread_sigmask(signal.SIG_BLOCK if told_apart else signal.SIG_UNBLOCK, {signal.SIGTERM})
-    if told_apart:
+    sender_is_known = hasattr(signal, "sigwaitinfo")  # macOS lacks it: there SIGTERM ends a worker
+    signal.pthread_sigmask(signal.SIG_BLOCK if sender_is_known else signal.SIG_UNBLOCK, {signal.SIGTERM})
+    if sender_is_known:
         threading.Thread(target=_end_when_parent_says, args=(os.getppid(),), daemon=True).start()
 
 

@@ -72,11 +72,11 @@ def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
     return wrapped
 
 
-def go_on_with(model: PeftModel, lora: Lora, source: str) -> PeftModel:
-    """Make a loaded adapter trainable, in fp32. Its rank, alpha and layers must be those asked for: another alpha would be another model.
+def continue_adapter(model: PeftModel, lora: Lora, source: str) -> PeftModel:
+    """Make a loaded adapter trainable, in fp32, and return its model. source: the adapter's name in errors.
 
-    rsLoRA, DoRA, rank_pattern, alpha_pattern and a choice of layers are kept as they are. Raises PllavaError that names what differs, or
-    what this training would make something else of.
+    rsLoRA, DoRA, rank_pattern, alpha_pattern and a choice of layers are kept. Raises PllavaError when rank, alpha or layers differ from
+    `lora` (another alpha would be another model), or when this training cannot keep a setting of the adapter.
     """
     found = model.peft_config["default"]
     if strange := _strange(model):

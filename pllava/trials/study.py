@@ -118,7 +118,7 @@ def _run(group: dict[Point, Params], found: Study) -> Iterator[tuple[Point, list
     from pllava.core.signals import StopRequest
     from pllava.model.adapter import set_lora_alpha
     from pllava.stages.train.distributed import make_accelerator
-    from pllava.stages.train.logger import Journal
+    from pllava.stages.train.logger import TrainLogger
     from pllava.stages.train.loop import Trainer, be_deterministic
     from pllava.tracking.runs import Run
 
@@ -127,8 +127,8 @@ def _run(group: dict[Point, Params], found: Study) -> Iterator[tuple[Point, list
     be_deterministic(params)
     AcceleratorState._reset_state()  # accelerate keeps the first training's mixed_precision, and refuses another
     trainer = Trainer(params, make_accelerator(params.train))
-    with Journal(Run(None, None), trainer.steps, True) as journal:
-        trainer.train(journal, None, None, StopRequest())
+    with TrainLogger(Run(None, None), trainer.steps, True) as logger:
+        trainer.train(logger, None, None, StopRequest())
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()  # without autocast, as evaluate answers
     for point, its in group.items():
         alpha = its.evaluate.benchmarks[BENCHMARK].lora_alpha

@@ -1,10 +1,10 @@
-"""Whether storing features pays, said before anything is encoded: `plan_features(params, rows)`.
+"""Whether storing features pays, decided before anything is encoded: `plan_features(params, train, validation)`.
 
-`features.enabled: auto` stores them when all of this holds:
-1. the frame choice is fixed (train.sampling middle): random frames are other frames in every epoch;
-2. training looks at a clip at least twice on average: epochs, and rows that share a clip, both count;
-3. at most four fifths of the free disk is taken, DVC's copy in its cache included; what is stored already takes none.
-Only params, manifests and the disk decide, never a measurement, so a second run decides the same.
+`features.enabled: auto` stores features when all of this holds:
+1. the frame choice is fixed (train.sampling middle): with random frames every epoch sees other frames;
+2. training uses a clip at least twice on average: epochs count, and so do rows that share a clip;
+3. the store takes at most four fifths of the free disk, DVC's copy in its cache included. Features that are already stored need no room.
+The decision depends on params, manifests and the disk, never on a measurement, so a second run decides the same.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ if TYPE_CHECKING:
     from pllava.core.params import Params
 
 OTHER_FRAMES = "train.sampling rand takes other frames every epoch, so there is nothing to encode once"
-LEAST_USES = 2.0  # encodings saved a clip; below, writing and reading cost about what they save
+LEAST_USES = 2.0  # uses of a clip; with fewer, writing and reading cost about as much as they save
 SHARE_OF_FREE = 0.8
-COPIES = 2  # in the workspace and in DVC's cache, unless its cache.type is reflink, hardlink or symlink
+COPIES = 2  # one in the workspace, one in DVC's cache (unless DVC's cache.type is reflink, hardlink or symlink)
 UNITS = ("B", "kB", "MB", "GB", "TB")
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
 class FeaturePlan:
+    """What a feature store would hold, how often it would be used, and the room there is for it."""
+
     clips: int  # distinct
-    uses: int  # clips the tower would encode without a store: training steps, and each validation
-    bytes_needed: int  # one copy
+    uses: int  # clips the tower would encode without a store, in all training steps and validations
+    bytes_needed: int  # of one copy
     bytes_a_clip: int
     bytes_free: int
     fixed_frames: bool
-    bytes_there: int = 0  # of one copy, from before: these need no room
+    bytes_there: int = 0  # of one copy, already stored by an earlier run: these need no room
 
     @property
     def uses_a_clip(self) -> float:
@@ -55,6 +57,7 @@ class FeaturePlan:
 
     @property
     def too_big(self) -> str | None:
+        """Why the disk is too small; None when it is not."""
         missing = COPIES * (self.bytes_needed - self.bytes_there)
         if missing <= SHARE_OF_FREE * self.bytes_free:
             return None
@@ -69,25 +72,25 @@ class FeaturePlan:
 
 
 def plan_features(params: Params, train: Sequence[ManifestRow], validation: Sequence[ManifestRow]) -> FeaturePlan:
-    """Counted from manifests and the base's config: no weights, no media."""
+    """The plan, counted from the manifests and the base's config. It reads neither weights nor media."""
     distinct = {clip_key(row): row for row in (*train, *validation) if row.media}
-    with_media = sum(bool(row.media) for row in train) / max(1, len(train))  # the other rows are text alone
-    each = clip_bytes(params)
+    with_media = sum(bool(row.media) for row in train) / max(1, len(train))  # share; the other rows are text alone
+    bytes_a_clip = clip_bytes(params)
     settings = params.train
     steps = settings.total_steps(len(train))
     validations = 1 + steps // settings.validate_every + bool(steps % settings.validate_every)
     return FeaturePlan(
         clips=len(distinct),
         uses=round(steps * settings.batch_size * with_media) + validations * sum(bool(row.media) for row in validation),
-        bytes_needed=sum(row_bytes(row, each, params.model.num_frames) for row in distinct.values()),
-        bytes_a_clip=each,
+        bytes_needed=sum(row_bytes(row, bytes_a_clip, params.model.num_frames) for row in distinct.values()),
+        bytes_a_clip=bytes_a_clip,
         bytes_free=shutil.disk_usage(_existing(STORE)).free,
         fixed_frames=settings.sampling != "rand",
     )
 
 
 def clip_bytes(params: Params) -> int:
-    """Of a clip of num_frames frames: T x P x Dv numbers; 18.9 MB for 16 frames of CLIP ViT-L/14-336 in bfloat16."""
+    """Bytes of one clip's features, T x P x Dv numbers. 16 frames of CLIP ViT-L/14-336 in bfloat16 take 18.9 MB."""
     from pllava.model.plan import base_config
 
     config = base_config(params)
@@ -96,13 +99,13 @@ def clip_bytes(params: Params) -> int:
     return params.model.num_frames * patches * vision.hidden_size * NUMBER_BYTES[params.features.dtype]
 
 
-def row_bytes(row: ManifestRow, each: int, num_frames: int) -> int:
-    """Of a row's clip, or its picture: one frame. each: of a clip."""
-    return each // num_frames if row.kind == "image" else each
+def row_bytes(row: ManifestRow, bytes_a_clip: int, num_frames: int) -> int:
+    """Bytes of the features of a row's clip; a picture counts as one frame."""
+    return bytes_a_clip // num_frames if row.kind == "image" else bytes_a_clip
 
 
 def decide(params: Params, plan: FeaturePlan) -> str | None:
-    """None to store, else the reason not to. Raises PllavaError when `enabled: true` asks for what cannot be."""
+    """The reason not to store features; None to store them. Raises PllavaError when `enabled: true` needs more disk than there is."""
     if params.features.enabled == "auto":
         return plan.against
     if not params.features.enabled:
@@ -113,7 +116,7 @@ def decide(params: Params, plan: FeaturePlan) -> str | None:
 
 
 def size(count: float) -> str:
-    """Bytes in the unit a person reads: 18.9 MB."""
+    """A number of bytes as text with a unit: "18.9 MB"."""
     unit = 0
     while count >= 1000 and unit < len(UNITS) - 1:
         count, unit = count / 1000, unit + 1
@@ -121,5 +124,6 @@ def size(count: float) -> str:
 
 
 def _existing(path: Path) -> Path:
+    """The nearest folder at or above the path that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.exists())

@@ -1,8 +1,8 @@
 """The feature store, `pllava features`: the frozen vision tower runs once over each distinct clip of training and validation.
 
-Shards are written one by one into data/.features.partial/, which DVC does not know and so does not delete: after a kill the finished
-ones are checked and kept. Clips of an older store with the same settings are taken over. The folder data/features appears whole.
-Which clip is in which shard depends on the clips alone, so equal inputs are equal bytes, however they were made.
+Shards are written one by one into data/.features.partial/. DVC does not know this folder and so does not delete it: after a kill the
+finished shards are checked and kept. Features in an older store with the same settings are copied. The folder data/features appears whole.
+The shard of a clip depends on the set of clips alone, so equal inputs give equal bytes, with or without a kill.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 256 << 20
 LOCK = Path(".state/features/lock")
-LOCK_SECONDS = 30  # of one that was killed the processes that decode live on for some seconds
+LOCK_SECONDS = 30  # the decoding processes of a killed run live on for some seconds
 PARTIAL = STORE.with_name(f".{STORE.name}.partial")
 
 
 def features(params: Params) -> Path:
-    """Write data/features/. When features are not stored the index says why, and nothing else is there. Raises PllavaError when
-    `enabled: true` cannot be, more than data.max_bad_fraction of the clips cannot be decoded, or another process is at it."""
+    """Write data/features/ and return it. When features are not stored, the folder holds only an index.json with the reason.
+
+    Raises PllavaError when `enabled: true` is impossible, when more than data.max_bad_fraction of the clips cannot be decoded, or when
+    another process is running this stage.
+    """
     with alone(LOCK, f"another `pllava features` is running in {Path.cwd()}", LOCK_SECONDS):
         return _features(params)
 
@@ -54,15 +57,15 @@ def _features(params: Params) -> Path:
     print(plan, file=sys.stderr)
     clips: dict[str, ManifestRow] = {}
     for row in (*rows["train"], *rows["validation"]):
-        if row.media:  # else text alone
-            clips.setdefault(clip_key(row), row)  # of several rows of a clip, the first
+        if row.media:
+            clips.setdefault(clip_key(row), row)  # the first row of each clip
     build = Build(params, dict(sorted(clips.items())))
     if plan.too_big:
-        plan = replace(plan, bytes_there=build.bytes_there())
+        plan = replace(plan, bytes_there=build.stored_bytes())
     if reason := decide(params, plan):
         print(f"features: not stored, {reason}; training runs the tower in every step", file=sys.stderr)
         return _write_none(reason)
-    if build.is_there():
+    if build.is_finished():
         shutil.rmtree(PARTIAL, ignore_errors=True)
         print(f"{STORE}: {len(clips)} clip(s), whole from before", file=sys.stderr)
         return STORE
@@ -79,7 +82,7 @@ def _features(params: Params) -> Path:
         for shard in sorted({entry["shard"] for entry in stored.values()}):
             _link(build.folder / shard, folder / shard)
         index = {"enabled": True, "settings": build.settings, "clips": stored, "unreadable": unreadable}
-        write_json(folder / "index.json", index)  # last: its existence means the store is whole
+        write_json(folder / "index.json", index)  # written last: its existence means that the store is whole
     shutil.rmtree(PARTIAL)
     used = sum(file.stat().st_size for file in STORE.iterdir())
     print(f"{STORE}: {len(stored)} clip(s), {size(used)} on disk, {len(build.kept)} shard(s) kept from before", file=sys.stderr)
@@ -87,6 +90,7 @@ def _features(params: Params) -> Path:
 
 
 def _write_none(reason: str) -> Path:
+    """Write a store without features, whose index gives the reason."""
     with atomic_dir(STORE) as folder:
         write_json(folder / "index.json", {"enabled": False, "reason": reason})
     shutil.rmtree(PARTIAL, ignore_errors=True)
@@ -94,18 +98,19 @@ def _write_none(reason: str) -> Path:
 
 
 class Build:
-    """One store in the making: a plan of shards, the finished ones in `folder`, and where else its clips may be found."""
+    """A store being built: the keys of each shard, and the finished shards in `folder`."""
 
     def __init__(self, params: Params, clips: dict[str, ManifestRow]) -> None:
         self.params, self.clips = params, clips
-        each, num_frames = clip_bytes(params), params.model.num_frames
-        self.sizes = {key: row_bytes(row, each, num_frames) for key, row in clips.items()}
+        bytes_a_clip, num_frames = clip_bytes(params), params.model.num_frames
+        self.sizes = {key: row_bytes(row, bytes_a_clip, num_frames) for key, row in clips.items()}
         self.shards = _shards(self.sizes)
-        self.kept: list[str] = []
+        self.kept: list[str] = []  # names of shards that an earlier run has finished
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        return settings(self.params)  # reads the tower's weights
+        """Everything that the features depend on. Computing it reads the tower's weights."""
+        return settings(self.params)
 
     @cached_property
     def folder(self) -> Path:
@@ -113,12 +118,12 @@ class Build:
 
         return PARTIAL / hashlib.sha256(repr(sorted(self.settings.items())).encode()).hexdigest()[:16]
 
-    def bytes_there(self) -> int:
-        """Of clips that need not be encoded, as far as is said."""
+    def stored_bytes(self) -> int:
+        """Bytes of the clips that are already encoded, by their indexes: the tensors are not checked."""
         return sum(self.sizes[key] for key in self._stored())
 
-    def is_there(self) -> bool:
-        """Whether the store is what this would end in: it takes no room to say so, on a disk that has none left."""
+    def is_finished(self) -> bool:
+        """Whether data/features is already the store that `run` would build. The check needs no disk space."""
         index = _read_index(STORE)
         shards = {key: entry["shard"] for key, entry in index.get("clips", {}).items()}
         if index.get("settings") != self.settings or shards != {key: name for name, keys in self.shards.items() for key in keys}:
@@ -130,7 +135,7 @@ class Build:
         """Encode what is missing, in `features.processes` processes that take shards in turn."""
         for other in PARTIAL.glob("*"):
             if other != self.folder:
-                shutil.rmtree(other)  # of other settings: no use any more
+                shutil.rmtree(other)  # shards of other settings
         self.folder.mkdir(parents=True, exist_ok=True)
         self.kept = [name for name, keys in self.shards.items() if self._is_whole(name, keys)]
         missing = [name for name in self.shards if name not in self.kept]
@@ -160,7 +165,10 @@ class Build:
             )
 
     def encode(self, names: list[str], bar: bool, device: str = "auto", alive: Any = None) -> None:
-        """Write shards. Decoding runs in worker processes, the tower here."""
+        """Write shards. Worker processes decode; the tower runs in this process.
+
+        alive: asked before each shard is written; False ends the work with a PllavaError.
+        """
         from rich.progress import track
 
         from pllava.artifacts.pixels import Pixels
@@ -176,8 +184,8 @@ class Build:
         )
         keys = [key for name in names for key in self.shards[name]]
         stored = self._stored()
-        before = {key: stored[key] for key in keys if key in stored and _is_good(stored[key], key)}
-        fresh = [key for key in keys if key not in before]
+        readers = {key: stored[key] for key in keys if key in stored and _is_good(stored[key], key)}
+        fresh = [key for key in keys if key not in readers]
         encoded = self._encoded(
             model, [self.clips[key] for key in fresh], Pixels(processor, params.model.num_frames, params.train.sampling, params.seed)
         )
@@ -187,11 +195,11 @@ class Build:
             bad: dict[str, str] = {}
             for key in self.shards[name]:
                 next(progress)
-                found = before[key].get(key) if key in before else next(encoded)
-                if isinstance(found, str):
-                    bad[key] = found
+                features = readers[key].get(key) if key in readers else next(encoded)
+                if isinstance(features, str):
+                    bad[key] = features
                 else:
-                    tensors[key] = found
+                    tensors[key] = features
             if alive is not None and not alive():
                 raise PllavaError("the process that started this one has ended")
             with writing(self.folder / name, "Make room and run `pllava features` again: finished shards are kept"):
@@ -199,22 +207,22 @@ class Build:
         next(progress, None)
 
     def _encoded(self, model: Any, rows: list[ManifestRow], pixels: Any) -> Iterator[Tensor | str]:
-        """Features of each row's clip, or why it has none."""
+        """Features [T, P, Dv] of each row's clip, or the reason why the clip cannot be read."""
         import torch
         from torch.utils.data import DataLoader
 
         from pllava.model.tower import encode_clips
 
         params = self.params
-        together = max(1, torch.get_num_threads())
-        loader = DataLoader(_Clips(rows, pixels), batch_size=together, collate_fn=list, num_workers=params.data.workers if rows else 0)
+        batch_size = max(1, torch.get_num_threads())
+        loader = DataLoader(_Clips(rows, pixels), batch_size=batch_size, collate_fn=list, num_workers=params.data.workers if rows else 0)
         for batch in loader:
             good = iter(encode_clips(model, [clip for clip in batch if not isinstance(clip, str)], params.features.dtype))
             for clip in batch:
                 yield clip if isinstance(clip, str) else next(good).cpu().contiguous()
 
     def _write(self, name: str, tensors: dict[str, Tensor], bad: dict[str, str]) -> None:
-        """The shard, then what is in it: a shard without that is not finished."""
+        """Write the shard, then the .json file of its contents. A shard without this file is not finished."""
         from safetensors.torch import save_file
 
         temporary = self.folder / f".{name}.{os.getpid()}.partial"
@@ -229,38 +237,40 @@ class Build:
         write_json(self.folder / f"{name}.json", {"clips": entries, "unreadable": bad})
 
     def _contents(self, name: str) -> dict[str, Any] | None:
+        """The contents file of a shard; None when it is missing or damaged."""
         try:
             return read_json(self.folder / f"{name}.json")
         except (FileNotFoundError, PllavaError):
             return None
 
     def _is_whole(self, name: str, keys: list[str]) -> bool:
+        """Whether the shard is finished, holds exactly these clips, and all of its tensors are intact."""
         contents = self._contents(name)
         if contents is None or sorted([*contents["clips"], *contents["unreadable"]]) != keys or contents["unreadable"]:
-            return False  # what could not be read is tried again
-        reader = ShardReader(self.folder, contents["clips"])  # one: opening a shard reads all of its header
+            return False  # clips that could not be read are tried again
+        reader = ShardReader(self.folder, contents["clips"])  # one reader for all keys: opening a shard reads its whole header
         return all(_is_good(reader, key) for key in keys)
 
     def _stored(self) -> dict[str, ShardReader]:
-        """Clips that are already encoded with these settings: in data/features, or in shards of a run that was killed."""
-        found: dict[str, ShardReader] = {}
+        """A reader for each clip that is already encoded with these settings, in data/features or in the shards of a killed run."""
+        readers: dict[str, ShardReader] = {}
         index = _read_index(STORE)
         if index.get("settings") == self.settings:
-            found |= dict.fromkeys(index["clips"], ShardReader(STORE, index["clips"]))
+            readers |= dict.fromkeys(index["clips"], ShardReader(STORE, index["clips"]))
         for file in sorted(self.folder.glob("*.safetensors.json")):
             if contents := self._contents(file.name.removesuffix(".json")):
-                found |= dict.fromkeys(contents["clips"], ShardReader(self.folder, contents["clips"]))
-        return {key: reader for key, reader in found.items() if key in self.clips}
+                readers |= dict.fromkeys(contents["clips"], ShardReader(self.folder, contents["clips"]))
+        return {key: reader for key, reader in readers.items() if key in self.clips}
 
     def index(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Entries of all clips, and those that could not be read, each sorted by key."""
+        """(key -> entry of each stored clip, key -> reason for each clip that could not be read), both sorted by key."""
         contents = [read_json(self.folder / f"{name}.json") for name in self.shards]
         clips = {key: entry for content in contents for key, entry in content["clips"].items()}
         return clips, {key: reason for content in contents for key, reason in content["unreadable"].items()}
 
 
 def _shards(sizes: dict[str, int]) -> dict[str, list[str]]:
-    """Keys of each shard, in order, by the size the clips are planned to have."""
+    """Name -> keys of each shard. A shard is full when the planned sizes of its clips reach SHARD_BYTES."""
     shards: list[list[str]] = []
     room = 0
     for key, needed in sizes.items():
@@ -273,7 +283,7 @@ def _shards(sizes: dict[str, int]) -> dict[str, list[str]]:
 
 
 def _encode_share(build: Build, names: list[str], number: int, parent: int) -> None:
-    """What one of several processes does."""
+    """Encode the shards of one of several processes."""
     import torch
 
     gpus = torch.cuda.device_count()
@@ -287,7 +297,7 @@ def _encode_share(build: Build, names: list[str], number: int, parent: int) -> N
 
 
 class _Clips:
-    """Map-style dataset of the pixels of distinct clips; a clip that cannot be read is the reason, a string."""
+    """Map-style dataset of the pixels of distinct clips. For a clip that cannot be read the item is the reason, a string."""
 
     def __init__(self, rows: list[ManifestRow], pixels: Any) -> None:
         self.rows, self.pixels = rows, pixels
@@ -303,6 +313,7 @@ class _Clips:
 
 
 def _is_good(reader: ShardReader, key: str) -> bool:
+    """Whether a stored tensor matches its entry in the index."""
     try:
         reader.get(key)
     except PllavaError:
@@ -318,7 +329,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name, where the file system can; a copy elsewhere."""
+    """Hard-link the file, or copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,6 +1,6 @@
-"""From checked chunks to what depends on all rows: duplicates, clips in two splits, counts and hashes by corpus.
+"""Checks over all rows of all chunks: duplicates, clips in two splits, counts and hashes by corpus.
 
-Every row that was seen leaves a hash in a SQLite file, not in memory. The file is scratch: it begins empty and is not synced.
+The hash of every row goes to a SQLite file, so that memory stays constant. The file is scratch: it begins empty and is not synced.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pllava.artifacts.manifest import QuarantinedRow, schema_of
 from pllava.stages.prepare.checked_rows import Chunk
 
 PAGE_CACHE_KB = 32768
-SHOWN = 5  # problems and clashes kept for an error
+SHOWN = 5  # problems and clashes listed in an error
 
 
 @dataclass
 class Counts:
-    """Of one corpus in one split. `bad` counts quarantined rows, `codes` the rows with a reason."""
+    """Counts of one corpus in one split. `bad`: quarantined rows. `codes`: reason -> rows that have it."""
 
     rows: int = 0
     turns: int = 0
@@ -31,9 +31,10 @@ class Counts:
     checked: int = 0
     bad: int = 0
     codes: Counter[str] = field(default_factory=Counter)
-    shown: list[str] = field(default_factory=list)  # the first problems, readable
+    shown: list[str] = field(default_factory=list)  # the first SHOWN problems, as text
 
     def add_bad(self, table: Any) -> None:
+        """Count the quarantined rows of an Arrow table."""
         self.bad += table.num_rows
         for row in table.to_pylist():
             self.codes.update(row["codes"].split(", "))
@@ -42,7 +43,7 @@ class Counts:
 
 
 class Assembly:
-    """Rows of all splits pass through `add`, in their order; then ask for clashes and digests."""
+    """A context manager. Pass all rows of all splits through `add`, in order; then ask for `clips` and `clashes`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +65,7 @@ class Assembly:
         self.path.unlink(missing_ok=True)
 
     def add(self, split: str, chunk: Chunk, counts: Counts, copies: Callable[[int], int] = lambda index: 1) -> Chunk:
-        """The chunk without duplicates (now among the bad rows) and with each row as often as the mixture has it."""
+        """The chunk with its duplicates moved to the bad rows, and with each other row as often as `copies` says. Counts go to `counts`."""
         counts.checked += chunk.rows.num_rows + chunk.bad.num_rows
         chunk = self._without_duplicates(split, chunk)
         rows = chunk.rows
@@ -81,13 +82,14 @@ class Assembly:
         return Chunk(rows, chunk.bad, chunk.file)
 
     def add_clips(self, split: str, corpus: str, hashes: list[str], media: list[str]) -> None:
-        values = ((bytes.fromhex(sha), split, corpus, path) for sha, path in zip(hashes, media, strict=True) if sha)  # text has none
+        """Note the content hashes and paths of clips, one pair a row; rows without media have an empty hash."""
+        values = ((bytes.fromhex(sha), split, corpus, path) for sha, path in zip(hashes, media, strict=True) if sha)
         self._database.execute("BEGIN")
         self._database.executemany("INSERT OR IGNORE INTO clip VALUES (?, ?, ?, ?)", values)
         self._database.execute("COMMIT")
 
     def clips(self, split: str, corpus: str) -> tuple[int, str]:
-        """Distinct clips of a corpus, and one sha256 over their content hashes, whatever their order."""
+        """(number of distinct clips of a corpus, one sha256 over their sorted content hashes)."""
         count, digest = 0, hashlib.sha256()
         for (sha,) in self._database.execute("SELECT sha FROM clip WHERE split = ? AND corpus = ? ORDER BY sha", (split, corpus)):
             digest.update((b"\n" if count else b"") + sha.hex().encode())
@@ -95,20 +97,20 @@ class Assembly:
         return count, digest.hexdigest()
 
     def clashes(self) -> tuple[int, list[str]]:
-        """How many contents are in two splits, and the first of them, readable. Order of splits: as they are called."""
-        twice = "SELECT sha FROM clip GROUP BY sha HAVING COUNT(DISTINCT split) > 1"
-        (number,) = self._database.execute(f"SELECT COUNT(*) FROM ({twice})").fetchone()
+        """(number of clips whose content is in two splits, the first SHOWN of them as text)."""
+        shared = "SELECT sha FROM clip GROUP BY sha HAVING COUNT(DISTINCT split) > 1"
+        (number,) = self._database.execute(f"SELECT COUNT(*) FROM ({shared})").fetchone()
         lines = []
-        for (sha,) in self._database.execute(f"{twice} LIMIT {SHOWN}").fetchall():
-            where = self._database.execute("SELECT media, split FROM clip WHERE sha = ? GROUP BY split ORDER BY split DESC", (sha,))
-            lines.append("  " + " and ".join(f"{media} ({split})" for media, split in where))
+        for (sha,) in self._database.execute(f"{shared} LIMIT {SHOWN}").fetchall():
+            copies = self._database.execute("SELECT media, split FROM clip WHERE sha = ? GROUP BY split ORDER BY split DESC", (sha,))
+            lines.append("  " + " and ".join(f"{media} ({split})" for media, split in copies))
         return number, sorted(lines)
 
     def _without_duplicates(self, split: str, chunk: Chunk) -> Chunk:
         import pyarrow as pa
 
         keep: list[bool] = []
-        bad = []
+        duplicates = []  # (position in the chunk, id of the first row with this content)
         execute = self._database.execute
         execute("BEGIN")
         for position, (digest, row_id) in enumerate(zip(chunk.rows["digest"].to_pylist(), chunk.rows["id"].to_pylist(), strict=True)):
@@ -116,15 +118,15 @@ class Assembly:
             keep.append(fresh)
             if not fresh:
                 (first,) = execute("SELECT id FROM seen WHERE split = ? AND digest = ?", (split, digest)).fetchone()
-                bad.append((position, first))
+                duplicates.append((position, first))
         execute("COMMIT")
-        if not bad:
+        if not duplicates:
             return chunk
-        return Chunk(chunk.rows.filter(pa.array(keep)), _with_duplicates(split, chunk, bad), chunk.file)
+        return Chunk(chunk.rows.filter(pa.array(keep)), _with_duplicates(split, chunk, duplicates), chunk.file)
 
 
 def _with_duplicates(split: str, chunk: Chunk, duplicates: list[tuple[int, str]]) -> Any:
-    """The bad rows and the duplicates, in the order of the file."""
+    """An Arrow table of the bad rows and the duplicates, in the order of the file."""
     import pyarrow as pa
 
     added = [
@@ -145,7 +147,7 @@ def _with_duplicates(split: str, chunk: Chunk, duplicates: list[tuple[int, str]]
 
 
 def _repeated(rows: Any, copies: Callable[[int], int]) -> Any:
-    """Each row as often as `copies` says; a second copy has an id of its own, so that other frames are drawn for it."""
+    """Each row as often as `copies` says. Every further copy gets its own id, so that other frames are drawn for it."""
     import pyarrow as pa
 
     times = [copies(index) for index in rows["index"].to_pylist()]

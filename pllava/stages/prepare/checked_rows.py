@@ -1,7 +1,7 @@
 """A corpus, checked a chunk of rows at a time: `for chunk in checked_chunks(corpus, "train", ...): chunk.rows, chunk.bad`.
 
-A chunk is a pure function of its rows, its media and the text settings. It is kept on disk under a name that holds a hash of these, so that
-`prepare` goes on where it was killed; what depends on the order of all rows (duplicates, splits) comes later, in `assembly`.
+A chunk is a pure function of its rows, its media and the text settings. It is kept on disk under a hash of these, so that `prepare`
+continues after a kill. Checks that need all rows (duplicates, clips in two splits) come later, in `assembly`.
 """
 
 from __future__ import annotations
@@ -28,54 +28,55 @@ CHUNK = 4096  # rows
 
 @dataclass
 class Chunk:
-    """Arrow tables: `rows` is ManifestRow with `index`, `digest` (of media and text) and `cut` beside it, `bad` is QuarantinedRow."""
+    """Two Arrow tables. `rows`: ManifestRow plus `index`, `digest` (hash of media and text) and `cut`. `bad`: QuarantinedRow."""
 
     rows: Any
     bad: Any
-    file: str  # the annotations
+    file: str  # the annotation file
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What rows are checked with."""
+    """The checkers and limits that every row goes through."""
 
     text: TextChecker
     media: MediaChecks
     max_seconds: float | None
-    parts: Path | None = None  # where finished chunks are kept; None: nowhere
+    parts: Path | None = None  # folder for finished chunks; None: they are not kept
 
 
 def checked_chunks(corpus: Corpus, split: str, checks: Checks, wanted: Callable[[int], bool] = lambda index: True) -> Iterator[Chunk]:
     """Chunks of the wanted rows, in the order of the file. Raises PllavaError if the file is unusable."""
-    rows = instructions(corpus, wanted)
+    all_rows = instructions(corpus, wanted)
     key = _key(corpus, split, checks) if checks.parts else ""
     number = 0
-    while some := list(islice(rows, CHUNK)):
-        asked: dict[str, dict[Bound, None]] = {}
-        for row in some:
+    while rows := list(islice(all_rows, CHUNK)):
+        bounds: dict[str, dict[Bound, None]] = {}  # path -> the distinct time bounds that rows name
+        for row in rows:
             if isinstance(row, Instruction) and row.media:
-                asked.setdefault(media_path(row), {})[row.start, row.end] = None
-        reports = checks.media.reports(asked)
-        yield _chunk(some, split, reports, checks, str(corpus.annotations), f"{key} {number}")
+                bounds.setdefault(media_path(row), {})[row.start, row.end] = None
+        reports = checks.media.reports(bounds)
+        yield _chunk(rows, split, reports, checks, str(corpus.annotations), f"{key} {number}")
         number += 1
 
 
 def media_path(row: Instruction) -> str:
+    """The path of the row's clip or picture; "" for text alone."""
     return "" if not row.media else f"{row.corpus.media.as_posix()}/{row.media}"
 
 
-def _chunk(some: list[Instruction | Problem], split: str, reports: dict[str, MediaReport], checks: Checks, file: str, key: str) -> Chunk:
-    """A chunk that is on disk already, or made and kept there."""
+def _chunk(rows: list[Instruction | Problem], split: str, reports: dict[str, MediaReport], checks: Checks, file: str, key: str) -> Chunk:
+    """A chunk: read from disk if an earlier run has finished it, else made and written there."""
     import pyarrow.parquet as pq
 
     if checks.parts is None:
-        return _make(some, split, reports, checks, file)
-    found = [(path, reports[path].summary) for path in sorted(reports)]
-    name = hashlib.sha256(f"{key} {[row.index for row in some]} {found}".encode()).hexdigest()
+        return _make(rows, split, reports, checks, file)
+    summaries = [(path, reports[path].summary) for path in sorted(reports)]
+    name = hashlib.sha256(f"{key} {[row.index for row in rows]} {summaries}".encode()).hexdigest()
     files = {kind: checks.parts / f"{name[:32]}.{kind}.parquet" for kind in ("bad", "rows")}
     if files["rows"].exists():  # written last
         return Chunk(pq.read_table(files["rows"], partitioning=None), pq.read_table(files["bad"], partitioning=None), file)
-    chunk = _make(some, split, reports, checks, file)
+    chunk = _make(rows, split, reports, checks, file)
     for kind, part in files.items():
         temporary = part.with_suffix(f".{os.getpid()}.partial")
         pq.write_table(getattr(chunk, kind), temporary, compression="lz4")
@@ -83,12 +84,13 @@ def _chunk(some: list[Instruction | Problem], split: str, reports: dict[str, Med
     return chunk
 
 
-def _make(some: list[Instruction | Problem], split: str, reports: dict[str, MediaReport], checks: Checks, file: str) -> Chunk:
+def _make(candidates: list[Instruction | Problem], split: str, reports: dict[str, MediaReport], checks: Checks, file: str) -> Chunk:
+    """Check every candidate row, and sort the rows into usable and bad ones."""
     import pyarrow as pa
 
     rows: list[dict[str, Any]] = []
     problems: list[Problem] = []
-    for row in some:
+    for row in candidates:
         if isinstance(row, Problem):
             problems.append(row)
             continue
@@ -126,6 +128,7 @@ def _make(some: list[Instruction | Problem], split: str, reports: dict[str, Medi
 
 
 def quarantined(split: str, problem: Problem) -> QuarantinedRow:
+    """The row of quarantined.parquet that describes a problem."""
     codes = ", ".join(sorted({code for code, _ in problem.reasons}))
     reasons = "; ".join(text for _, text in problem.reasons)
     return QuarantinedRow(split, problem.corpus, problem.file, problem.index, problem.media, codes, reasons)
@@ -139,19 +142,19 @@ def _rows_schema() -> Any:
 
 
 def _length(row: Instruction, media: MediaReport) -> float:
-    """Seconds of the clip that the row is about."""
+    """Length in seconds of the part of the clip that the row names."""
     end = media.duration if row.end is None else min(row.end, media.duration)
     return end - (row.start or 0.0)
 
 
 def _digest(row: Instruction, media: MediaReport) -> bytes:
-    """Equal for rows of the same media, part and text, whatever they are called."""
+    """16 bytes, equal for rows of the same media content, time bounds and text. Names and ids do not count."""
     text = json.dumps([media.sha256, row.start, row.end, [[turn.i, turn.q, turn.a] for turn in row.turns]])
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _key(corpus: Corpus, split: str, checks: Checks) -> str:
-    """What all chunks of a corpus depend on, besides their media."""
+    """A hash of everything that the chunks of a corpus depend on, except their media."""
     settings = [split, corpus.name, corpus.kind, str(corpus.annotations), str(corpus.media), checks.max_seconds, CHUNK]
     text, code = checks.text.sha256, code_sha256("stages/prepare")
     return work_key(settings=settings, annotations=sha256_file(corpus.annotations), text=text, code=code)

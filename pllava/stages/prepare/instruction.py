@@ -1,10 +1,10 @@
-"""Instruction corpora in the format of VideoChat2-IT: `for row in instructions(corpus): ...`, a row or its problem at a time.
+"""Instruction corpora in the format of VideoChat2-IT: `for row in instructions(corpus)` yields each row, or its problem.
 
-A corpus is a JSON list of `{"video" | "image": path under the media root, "QA": [{"i", "q", "a"}, ...], "start"?, "end"?}` (seconds).
-A corpus of kind text has no media.
+A corpus is a JSON list of `{"video" | "image": path under the media root, "QA": [{"i", "q", "a"}, ...], "start"?, "end"?}` (seconds), or a
+file with one such row a line. A corpus of kind text has no media.
 `i` of the first turn opens the text; an empty `q` asks for a caption. Other keys of a row are ignored.
-In place of QA a row may hold chat `messages` or `conversations` (`messages.py`), and in place of the list there may be one row a line.
-The clip may stand in a list of one, and under `videos` or `images`.
+Instead of QA a row may hold chat `messages` or `conversations` (`messages.py`). The path may stand in a list of one, and under the key
+`videos` or `images`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pllava.stages.prepare.messages import clips_in, turns_of, without_tag
 
 @dataclass(frozen=True)
 class Turn:
+    """One question with its answer. i: the instruction, q: the question, a: the answer."""
+
     i: str
     q: str
     a: str
@@ -44,7 +46,7 @@ class Instruction:
 
 @dataclass
 class Problem:
-    """Why a row is unusable: every reason found, each as (code, text). Codes are what the counts in the report are grouped by."""
+    """Why a row is unusable: every reason as (code, text). The report counts rows by code."""
 
     corpus: str
     file: str
@@ -57,30 +59,30 @@ class Problem:
 
 
 def instructions(corpus: Corpus, wanted: Callable[[int], bool] = lambda index: True) -> Iterator[Instruction | Problem]:
-    """Rows of one annotation file, as they stand there. Raises PllavaError if the file itself is unusable."""
-    for index, row in rows_of(corpus.annotations, _what(corpus)):
+    """The wanted rows of one annotation file, in its order. Raises PllavaError if the file itself is unusable."""
+    for index, row in rows_of(corpus.annotations, _role(corpus)):
         if wanted(index):
             problem = Problem(corpus.name, str(corpus.annotations), index)
             yield _parse(row, corpus, index, problem) or problem
 
 
 def read_corpus(corpus: Corpus) -> tuple[list[Instruction], list[Problem]]:
-    """The whole file at once, for small ones: (rows, problems)."""
+    """(rows, problems) of a whole file. It holds all rows in memory."""
     rows = list(instructions(corpus))
     return [row for row in rows if isinstance(row, Instruction)], [row for row in rows if isinstance(row, Problem)]
 
 
 def size_of(corpus: Corpus) -> int:
-    """Rows in the annotation file, usable or not."""
-    return count_rows(corpus.annotations, _what(corpus))
+    """Number of rows in the annotation file, usable or not."""
+    return count_rows(corpus.annotations, _role(corpus))
 
 
-def _what(corpus: Corpus) -> str:
+def _role(corpus: Corpus) -> str:
     return f"the annotations of corpus {corpus.name}"
 
 
 def _parse(row: Any, corpus: Corpus, index: int, problem: Problem) -> Instruction | None:
-    """The row, or None with all its reasons in `problem`."""
+    """The well-formed row; else None, and every reason is added to `problem`."""
 
     def wrong(text: str, code: str = "malformed") -> None:
         problem.reasons.append((code, text))
@@ -109,7 +111,7 @@ def _parse(row: Any, corpus: Corpus, index: int, problem: Problem) -> Instructio
 
 
 def _media(row: dict[str, Any], chat: Any, kind: str, wrong: Any) -> str | None:
-    """The path of the row's one clip; None, with the reason, when it names none or several."""
+    """The path of the row's one clip. None when the row names no clip or several; `wrong` then gets the reason."""
     values = [value for value in (row.get(kind), row.get(f"{kind}s"), *clips_in(chat)) if value]
     lists = [value if isinstance(value, list) else [value] for value in values]
     paths = [path for paths in lists for path in paths]
@@ -126,6 +128,7 @@ def _media(row: dict[str, Any], chat: Any, kind: str, wrong: Any) -> str | None:
 
 
 def _seconds(value: Any, name: str, wrong: Any) -> float | None:
+    """A time bound in seconds; None when it is missing, or wrong: `wrong` then gets the reason."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
@@ -136,7 +139,7 @@ def _seconds(value: Any, name: str, wrong: Any) -> float | None:
 
 def _chat(messages: Any, key: str, wrong: Any) -> list[Turn]:
     turns = turns_of(messages, wrong, key)
-    return _turns(turns, wrong) if turns else []  # turns_of has said why there is none
+    return _turns(turns, wrong) if turns else []  # `wrong` already has the reason when there is none
 
 
 def _turns(qa: Any, wrong: Any) -> list[Turn]:
@@ -149,9 +152,9 @@ def _turns(qa: Any, wrong: Any) -> list[Turn]:
             wrong(f"QA[{number}] is {type(pair).__name__}, not an object")
             continue
         texts = {key: pair.get(key, "") for key in ("i", "q", "a")}
-        odd = [key for key, text in texts.items() if not isinstance(text, str)]
-        if odd:
-            wrong(f"QA[{number}] has {odd[0]!r} of type {type(texts[odd[0]]).__name__}, text is needed")
+        not_text = [key for key, text in texts.items() if not isinstance(text, str)]
+        if not_text:
+            wrong(f"QA[{number}] has {not_text[0]!r} of type {type(texts[not_text[0]]).__name__}, text is needed")
         elif not texts["a"].strip():
             wrong(f"QA[{number}] has an empty answer", "empty answer")
         else:

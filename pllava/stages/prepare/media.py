@@ -1,6 +1,7 @@
 """Checks of media, one file at a time, decoded in other processes: `check_media(MediaJob("clip.mp4", (WHOLE,)), Readers(2))`.
 
-Each distinct file is hashed, and frames from all over it decoded, once, however many rows name it (`media_checks` remembers).
+Each distinct file is hashed once, and frames from its whole length are decoded once, however many rows name it (`media_checks` keeps the
+reports).
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 Bound = tuple[float | None, float | None]  # start, end in seconds
 WHOLE: Bound = (None, None)
 
-FRAMES_DECODED = 8  # bit rot shows only where it is decoded; so many frames, spread as training spreads them
+FRAMES_DECODED = 8  # frames a time bound, spread as training spreads them: damage shows only in frames that are decoded
 
 
 @dataclass(frozen=True)
 class MediaJob:
-    """One file (or folder of numbered frames) and the time bounds that rows ask of it."""
+    """One file (or folder of numbered frames) and the time bounds that rows name."""
 
     path: str
     bounds: tuple[Bound, ...]
@@ -32,7 +33,10 @@ class MediaJob:
 
 @dataclass
 class MediaReport:
-    """What was found. `problem` is a (code, text) that makes every row of the file unusable, `bound_problems` those of single bounds."""
+    """The report about one file. A problem is a (code, text).
+
+    `problem` makes every row of the file unusable, an entry of `bound_problems` only the rows with that time bound.
+    """
 
     path: str
     sha256: str = ""
@@ -41,21 +45,22 @@ class MediaReport:
     duration: float = 0.0  # seconds
     problem: tuple[str, str] | None = None
     bound_problems: dict[Bound, tuple[str, str]] = field(default_factory=dict)
-    checked: set[Bound] = field(default_factory=set)  # the bounds that were asked for so far
-    passing: bool = False  # the reader died or took too long; the next check tries again
+    checked: set[Bound] = field(default_factory=set)  # the bounds that were checked so far
+    transient: bool = False  # the reader died or took too long: the report is not kept, and the next run checks again
 
     @property
     def summary(self) -> tuple[object, ...]:
-        """Everything found, in an order that does not change."""
+        """Every result of the check, in a fixed order."""
         bounds = sorted(self.bound_problems.items(), key=str)
         return self.sha256, self.num_frames_total, self.fps, self.duration, self.problem, bounds
 
     def problem_of(self, bound: Bound) -> tuple[str, str] | None:
+        """(code, text) of the problem of a row with this bound; None when there is none."""
         return self.problem or self.bound_problems.get(bound)
 
 
 def check_media(job: MediaJob, readers: Readers) -> MediaReport:
-    """Check one file. Never raises for a bad file: the report says what is wrong."""
+    """Check one file. A bad file raises nothing: the report holds its problem. Raises NoReader when no decoder is installed."""
     from pllava.benchmarks.mvbench import media_sha256
     from pllava.video.child import NoReader
     from pllava.video.readers import ReaderDied
@@ -80,7 +85,7 @@ def check_media(job: MediaJob, readers: Readers) -> MediaReport:
     except NoReader:
         raise
     except PllavaError as error:
-        report.problem, report.passing = ("media unreadable", str(error)), isinstance(error, ReaderDied)
+        report.problem, report.transient = ("media unreadable", str(error)), isinstance(error, ReaderDied)
         return report
     report.sha256 = media_sha256(Path(job.path))
     return report

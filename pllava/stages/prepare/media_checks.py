@@ -1,7 +1,7 @@
-"""Checks of media that outlive a kill: `MediaChecks(STATE, workers=2).reports({"clip.mp4": [WHOLE]})`.
+"""Checks of media that survive a kill: `MediaChecks(STATE, workers=2).reports({"clip.mp4": [WHOLE]})`.
 
-What was found about a file is kept in SQLite under .state/, with its size and time of change, as DVC does. A file is hashed and decoded
-again when these differ, when another part of it is asked for, or when the code that checks is another.
+The report about a file is kept in SQLite under .state/, with the file's size and time of change. A file is hashed and decoded again when
+size or time differ, when a row names another time bound, or when the code that checks has changed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pllava.core.hashing import code_sha256, stat_fingerprint
 from pllava.stages.prepare.media import Bound, MediaJob, MediaReport, check_media
 from pllava.video.readers import Readers
 
-CODE = ("video", "stages/prepare/media.py", "stages/prepare/media_checks.py")  # reads and judges a file
-COMMIT_SECONDS = 2.0  # work that a kill costs at most, besides the files under way
+CODE = ("video", "stages/prepare/media.py", "stages/prepare/media_checks.py")  # the code that reads and checks a file
+COMMIT_SECONDS = 2.0  # a kill loses the reports of at most this time, and the files being checked
 
 
 class MediaChecks:
-    """A context manager. workers: files that are checked at once, each decoded in a process of its own."""
+    """A context manager. workers: number of files checked at once, each decoded in its own process."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,38 +50,38 @@ class MediaChecks:
         self._database.commit()
         self._database.close()
 
-    def reports(self, asked: Mapping[str, Iterable[Bound]]) -> dict[str, MediaReport]:
-        """Path -> report about the whole file and the asked parts of it."""
-        found: dict[str, MediaReport] = {}
-        jobs, prints = [], {}
-        for path, bounds in asked.items():
+    def reports(self, requested: Mapping[str, Iterable[Bound]]) -> dict[str, MediaReport]:
+        """Path -> report about the file and its requested time bounds. requested: path -> bounds."""
+        reports: dict[str, MediaReport] = {}
+        jobs, fingerprints = [], {}
+        for path, bounds in requested.items():
             bounds, known = tuple(bounds), None
-            prints[path] = stat_fingerprint(path)
-            row = self._database.execute(REPORT_OF, (path, prints[path])).fetchone()
+            fingerprints[path] = stat_fingerprint(path)
+            row = self._database.execute(REPORT_OF, (path, fingerprints[path])).fetchone()
             if row:
                 known = _load(path, row[0])
                 bounds = tuple(bound for bound in bounds if bound not in known.checked)
-                found[path] = known
+                reports[path] = known
             if not row or (bounds and known and not known.problem):
                 jobs.append(MediaJob(path, bounds))
         saved = time.monotonic()
         for job, report in self._check(jobs):
             self.decoded += 1
             report.checked = set(job.bounds)
-            if before := found.get(report.path):
+            if before := reports.get(report.path):
                 report.checked |= before.checked
                 report.bound_problems = {**before.bound_problems, **report.bound_problems}
-            found[report.path] = report
-            if not report.passing:
-                self._database.execute("REPLACE INTO media VALUES (?, ?, ?)", (report.path, prints[report.path], _dump(report)))
+            reports[report.path] = report
+            if not report.transient:
+                self._database.execute("REPLACE INTO media VALUES (?, ?, ?)", (report.path, fingerprints[report.path], _dump(report)))
             if time.monotonic() - saved > COMMIT_SECONDS:
                 self._database.commit()
                 saved = time.monotonic()
         self._database.commit()
-        return found
+        return reports
 
     def _check(self, jobs: list[MediaJob]) -> Iterator[tuple[MediaJob, MediaReport]]:
-        """In the order of the jobs, whatever the number of workers."""
+        """Each job with its report, in the order of the jobs."""
         threads = ThreadPoolExecutor(self.workers)
         try:
             yield from zip(jobs, threads.map(partial(check_media, readers=self._readers), jobs), strict=True)
@@ -99,5 +99,5 @@ def _load(path: str, text: str) -> MediaReport:
     values = json.loads(text)
     bounds = {(start, end): problem for start, end, problem in values.pop("bounds")}
     problem = values.pop("problem")
-    problems = {bound: (found[0], found[1]) for bound, found in bounds.items() if found}
-    return MediaReport(path, **values, problem=tuple(problem) if problem else None, bound_problems=problems, checked=set(bounds))
+    bound_problems = {bound: (reason[0], reason[1]) for bound, reason in bounds.items() if reason}
+    return MediaReport(path, **values, problem=tuple(problem) if problem else None, bound_problems=bound_problems, checked=set(bounds))

@@ -1,9 +1,9 @@
 """Own data as chat messages: `turns_of([{"role": "user", "content": "What happens?"}, {"role": "assistant", "content": "A dog runs."}])`.
 
-The row around them names the clip as in VideoChat2-IT: `{"video": "clips/1.mp4", "messages": [...], "start"?, "end"?}`. A content is text,
-or a list of `{"type": "text", "text": ...}` and `{"type": "video" | "image"}`. The latter stands for the clip, and so does a tag, `<video>`
-or `<image>`, at the beginning or the end of the first question: the template puts the clip where it belongs. ShareGPT's
-`{"from": "human" | "gpt", "value": ...}` is read as well.
+The row names its clip as in VideoChat2-IT: `{"video": "clips/1.mp4", "messages": [...], "start"?, "end"?}`. The content of a message is
+text, or a list of `{"type": "text", "text": ...}` and `{"type": "video" | "image"}` parts. A video or image part stands for the clip, and
+so does a tag `<video>` or `<image>` at the beginning or the end of the first question. The template decides where the clip goes. Messages
+of ShareGPT, `{"from": "human" | "gpt", "value": ...}`, are read too.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 ROLES = ("system", "user", "assistant")
-OTHER_ROLES = {"human": "user", "gpt": "assistant"}  # of ShareGPT, which LLaVA took over
+OTHER_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names, which LLaVA uses
 TAG = re.compile(r"\A\s*<(?:video|image)>\s*|\s*<(?:video|image)>\s*\Z")
 
 
 def turns_of(messages: Any, wrong: Callable[..., None], key: str = "messages") -> list[dict[str, str]]:
-    """Turns `{"i", "q", "a"}`: a system message is the instruction, an answer without a question a caption. Problems go to `wrong`."""
+    """Turns `{"i", "q", "a"}` of a conversation. Problems go to `wrong`; [] when the messages cannot be read.
+
+    A system message becomes the instruction `i`. An answer without a question is a caption: its `q` is empty.
+    """
     if not isinstance(messages, list) or not messages:
         wrong(f"{key} is {'empty' if messages == [] else type(messages).__name__}, a list of user and assistant messages is needed")
         return []
@@ -53,7 +56,7 @@ def turns_of(messages: Any, wrong: Callable[..., None], key: str = "messages") -
 
 
 def clips_in(messages: Any) -> Iterator[Any]:
-    """Paths that parts of a content name, as in `{"type": "video", "video": "clips/1.mp4"}`."""
+    """The paths in video and image parts, such as `{"type": "video", "video": "clips/1.mp4"}`; None for a part without a path."""
     contents = [message.get("content") for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
     for part in parts:
@@ -62,12 +65,12 @@ def clips_in(messages: Any) -> Iterator[Any]:
 
 
 def without_tag(question: str) -> str:
-    """The first question without the tag that stands for the clip; one inside the words stays, and is no text to train on."""
+    """The first question without the tag for the clip. A tag inside the text stays; `text_checks` then refuses the row."""
     return TAG.sub("", question, count=1)
 
 
 def _text(content: Any, where: str, wrong: Callable[..., None]) -> str | None:
-    """The words of a message; None when it has another form."""
+    """The text of a message. None when the content is malformed; `wrong` then gets the reason."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):

@@ -10,10 +10,10 @@ SECONDS = 10.0
 
 class Progress:
     def __init__(self) -> None:
-        self.began = self.said = time.monotonic()
+        self.began = self.printed = time.monotonic()
 
-    def say(self, what: str, rows: int, size: int, decoded: int) -> None:
-        """Rows done of all; files decoded in this run (those known from an earlier one are not)."""
-        if time.monotonic() - self.said >= SECONDS:
-            self.said = time.monotonic()
-            print(f"{what}: {rows:,} of {size:,} row(s), {decoded:,} file(s) decoded, {self.said - self.began:.0f} s", file=sys.stderr)
+    def say(self, label: str, rows: int, size: int, decoded: int) -> None:
+        """Print a line, unless one was printed in the last SECONDS. rows: done, of `size`. decoded: files decoded in this run."""
+        if time.monotonic() - self.printed >= SECONDS:
+            self.printed = time.monotonic()
+            print(f"{label}: {rows:,} of {size:,} row(s), {decoded:,} file(s) decoded, {self.printed - self.began:.0f} s", file=sys.stderr)

@@ -1,11 +1,11 @@
 """The data gate, `pllava prepare`: annotations and media become one checked manifest a split in data/prepared/.
 
-Every row is checked before any training time is spent: its form, its text (see `pllava.stages.prepare.text_checks`), its media (see
-`pllava.stages.prepare.media`), that it is there once, and that no clip is in two splits (by content, not by name). Unusable rows go to
-quarantined.parquet with all their reasons; more than `data.max_bad_fraction` of a split stops the stage and nothing is written.
+Every row is checked before any training time is spent: its form, its text (`pllava.stages.prepare.text_checks`) and its media
+(`pllava.stages.prepare.media`). Duplicate rows are refused, and so is a clip in two splits, by content and not by name. Unusable rows go to
+quarantined.parquet with all their reasons. More than `data.max_bad_fraction` of them in a split stop the stage, and nothing is written.
 
-Rows stream through, a chunk at a time: memory does not grow with the corpora. What is finished is kept under .state/prepare, so a killed
-run goes on where it was, and equal inputs give equal bytes however often it was killed.
+Rows stream through in chunks, so memory does not grow with the corpora. Finished chunks are kept under .state/prepare, so a killed run
+continues there. Equal inputs give equal bytes however often the run was killed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SPLITS: dict[str, type] = {"train": ManifestRow, "validation": ManifestRow, "tes
 def prepare(params: Params) -> Path:
     """Write data/prepared/{train,validation,test,quarantined}.parquet and report.json.
 
-    Raises PllavaError on too much bad data, or when another process is at it.
+    Returns the folder. Raises PllavaError on too much bad data, or when another process is running this stage.
     """
     with alone(STATE / "lock", "another pllava prepare is at work in this folder"):
         return _prepare(params)
@@ -66,22 +66,22 @@ def _prepare(params: Params) -> Path:
         report: dict[str, Any] = {}
         for split in ("train", "validation"):
             report[split] = {"corpora": {}}
-            found = []
+            split_counts = []
             for corpus in getattr(params.data, split):
                 counts, entry = _corpus(corpus, split, Checks(text, media, params.data.max_seconds, parts), assembly, writers, progress)
-                found.append(counts)
+                split_counts.append(counts)
                 report[split]["corpora"][corpus.name] = entry
-            _settle(split, found, report[split], params.data.max_bad_fraction)
+            _sum_up(split, split_counts, report[split], params.data.max_bad_fraction)
         report["test"] = {"benchmarks": {}}
-        found = _benchmarks(params, media, assembly, writers, report["test"]["benchmarks"])
-        _settle("test", found, report["test"], params.data.max_bad_fraction)
+        benchmark_counts = _benchmarks(params, media, assembly, writers, report["test"]["benchmarks"])
+        _sum_up("test", benchmark_counts, report["test"], params.data.max_bad_fraction)
         if not report["train"]["rows"]:
             raise PllavaError("no usable training row. Add rows to the corpora of data.train in params.yaml, then: pllava prepare")
         _no_clip_in_two_splits(assembly)
         for writer in writers.values():
             writer.close()
         files = {f"{name}.parquet": sha256_file(folder / f"{name}.parquet") for name in writers}
-        write_json(folder / "report.json", {"splits": report, "files": files})  # last: its existence means the folder is whole
+        write_json(folder / "report.json", {"splits": report, "files": files})  # written last: its existence means that the folder is whole
         print(f"{PREPARED}: {', '.join(f'{w.rows} {name}' for name, w in writers.items())} row(s)", file=sys.stderr)
     shutil.rmtree(parts)
     return PREPARED
@@ -96,7 +96,7 @@ def _names_differ(split: str, names: list[str]) -> None:
 def _corpus(
     corpus: Corpus, split: str, checks: Checks, assembly: Assembly, writers: dict[str, ManifestWriter], progress: Progress
 ) -> tuple[Counts, dict[str, Any]]:
-    """Stream one corpus into its manifest; counts, and what the report says about it."""
+    """Stream one corpus into its manifest. Returns its counts and its entry in the report."""
     size = size_of(corpus)
     copies = copies_of(corpus.name, size, corpus.weight, corpus.max_rows)
     counts = Counts()
@@ -124,7 +124,7 @@ def _corpus(
 
 
 def _benchmark_samples(params: Params) -> list[tuple[str, Any]]:
-    """(benchmark, sample) of every benchmark sample."""
+    """(name of the benchmark, sample) for every sample of every benchmark."""
     from pllava.benchmarks.benchmark import load_benchmark
 
     benchmarks = sorted(params.evaluate.benchmarks.items())
@@ -132,49 +132,50 @@ def _benchmark_samples(params: Params) -> list[tuple[str, Any]]:
 
 
 def _annotation_file(params: Params, name: str, stem: str) -> str:
-    """The file of a benchmark that holds the samples "<stem>/<number>"."""
+    """The path of the benchmark file that holds the samples with ids "<stem>/<number>"."""
     from pllava.benchmarks.benchmark import load_benchmark
 
     entry = params.evaluate.benchmarks[name]
     files = load_benchmark(name, entry.source).annotations(entry.root)
     exact = [path for path in files if path.stem == stem]
-    like = [path for path in files if path.stem.startswith(f"{stem}_")]  # generic_qa.json of "generic"
-    return str((exact or like or files[-1:] or [entry.root])[0])  # where ids bear the benchmark's name, the last: test_q.json
+    prefixed = [path for path in files if path.stem.startswith(f"{stem}_")]  # "generic" -> generic_qa.json
+    # Where ids begin with the benchmark's name, the samples are in the last file: test_q.json.
+    return str((exact or prefixed or files[-1:] or [entry.root])[0])
 
 
 def _benchmarks(
     params: Params, media: MediaChecks, assembly: Assembly, writers: dict[str, ManifestWriter], report: dict[str, Any]
 ) -> list[Counts]:
-    """The media of the benchmarks, as rows of test.parquet; counts by benchmark."""
-    found: dict[str, Counts] = {}
-    for some in _batches(_benchmark_samples(params)):
-        reports = media.reports({sample.media.as_posix(): [WHOLE] for _, sample in some})
+    """Check the media of every benchmark sample and write test.parquet. Returns the counts of each benchmark, and fills `report`."""
+    counts_by_name: dict[str, Counts] = {}
+    for batch in _batches(_benchmark_samples(params)):
+        reports = media.reports({sample.media.as_posix(): [WHOLE] for _, sample in batch})
         rows, problems = [], []
-        for name, sample in some:
-            counts = found.setdefault(name, Counts())
+        for name, sample in batch:
+            counts = counts_by_name.setdefault(name, Counts())
             counts.checked += 1
-            medium = reports[sample.media.as_posix()]
+            media_report = reports[sample.media.as_posix()]
             stem, _, number = sample.id.rpartition("/")
-            index = int(number) if number.isdecimal() else counts.checked - 1  # one's own benchmark may have other ids
-            reasons = [reason] if (reason := medium.problem_of(WHOLE)) else []
+            index = int(number) if number.isdecimal() else counts.checked - 1  # a user's benchmark may have other ids
+            reasons = [reason] if (reason := media_report.problem_of(WHOLE)) else []
             if sample.candidates and sample.answer not in sample.candidates:
                 reasons.append(("answer is no option", f"the answer {sample.answer!r} is none of the options, so no reply can be right"))
             if reasons:
                 file = _annotation_file(params, name, stem)
-                problems.append(quarantined("test", Problem(name, file, index, medium.path, reasons)))
+                problems.append(quarantined("test", Problem(name, file, index, media_report.path, reasons)))
             else:
                 counts.rows += 1
-                rows.append(TestRow(name, sample.task, index, medium.path, medium.sha256))
-        for name in found:
-            mine = [row for row in rows if row.benchmark == name]
-            assembly.add_clips("test", name, [row.media_sha256 for row in mine], [row.media for row in mine])
-            found[name].add_bad(_table([row for row in problems if row.corpus == name], QuarantinedRow))
+                rows.append(TestRow(name, sample.task, index, media_report.path, media_report.sha256))
+        for name, counts in counts_by_name.items():
+            own = [row for row in rows if row.benchmark == name]
+            assembly.add_clips("test", name, [row.media_sha256 for row in own], [row.media for row in own])
+            counts.add_bad(_table([row for row in problems if row.corpus == name], QuarantinedRow))
         writers["test"].write(_table(rows, TestRow))
         writers["quarantined"].write(_table(problems, QuarantinedRow))
-    for name, counts in sorted(found.items()):
+    for name, counts in sorted(counts_by_name.items()):
         clips, media_sha256 = assembly.clips("test", name)
         report[name] = {"rows": counts.rows, "clips": clips, "media_sha256": media_sha256}
-    return list(found.values())
+    return list(counts_by_name.values())
 
 
 def _table(rows: list[Any], row_type: type) -> Any:
@@ -184,21 +185,24 @@ def _table(rows: list[Any], row_type: type) -> Any:
 
 
 def _batches(samples: list[Any]) -> Iterator[list[Any]]:
-    rest = iter(samples)
-    while some := list(islice(rest, CHUNK)):
-        yield some
+    remaining = iter(samples)
+    while batch := list(islice(remaining, CHUNK)):
+        yield batch
 
 
-def _settle(split: str, found: list[Counts], report: dict[str, Any], max_bad_fraction: float) -> None:
-    """Add up a split for the report. Raises PllavaError when too many of its rows are bad."""
-    bad, total = sum(counts.bad for counts in found), sum(counts.checked for counts in found)
-    codes: Counter[str] = sum((counts.codes for counts in found), Counter())
+def _sum_up(split: str, counts_of_parts: list[Counts], report: dict[str, Any], max_bad_fraction: float) -> None:
+    """Write the sums of a split into its report. counts_of_parts: of each corpus or benchmark.
+
+    Raises PllavaError when more than `max_bad_fraction` of the rows are bad.
+    """
+    bad, total = sum(counts.bad for counts in counts_of_parts), sum(counts.checked for counts in counts_of_parts)
+    codes: Counter[str] = sum((counts.codes for counts in counts_of_parts), Counter())
     reasons = dict(sorted(codes.items()))
-    report["rows"] = sum(counts.rows for counts in found)
+    report["rows"] = sum(counts.rows for counts in counts_of_parts)
     report["quarantined"] = {"rows": bad, "reasons": reasons}
     if not bad or bad / total <= max_bad_fraction:
         return
-    shown = [f"  {line}" for counts in found for line in counts.shown][:SHOWN]
+    shown = [f"  {line}" for counts in counts_of_parts for line in counts.shown][:SHOWN]
     more = [f"  ... and {bad - SHOWN} more"] if bad > SHOWN else []
     raise PllavaError(
         f"{bad} of {total} {split} row(s) cannot be used, data.max_bad_fraction allows {max_bad_fraction:.1%} "

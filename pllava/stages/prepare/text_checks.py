@@ -1,7 +1,7 @@
-"""Checks of text: what a user's words must not hold, and whether anything is left to learn after the cut.
+"""Checks of text: it must hold no special tokens or role markers, and an answer token must remain after the cut to max_length.
 
 checker = TextChecker(base="data/base/tiny-llava", template="tiny", max_length=320)
-num_tokens, reasons = checker.check(turns)
+num_tokens, reasons, cut = checker.report(turns)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pllava.chat.conversation import IGNORE, encode
 from pllava.stages.prepare.instruction import Turn
 
-NO_LIMIT = 1 << 40  # text tokens: nothing is cut
+NO_LIMIT = 1 << 40  # text tokens; encoding with this maximum cuts nothing
 
 
 ENDS = "; it stands for the clip once, at the beginning or the end of the first question"
@@ -23,7 +23,7 @@ TAGS = {"<image>": ENDS, "<video>": ENDS}
 class TextReport(NamedTuple):
     num_tokens: int  # after the cut to max_length, without visual tokens
     reasons: list[tuple[str, str]]  # why the sample cannot be used
-    cut: bool  # it is longer than max_length: usable, but its end is not learnt
+    cut: bool  # whether the sample is longer than max_length: it is usable, but its end is not learnt
 
 
 class TextChecker:
@@ -35,7 +35,8 @@ class TextChecker:
         self.tokenizer = load_tokenizer(base)
         self.template = load_template(template)
         self.max_length = max_length
-        # A role marker starts a new turn and can turn the loss on; <image> asks for visual tokens; </s> ends an answer.
+        # In a text, a role marker would start a new turn and could turn the loss on; <image> would ask for visual tokens; </s> would end an
+        # answer.
         markers = {*self.template.markers, *self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab(), "<video>"}
         self.forbidden = sorted({marker.strip() for marker in markers} - {""})
         self._any_forbidden = re.compile("|".join(re.escape(marker) for marker in self.forbidden))
@@ -43,16 +44,12 @@ class TextChecker:
 
     @property
     def sha256(self) -> str:
-        """Of all that the verdicts depend on."""
+        """A hash of everything that the checks depend on."""
         text = f"{self.tokenizer.backend_tokenizer.to_str()} {self.forbidden} {self.template.sha256} {self.max_length}"
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def check(self, turns: tuple[Turn, ...]) -> tuple[int, list[tuple[str, str]]]:
-        """Text tokens of the sample (after the cut), and the reasons why it cannot be used."""
-        return self.report(turns)[:2]
-
     def report(self, turns: tuple[Turn, ...], media: bool = True) -> TextReport:
-        """As `check`, and whether the sample is cut. media: False for text alone."""
+        """Check the text of one sample. media: False for text alone."""
         reasons = [
             (
                 "special text",
@@ -67,7 +64,7 @@ class TextChecker:
         if reasons:
             return TextReport(0, reasons, False)
         qa = [{"i": turn.i, "q": turn.q, "a": turn.a} for turn in turns]
-        encoded = encode(qa, self._pieces, self.template, NO_LIMIT, media=media, markers="keep")  # looked for above, with more of them
+        encoded = encode(qa, self._pieces, self.template, NO_LIMIT, media=media, markers="keep")  # checked above
         cut = len(encoded.input_ids) > self.max_length
         if all(label == IGNORE for label in encoded.labels[: self.max_length]):
             reason = f"no answer token is left after the cut to train.max_length = {self.max_length} text tokens"
@@ -76,7 +73,7 @@ class TextChecker:
 
 
 class _Pieces:
-    """The tokenizer without what a batch costs: ids of one piece, and short ones (roles, yes and no) remembered."""
+    """A fast tokenizer for one piece of text at a time, without batching. The ids of short pieces (roles, yes, no) are cached."""
 
     LIMIT, SHORT = 1 << 16, 32  # pieces, characters
 
@@ -99,14 +96,17 @@ class _Pieces:
 
 
 def load_tokenizer(base: str) -> Any:
-    """Tokenizer of a base. AutoTokenizer would rebuild the normaliser and lose spaces (transformers 5)."""
+    """The tokenizer of a base folder or hub id. Raises PllavaError when none loads.
+
+    AutoTokenizer of transformers 5 would rebuild the normaliser and lose spaces.
+    """
     from transformers import PreTrainedTokenizerFast
 
     from pllava.core.errors import PllavaError
 
     try:
         return PreTrainedTokenizerFast.from_pretrained(base)
-    except Exception as error:  # OSError, ValueError, and what the tokenizer's Rust raises
+    except Exception as error:  # OSError, ValueError, and the errors of the tokenizer's Rust code
         raise PllavaError(
             f"model.base = {base!r} has no tokenizer that loads: {error}. Give a folder or a hub id that has tokenizer.json"
         ) from None

@@ -1,6 +1,6 @@
-"""Writes the built-in corpus: `pllava render`. Instruction data as VideoChat2-IT, evaluation data as MVBench.
+"""The built-in corpus, `pllava render`: instruction data in the format of VideoChat2-IT, evaluation data in the format of MVBench.
 
-Nothing downstream knows that the clips are rendered. Every file is a function of `seed` and the `rendered` section of params.yaml.
+Later stages do not know that the clips are rendered. Every file is a function of `seed` and the `rendered` section of params.yaml.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Sample = dict[str, object]
 def render(params: Params) -> Path:
     """Write instruction/{train,validation}.json, MVBench/json/<task>.json and their videos; returns the corpus folder.
 
-    With `rendered.enabled: false` the folder holds only a note, so that the pipeline has the same stages for every recipe.
+    With `rendered.enabled: false` the folder holds only corpus.json, so that the pipeline has the same stages for every recipe.
     """
     settings = params.rendered
     with atomic_dir(settings.root) as root:
@@ -41,7 +41,7 @@ def render(params: Params) -> Path:
 
 
 def instruction_qa(clip: Clip, rng: random.Random) -> list[dict[str, str]]:
-    """Conversation about one clip: every question open or as multiple choice, and the dense caption; VideoChat2-IT's `QA`."""
+    """A conversation about one clip, as `QA` of VideoChat2-IT: its questions, open and as multiple choice, and the dense caption."""
     turns = []
     for question in questions(clip, rng):
         for as_choice in (True, False):
@@ -98,9 +98,12 @@ def _write_mvbench(root: Path, seed: int, settings: Rendered) -> dict[str, dict[
 
 
 def _balanced(task: str, clip: Clip, rng: random.Random, answers: Counter[str], size: int) -> Question | None:
-    """A question of this task whose answer is not yet over its share, with shuffled options; None: draw another clip."""
-    found = [question for question in questions(clip, rng) if question.task == task]
-    rng.shuffle(found)
+    """A question of this task, with shuffled options, whose answer is not yet right more often than its share of `size`; None without one.
+
+    answers: how often each answer is already the right one.
+    """
+    candidates = [question for question in questions(clip, rng) if question.task == task]
+    rng.shuffle(candidates)
     closed = {
         "Moving Direction",
         "Moving Count",
@@ -110,9 +113,9 @@ def _balanced(task: str, clip: Clip, rng: random.Random, answers: Counter[str], 
         "Action Localization",
         "Object Existence",
     }
-    for question in found:
-        share = len(question.options) if task in closed else 1
-        if answers[question.answer] < -(-size // share):
+    for question in candidates:
+        num_answers = len(question.options) if task in closed else 1
+        if answers[question.answer] < -(-size // num_answers):
             return question.shuffled(rng)
     return None
 

@@ -1,4 +1,4 @@
-"""Questions a clip answers, by MVBench task, and the dense caption; the truth comes from the clip's script, not its pixels."""
+"""The questions about a clip, by MVBench task, and its dense caption. The answers come from the clip's script, not from its pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pllava.stages.render.clip import CHANGES, PHASES, Actor, Clip
 from pllava.stages.render.scene import COLORS, SHAPES
 
-# MVBench task -> theme of the clips that carry it
+# MVBench task -> theme of its clips
 TASKS = {
     "Moving Direction": "motion",
     "Moving Count": "motion",
@@ -29,6 +29,8 @@ LETTERS = "ABCDEFG"
 
 @dataclass(frozen=True)
 class Question:
+    """A question with one right answer among its options."""
+
     task: str
     text: str
     options: tuple[str, ...]
@@ -38,14 +40,14 @@ class Question:
         return Question(self.task, self.text, tuple(rng.sample(self.options, len(self.options))), self.answer)
 
     def multiple_choice(self) -> tuple[str, str]:
-        """Question and answer as VideoChat2-IT writes them."""
+        """(question with lettered options, answer with its letter), in the format of VideoChat2-IT."""
         lines = "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, self.options, strict=False))
         letter = LETTERS[self.options.index(self.answer)]
         return f"Question: {self.text}\nOptions:\n{lines}", f"Answer: ({letter}) {self.answer}"
 
 
 def questions(clip: Clip, rng: random.Random) -> Iterator[Question]:
-    """Every question with one right answer about this clip. Options are not shuffled yet, but drawn."""
+    """Every question about this clip that has one right answer. Options are drawn at random but not shuffled."""
     movers = [actor for actor in clip.actors if actor.moves]
     names = [actor.name for actor in clip.actors]
     if clip.theme == "motion":
@@ -59,9 +61,9 @@ def questions(clip: Clip, rng: random.Random) -> Iterator[Question]:
             yield Question("Moving Attribute", "What color is the moving object?", colors, movers[0].color)
             yield Question("Moving Attribute", "What shape is the moving object?", SHAPES, movers[0].shape)
     if clip.theme == "turn":
-        for word, way in zip(("first", "last"), movers[0].moves, strict=True):
+        for word, direction in zip(("first", "last"), movers[0].moves, strict=True):
             yield Question(
-                "Action Sequence", f"In which direction does the {movers[0].name} move {word}?", ("left", "right", "up", "down"), way
+                "Action Sequence", f"In which direction does the {movers[0].name} move {word}?", ("left", "right", "up", "down"), direction
             )
     if clip.theme == "blink":
         for actor in clip.actors:
@@ -87,7 +89,7 @@ def questions(clip: Clip, rng: random.Random) -> Iterator[Question]:
 
 
 def caption(clip: Clip) -> str:
-    """Dense caption: one sentence an object, in reading order of their first places (or in the order of their appearance)."""
+    """The dense caption: one sentence an object, in reading order of their first cells; one sentence for objects that appear in turn."""
     if clip.order:
         first, second, third = (clip.actors[index].name for index in clip.order)
         return f"First the {first} appears, then the {second}, then the {third}."
@@ -114,13 +116,13 @@ def caption(clip: Clip) -> str:
 
 
 def _first_place(actor: Actor) -> int:
-    """0..8, row by row."""
+    """The cell 0..8, row by row, where the object begins."""
     _, x, y = actor.path[0]
     return int(y * 3) * 3 + int(x * 3)
 
 
 def _with_others(rng: random.Random, answer: str, near: list[str], far: list[str], count: int) -> tuple[str, ...]:
-    """The answer and `count` - 1 others, those seen in the clip first."""
+    """The answer and `count` - 1 other options, first those in the clip (`near`), then those outside of it (`far`)."""
     others = sorted({item for item in near if item != answer})
     rng.shuffle(others)
     rest = sorted({item for item in far if item != answer and item not in others})
@@ -129,8 +131,8 @@ def _with_others(rng: random.Random, answer: str, near: list[str], far: list[str
 
 
 def _absent(rng: random.Random, names: list[str]) -> str:
-    """A name that no object has; half of the time both its color and its shape are in the clip."""
+    """A name that no object has. In half of the draws the clip has both its color and its shape, on different objects."""
     colors, shapes = {name.split()[0] for name in names}, {name.split()[1] for name in names}
-    every = [f"{color} {shape}" for color in COLORS for shape in SHAPES if f"{color} {shape}" not in names]
-    near = [name for name in every if name.split()[0] in colors and name.split()[1] in shapes]
-    return rng.choice(near) if near and rng.random() < 0.5 else rng.choice(every)
+    absent = [f"{color} {shape}" for color in COLORS for shape in SHAPES if f"{color} {shape}" not in names]
+    near = [name for name in absent if name.split()[0] in colors and name.split()[1] in shapes]
+    return rng.choice(near) if near and rng.random() < 0.5 else rng.choice(absent)

@@ -1,6 +1,6 @@
-"""Shapes on a plain ground: what a rendered picture shows, and drawing it.
+"""A rendered picture: shapes on a plain ground, and how they are drawn.
 
-A scene is divided in 3 x 3 places; an object is named by color and shape ("red circle"), each name at most once a scene.
+A scene is a grid of 3 x 3 places. Color and shape name an object ("red circle"); a name occurs at most once in a scene.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle")
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
-SUPERSAMPLE = 2  # drawn larger and averaged down, so that edges are smooth and slow motion shows
+SUPERSAMPLE = 2  # pictures are drawn larger and averaged down, so that edges are smooth and slow motion is visible
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Look:
 
 
 def place_center(place: int) -> tuple[float, float]:
-    """Middle of place 0..8 (row by row) in units of the picture's side."""
+    """(x, y) of the middle of place 0..8 (row by row), in units of the picture's side."""
     return (place % 3 + 0.5) / 3, (place // 3 + 0.5) / 3
 
 
 def draw(objects: list[Look], size: int, ground: tuple[int, int, int]) -> np.ndarray:
-    """Draw back to front; uint8 [size, size, 3]."""
+    """The picture, uint8 [size, size, 3]. Later objects cover earlier ones."""
     side = size * SUPERSAMPLE
     image = Image.new("RGB", (side, side), ground)
     pen = ImageDraw.Draw(image)
@@ -65,7 +65,7 @@ def draw(objects: list[Look], size: int, ground: tuple[int, int, int]) -> np.nda
 
 
 def random_ground(rng: random.Random) -> tuple[int, int, int]:
-    """A dark, nearly grey ground on which every color is seen."""
+    """A dark, nearly grey color, on which every color of COLORS is visible."""
     base = rng.randint(10, 60)
     red, green, blue = (max(0, base + rng.randint(-8, 8)) for _ in range(3))
     return red, green, blue

@@ -1,4 +1,4 @@
-"""Frames to a real H.264 mp4, the same bytes every time."""
+"""Writes frames as an H.264 mp4; equal frames give equal bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Encode uint8 [T, H, W, 3] (even H and W) with one thread, so that equal frames give equal files."""
+    """Encode frames, uint8 [T, H, W, 3] with even H and W. One thread encodes, so that equal frames give equal files."""
     with av.open(str(path), "w", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.height, stream.width = frames.shape[1:3]

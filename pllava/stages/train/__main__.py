@@ -1,4 +1,4 @@
-"""What accelerate launches: `accelerate launch -m pllava.stages.train --params FILE`."""
+"""The command that accelerate launches in each process: `accelerate launch -m pllava.stages.train --params FILE`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main() -> int:
     from pllava.core.signals import EXIT_CODE, Stopped, StopRequest, end_with_parent
 
     end_with_parent()
-    with StopRequest().listen() as early:  # until the loop listens itself: importing torch takes seconds
+    with StopRequest().listen() as early:  # importing torch takes seconds, and the loop listens only after it
         from pllava.core.params import load_params
         from pllava.stages.train.loop import run
     if early.made:

@@ -1,14 +1,14 @@
-"""Which samples make a step: `epoch_batches(lengths, batch_size, seed, epoch)`. A pure function, so a run can be repeated or resumed."""
+"""The samples of each step: `epoch_batches(lengths, batch_size, seed, epoch)`. A pure function, so a run can be repeated or resumed."""
 
 from __future__ import annotations
 
 import random
 
-WINDOW = 16  # batches whose samples are sorted by length together: wide enough for little padding, narrow enough to mix
+WINDOW = 16  # batches sorted by length together: a wide window has little padding, a narrow one mixes the samples more
 
 
 def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Shuffled batches of row numbers, each of samples of like length; what does not fill a batch waits for another epoch's shuffle."""
+    """Shuffled batches of row numbers; the samples of a batch are of similar length. Rows that fill no batch are left out this epoch."""
     rng = random.Random(f"batches:{seed}:{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)
@@ -22,6 +22,6 @@ def epoch_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) ->
 
 
 def split_batch(batch: list[int], parts: int) -> list[list[int]]:
-    """A batch as `parts` micro-batches of one size; neighbours in length stay together."""
+    """A batch split into `parts` micro-batches of equal size, in order."""
     size = len(batch) // parts
     return [batch[i * size : (i + 1) * size] for i in range(parts)]

@@ -1,4 +1,4 @@
-"""Samples -> one padded batch: `Collator(image_token_id, num_visual_tokens, pad_token_id)(samples)`; or one row, packed."""
+"""Samples -> one padded or packed batch: `Collator(image_token_id, num_visual_tokens, pad_token_id)(samples)`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pllava.stages.train.tree_mask import branch_mask, branch_positions, branch_
 
 
 class Batch(dict[str, Any]):
-    """What the model takes, and as attributes what is counted."""
+    """The model's inputs as items, and counts for the meters as attributes."""
 
     samples: int
     tokens: int  # without padding
@@ -27,11 +27,12 @@ class Batch(dict[str, Any]):
 class Collator:
     """Expands each placeholder to N visual tokens and pads on the right, so that causal attention needs no mask.
 
-    The batch: input_ids, labels, attention_mask [B, L]; vision_features [V, T, P, Dv] or pixel_values_videos [V, T, 3, H, W] (a list
-    when clips differ in frames, as stills do). With independent turns attention_mask is [B, 1, L, L] and there are position_ids [B, L].
+    The batch: input_ids, labels, attention_mask [B, L]; vision_features [V, T, P, Dv] or pixel_values_videos [V, T, 3, H, W], which are a
+    list when clips differ in their number of frames (a still has one). With independent turns attention_mask is [B, 1, L, L] and there are
+    position_ids [B, L].
 
-    packed: the samples stand in one row, B = 1 and L the sum of their lengths; position_ids begin anew with each sample, `segments` says
-    where (pllava.model.attention), and there is no attention_mask.
+    packed: the samples stand in one row: B = 1, and L is the sum of their lengths. position_ids begin at 0 in each sample, `segments` holds
+    the length of each sample (pllava.model.attention), and there is no attention_mask.
     """
 
     image_token_id: int
@@ -43,7 +44,7 @@ class Collator:
     def __call__(self, samples: list[TrainSample]) -> Batch:
         batch = Batch(self._pack(samples) if self.packed else self._pad(samples))
         clips = [sample.vision for sample in samples if sample.vision is not None]
-        if clips:  # text alone has none
+        if clips:  # samples of text alone have none
             batch[self.vision_key] = torch.stack(clips) if len({clip.shape for clip in clips}) == 1 else clips
         batch.samples = len(samples)
         batch.visual_tokens = len(clips) * self.num_visual_tokens

@@ -1,6 +1,6 @@
 """From a manifest row to a training sample: text encoded with the template, and the clip as tower features or as pixels.
 
-A sample is a pure function of (row, epoch, seed): nothing depends on which worker makes it or what was drawn before.
+A sample is a pure function of (row, epoch, seed): it depends neither on the worker that makes it nor on earlier random draws.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from pllava.chat.template import Template
 
 
-ATTEMPTS = 20  # rows tried in place of one
+ATTEMPTS = 20  # rows tried in turn when clips cannot be read
 
 
 @dataclass(frozen=True)
 class TrainSample:
-    """One conversation about one clip; `input_ids` and `labels` hold ONE placeholder, the collator expands it."""
+    """One conversation about one clip; `input_ids` and `labels` hold ONE placeholder, which the collator expands."""
 
     id: str
     input_ids: list[int]
     labels: list[int]
     vision: Tensor | None  # [T, P, Dv] tower features, or [T, 3, H, W] pixels; None: text alone
-    turn: list[int] | None = None  # independent turns: which branch each token belongs to (pllava.stages.train.tree_mask)
-    replaced: tuple[tuple[str, str], ...] = ()  # rows whose clip could not be read, for which this one stands in: (id, reason)
+    turn: list[int] | None = None  # independent turns: the branch number of each token (pllava.stages.train.tree_mask)
+    replaced: tuple[tuple[str, str], ...] = ()  # rows that this sample replaces because their clips could not be read: (id, reason)
 
 
 class VisionSource(Protocol):
-    """What a clip looks like to the dataset: the feature store, or `Pixels`."""
+    """Where the dataset gets a clip from: the feature store or `Pixels`. `get` raises UnreadableClip."""
 
     is_features: bool
 
@@ -47,8 +47,10 @@ class VisionSource(Protocol):
 
 
 class InstructionDataset(Dataset):
-    """Indexed by (row number, epoch). `shuffle_turns`: the questions of a clip come in another order every epoch; `independent`: they do
-    not see each other."""
+    """Indexed by (row number, epoch).
+
+    shuffle_turns: the questions of a clip come in another order every epoch. independent: the questions do not see each other.
+    """
 
     def __init__(
         self,
@@ -69,7 +71,10 @@ class InstructionDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, key: tuple[int, int]) -> TrainSample:
-        """The row's sample. A clip that cannot be read is replaced by another row, drawn from the seed: the same in every run."""
+        """The row's sample. A row whose clip cannot be read is replaced by another row, which the seed draws, so equally in every run.
+
+        Raises PllavaError when ATTEMPTS clips in turn cannot be read.
+        """
         number, epoch = key
         failed: list[tuple[str, str]] = []
         for attempt in range(ATTEMPTS):
@@ -100,18 +105,18 @@ class InstructionDataset(Dataset):
     def _text(self, row: ManifestRow, epoch: int) -> tuple[list[int], list[int]]:
         qa = turn_order(row.qa, f"turns:{self.seed}:{epoch}:{row.id}") if self.shuffle_turns else row.qa
         input_ids, labels = self._encode(qa, bool(row.media))
-        if all(label == IGNORE for label in labels):  # the new order put a long question first: the order of the file was checked
+        if all(label == IGNORE for label in labels):  # the shuffle put a long question first; prepare has checked the order of the file
             input_ids, labels = self._encode(row.qa, bool(row.media))
         return input_ids, labels
 
     def _encode(self, qa: list[dict[str, str]], media: bool) -> tuple[list[int], list[int]]:
-        # prepare has refused text with markers already
+        # "keep": prepare has already refused text that holds markers
         encoded = encode(qa, self.tokenizer, self.template, self.max_length, markers="keep", media=media)
         return encoded.input_ids, encoded.labels
 
 
 class PieceCache:
-    """A tokenizer that remembers: conversations are tokenised in pieces, and roles and short answers come again and again."""
+    """A tokenizer with a cache: conversations are tokenised in pieces, and roles and short answers repeat."""
 
     LIMIT = 1 << 16  # pieces
 
@@ -130,8 +135,10 @@ class PieceCache:
 
 
 def turn_order(qa: list[dict[str, str]], seed: str) -> list[dict[str, str]]:
-    """The turns in an order drawn from `seed`. The instruction stays first; with a caption turn (empty q) the order stays as it is,
-    because such a turn has no user message of its own unless it opens the text."""
+    """The turns in an order drawn from `seed`. The instruction stays with the first turn.
+
+    A conversation with a caption turn (empty q) keeps its order: such a turn has no user message unless it opens the text.
+    """
     if len(qa) < 2 or not all(turn["q"] for turn in qa):
         return qa
     turns = [{**turn, "i": ""} for turn in qa]

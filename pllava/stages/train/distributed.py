@@ -1,4 +1,4 @@
-"""The Accelerator of a run, whatever launched it: one process, several on CPU or GPUs, FSDP2, DeepSpeed.
+"""The Accelerator of a run: one process, several processes on CPU or GPUs, FSDP2, or DeepSpeed.
 
 accelerator = make_accelerator(params.train)
 """
@@ -23,17 +23,18 @@ COMPUTE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_accelerator(train: Train) -> Accelerator:
-    """Raises PllavaError for FSDP of the first version."""
-    # The buffers are constants (rotary frequencies, positions). Sent around in every forward pass they make a process wait for one that
-    # has no validation batch.
-    plain = DistributedDataParallelKwargs(broadcast_buffers=False)
-    accelerator = Accelerator(mixed_precision=train.mixed_precision, kwargs_handlers=[plain])
+    """The Accelerator as the launcher and `train` configure it. Raises PllavaError for FSDP of the first version."""
+    # The buffers are constants (rotary frequencies, positions). Broadcasting them in every forward pass would make a process wait for
+    # another one that has no validation batch.
+    no_broadcast = DistributedDataParallelKwargs(broadcast_buffers=False)
+    accelerator = Accelerator(mixed_precision=train.mixed_precision, kwargs_handlers=[no_broadcast])
     if accelerator.distributed_type == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        _share_out_on_cpu(accelerator)
+        _enable_fsdp_on_cpu(accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
-        _settle_fsdp(accelerator.state.fsdp_plugin, train)
+        _configure_fsdp(accelerator.state.fsdp_plugin, train)
     plugin = accelerator.state.deepspeed_plugin
-    if plugin is not None:  # it would guess these from a loader it is not given; the loop sums up micro-batches and scales the loss itself
+    if plugin is not None:
+        # DeepSpeed would take these from a data loader, which it does not get. The loop accumulates micro-batches and scales the loss.
         plugin.deepspeed_config |= {
             "train_micro_batch_size_per_gpu": train.batch_size // (train.gradient_accumulation * accelerator.num_processes),
             "gradient_accumulation_steps": 1,
@@ -43,7 +44,7 @@ def make_accelerator(train: Train) -> Accelerator:
 
 
 def sharing(accelerator: Accelerator) -> str | None:
-    """What the processes share out beyond the data: "FSDP2", "ZeRO-2", "ZeRO-3", or None."""
+    """How the processes split the weights or the optimiser's state: "FSDP2", "ZeRO-2", "ZeRO-3", or None."""
     if accelerator.distributed_type == DistributedType.FSDP:
         return "FSDP2"
     plugin = accelerator.state.deepspeed_plugin
@@ -51,14 +52,16 @@ def sharing(accelerator: Accelerator) -> str | None:
 
 
 def holds_parts(accelerator: Accelerator) -> bool:
-    """Whether a process holds but a part of each weight: then all must run every layer equally often, or they wait for each other."""
+    """Whether a process holds only a part of each weight. Then every process must run each layer equally often, or they wait for ever."""
     return sharing(accelerator) in ("FSDP2", "ZeRO-3")
 
 
 @contextmanager
 def tower_kept_whole(base: Any, accelerator: Accelerator) -> Iterator[None]:
-    """Around `accelerator.prepare`: every process keeps the frozen tower (0.6 GB in 16 bits), which runs apart from the model's forward,
-    and not equally often where one process has videos and another stills."""
+    """Hide the frozen vision tower from `accelerator.prepare`, so that every process keeps all of it (0.6 GB in 16 bits).
+
+    The tower runs outside of the model's forward. Processes may run it unequally often: one has videos where another has stills.
+    """
     if not holds_parts(accelerator):
         yield
         return
@@ -67,18 +70,19 @@ def tower_kept_whole(base: Any, accelerator: Accelerator) -> Iterator[None]:
     base.model.vision_tower = tower.to(accelerator.device)
 
 
-def _share_out_on_cpu(accelerator: Accelerator) -> None:
-    """accelerate leaves FSDP out on a CPU without a word, though torch can do it: so a run is tried out before GPUs are paid for."""
+def _enable_fsdp_on_cpu(accelerator: Accelerator) -> None:
+    """Switch FSDP on, which accelerate silently ignores on a CPU. It lets a user try a run on a CPU before paying for GPUs."""
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
     accelerator.state.distributed_type = DistributedType.FSDP
-    PartialState().distributed_type = DistributedType.FSDP  # what the other is brought back to whenever it is asked for
+    PartialState().distributed_type = DistributedType.FSDP  # accelerate resets accelerator.state to it
 
 
-def _settle_fsdp(plugin: Any, train: Train) -> None:
+def _configure_fsdp(plugin: Any, train: Train) -> None:
+    """Set the dtypes of FSDP2. Raises PllavaError for FSDP of the first version."""
     if plugin.fsdp_version != 2:
         raise PllavaError("accelerate was told to use FSDP of the first version. Set fsdp_version: 2 in the fsdp_config of its file")
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")  # nobody changes what the model returns
-    if dtype := COMPUTE.get(train.mixed_precision):  # accelerate would sum gradients and give the loss in 16 bits, too
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")  # the loop does not change the output
+    if dtype := COMPUTE.get(train.mixed_precision):  # accelerate would also reduce the gradients and the loss in 16 bits
         plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)

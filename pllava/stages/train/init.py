@@ -1,4 +1,4 @@
-"""The model a training starts from: the base with fresh LoRA, or with an adapter to go on from (`train.init_from`)."""
+"""The model that a training starts from: the base with fresh LoRA, or with the adapter of `train.init_from`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pllava.core.errors import PllavaError
 from pllava.core.hashing import sha256_file
 from pllava.model import sources
 from pllava.model.activation_checkpointing import recompute
-from pllava.model.adapter import add_lora, go_on_with, stores_alpha
+from pllava.model.adapter import add_lora, continue_adapter, stores_alpha
 from pllava.model.attention import use_packed_attention
 from pllava.model.load import load
 from pllava.model.quantization import quantization_config
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdapterSource:
-    """Where `train.init_from` leads today (a registry alias moves), and the hash of the weights there."""
+    """The folder that `train.init_from` names now (a registry alias can move), and the hash of the weights in it."""
 
     folder: Path
     sha256: str
 
 
 def adapter_source(params: Params) -> AdapterSource | None:
-    """Raises PllavaError when there is no adapter at `train.init_from`."""
-    wanted = params.train.init_from
-    if wanted is None:
+    """The adapter that `train.init_from` names; None when it is not set. Raises PllavaError when no adapter is there."""
+    reference = params.train.init_from
+    if reference is None:
         return None
-    if sources.scheme_of(wanted):
-        folder = sources.resolve(wanted).folder
+    if sources.scheme_of(reference):
+        folder = sources.resolve(reference).folder
     else:
-        from pllava.model.layouts import resolve as find
+        from pllava.model.layouts import resolve
         from pllava.stages.train.output import OUTPUT
 
-        if OUTPUT.resolve() in (Path(wanted).resolve(), *Path(wanted).resolve().parents):
+        if OUTPUT.resolve() in (Path(reference).resolve(), *Path(reference).resolve().parents):
             raise PllavaError(
-                f"train.init_from {wanted} is what this training writes, and DVC removes it first. "
+                f"train.init_from {reference} is what this training writes, and DVC removes it first. "
                 "Name the registered version (models:/pllava@champion), or copy the folder elsewhere"
             )
-        folder = find(wanted)
+        folder = resolve(reference)
     digests = [sha256_file(file) for file in sorted(folder.glob("*.safetensors"))]
     if not digests:
         raise PllavaError(
-            f"train.init_from {wanted}: no weights (*.safetensors) in {folder}. Give an adapter folder of ours or a published one"
+            f"train.init_from {reference}: no weights (*.safetensors) in {folder}. Give an adapter folder of ours or a published one"
         )
     return AdapterSource(folder, "+".join(digests))
 
@@ -67,10 +67,10 @@ def make_model(params: Params, device: str) -> tuple[Any, Any]:
         attn_implementation=params.model.attn_implementation,
         quantization_config=quantization_config(params.model.quantization),
     )
-    plain = model.get_base_model() if source else model
+    base = model.get_base_model() if source else model
     if params.train.packing:
-        use_packed_attention(plain)
-    recompute(plain, params.train.gradient_checkpointing)
+        use_packed_attention(base)
+    recompute(base, params.train.gradient_checkpointing)
     if source:
-        return go_on_with(model, params.train.lora, str(params.train.init_from)), processor
+        return continue_adapter(model, params.train.lora, str(params.train.init_from)), processor
     return add_lora(model, params.train.lora, params.seed), processor

@@ -1,4 +1,4 @@
-"""What a training reads: micro-batches in their order, validation batches, and the count of clips that could not be read.
+"""The data of a training: its micro-batches in order, its validation batches, and the clips that could not be read.
 
 Worker processes decode and preprocess ahead of the step (`data.workers`, `data.prefetch`). A sample is a pure function of its row, the
 epoch and the seed, so any number of workers gives the same batches.
@@ -19,7 +19,7 @@ from pllava.artifacts.pixels import Pixels
 from pllava.chat.conversation import IGNORE
 from pllava.chat.template import load_template
 from pllava.core.errors import PllavaError
-from pllava.core.signals import leave_to_parent, not_now
+from pllava.core.signals import block_signals, leave_signals_to_parent
 from pllava.stages.train.collator import Batch, Collator
 from pllava.stages.train.dataset import InstructionDataset, VisionSource
 from pllava.stages.train.steps import StepSampler, validation_batches
@@ -27,26 +27,29 @@ from pllava.stages.train.steps import StepSampler, validation_batches
 if TYPE_CHECKING:
     from pllava.core.params import Params
 
-SHOWN = 5  # bad clips that are named when they are too many
+SHOWN = 5  # bad clips named in the error
 
 
 class Inputs:
-    """`bad_clips`: split -> {row id: why its clip could not be read}; of the other processes those up to the last record of the loss."""
+    """Batches of both splits for one process.
+
+    `bad_clips`: split -> {row id: why its clip could not be read}. The bad clips of other processes are added when the loss is recorded.
+    """
 
     def __init__(self, params: Params, processor: Any, process: int = 0, processes: int = 1) -> None:
         self.params, self.process, self.processes = params, process, processes
-        tables = {split: read_manifest(PREPARED / f"{split}.parquet") for split in ("train", "validation")}
+        manifests = {split: read_manifest(PREPARED / f"{split}.parquet") for split in ("train", "validation")}
         vision: VisionSource | None = open_store(params)
         if vision is None:
             vision = Pixels(processor, params.model.num_frames, params.train.sampling, params.seed)
         template, independent = load_template(params.model.template), params.train.turns == "independent"
         visual = processor.num_visual_tokens
-        self.lengths = {split: [row.num_tokens + (visual if row.media else 0) for row in table] for split, table in tables.items()}
+        self.lengths = {split: [row.num_tokens + (visual if row.media else 0) for row in rows] for split, rows in manifests.items()}
         self.data = {
             split: InstructionDataset(
-                table, vision, processor.tokenizer, template, params.train.max_length, params.seed, split == "train", independent
+                rows, vision, processor.tokenizer, template, params.train.max_length, params.seed, split == "train", independent
             )
-            for split, table in tables.items()
+            for split, rows in manifests.items()
         }
         key = "vision_features" if vision.is_features else "pixel_values_videos"
         pad_token_id = processor.tokenizer.pad_token_id or 0
@@ -58,7 +61,7 @@ class Inputs:
         return len(self.lengths[split])
 
     def steps(self, total: int, done: int = 0) -> Iterator[Batch]:
-        """Micro-batches of the steps after `done`, `train.gradient_accumulation` to a step."""
+        """Micro-batches of steps `done` + 1 to `total`; each step has `train.gradient_accumulation` of them."""
         train = self.params.train
         sampler = StepSampler(
             self.lengths["train"],
@@ -73,7 +76,11 @@ class Inputs:
         return self.batches("train", sampler)
 
     def validation(self, even: bool = False) -> Iterator[Batch]:
-        """Every validation row once, shared by the processes. even: as many batches in each; one more than its own counts no token."""
+        """This process's share of the validation batches; the processes together read every row once.
+
+        even: every process gets the same number of batches. A process that has one too few gets a padding batch without labels, which adds
+        no token to the loss.
+        """
         batches = validation_batches(self.lengths["validation"], self.params.train.batch_size // self.params.train.gradient_accumulation)
         yield from self.batches("validation", batches[self.process :: self.processes])
         if even and self.process >= len(batches) % self.processes > 0:
@@ -82,7 +89,8 @@ class Inputs:
                 yield batch
 
     def batches(self, split: str, sampler: Any) -> Iterator[Batch]:
-        with not_now():  # workers are started
+        """Batches of the rows that a batch sampler names."""
+        with block_signals():  # `iter` starts the workers
             return iter(self.loader(split, sampler))
 
     def loader(self, split: str, sampler: Any) -> DataLoader:
@@ -92,12 +100,17 @@ class Inputs:
             collate_fn=self.collator,
             num_workers=self.workers,
             prefetch_factor=self.params.data.prefetch if self.workers else None,
-            worker_init_fn=leave_to_parent,
-            generator=torch.Generator().manual_seed(self.params.seed),  # of its own: torch's belongs to dropout, and a resume restores it
+            worker_init_fn=leave_signals_to_parent,
+            generator=torch.Generator().manual_seed(
+                self.params.seed
+            ),  # torch's global generator is kept for dropout, and a resume restores it
         )
 
     def replace_bad(self, split: str, batches: Iterable[Batch]) -> int:
-        """Count the clips that were replaced in these batches; how many so far. Raises PllavaError when they are too many."""
+        """Add the clips replaced in these batches to `bad_clips`. Returns the number of bad clips so far, of both splits.
+
+        Raises PllavaError when they are more than `train.max_bad_fraction` of the split.
+        """
         known = self.bad_clips[split]
         for batch in batches:
             for row, reason in batch.replaced:

@@ -1,4 +1,4 @@
-"""What a person and MLflow see of a training run: a progress bar, history.jsonl, and the curves of the run."""
+"""The log of a training run: a progress bar on the screen, history.jsonl, and the curves in MLflow."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from pllava.tracking.runs import Run
 
 
-class Journal:
-    """`history` holds what is the same in every run (step, loss, lr, grad_norm, val_loss); speed goes to the screen and MLflow only.
+class TrainLogger:
+    """`history` holds the values that are equal in every run: step, loss, lr, grad_norm, val_loss. Speed goes to the screen and MLflow.
 
-    active: False on all but the main process, where every method does nothing.
+    active: True on the main process. On the others nothing is shown or recorded.
     """
 
     def __init__(self, run: Run, steps: int, active: bool) -> None:
@@ -30,14 +30,14 @@ class Journal:
         self.history: list[dict[str, Any]] = []
         self.meters = Meters()
         console = Console(stderr=True)
-        self.lines = active and not console.is_terminal  # a log file gets a line now and then instead of a bar
-        # The time left comes before the numbers: on a narrow terminal the end of the line is what is cut.
+        self.lines = active and not console.is_terminal  # a log file gets a line at each record instead of a bar
+        # The remaining time stands before the numbers, because a narrow terminal cuts the end of the line.
         columns = (TextColumn("Training"), BarColumn(16), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         status = TextColumn("{task.fields[status]}")
         self.bar = Progress(*columns, status, console=console, disable=not active or self.lines)
         self.task = self.bar.add_task("", total=steps, status="")
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> TrainLogger:
         self.bar.start()
         return self
 
@@ -46,7 +46,7 @@ class Journal:
 
     @contextmanager
     def step(self, step: int) -> Iterator[Meters]:
-        """Around one optimiser step; waiting for data is timed inside, by `Meters.waiting`."""
+        """Time one optimiser step. The time it includes waiting for data is counted by `Meters.waiting`."""
         began = time.perf_counter()
         yield self.meters
         self.meters.seconds += time.perf_counter() - began
@@ -54,14 +54,14 @@ class Journal:
         self.bar.update(self.task, completed=step)
 
     def resume(self, history: list[dict[str, Any]], step: int) -> None:
-        """Go on after a checkpoint."""
+        """Continue with the history of a checkpoint, after its step."""
         self.history = list(history)
-        for record in history:  # what its run has already is not logged twice
+        for record in history:  # `log` skips records that the MLflow run already has
             self.run.log(**record)
         self.bar.update(self.task, completed=step)
 
     def record(self, step: int, **metrics: float) -> None:
-        """Add what was measured at a step to the history, and show it."""
+        """Add the metrics of a step to the history, and show them."""
         if not self.active:
             return
         self.history.append({"step": step, **metrics})
@@ -70,14 +70,15 @@ class Journal:
         status = self._status()
         self.bar.update(self.task, status=status)
         if self.lines:
-            left = f"  {(self.steps - step) * self.meters.seconds_a_step:.0f} s left" if self.meters.steps else ""
-            print(f"step {step}/{self.steps}  {status}{left}", file=sys.stderr, flush=True)
+            remaining = f"  {(self.steps - step) * self.meters.seconds_a_step:.0f} s left" if self.meters.steps else ""
+            print(f"step {step}/{self.steps}  {status}{remaining}", file=sys.stderr, flush=True)
 
     def _status(self) -> str:
         parts = [f"{name} {self.latest(name):.4g}" for name in ("loss", "val_loss", "lr") if self.latest(name) is not None]
         return "  ".join([*parts, *self.meters.shown()])
 
     def latest(self, name: str) -> Any:
+        """The newest value of a metric; None when it was never recorded."""
         return next((record[name] for record in reversed(self.history) if name in record), None)
 
     @property
@@ -87,9 +88,9 @@ class Journal:
 
     @property
     def best_step(self) -> int | None:
-        """Where the validation loss was lowest, the first of equals; None without validation."""
+        """The step of the lowest validation loss, the first of equal ones; None without validation."""
         return min(self.validations, key=lambda entry: entry[1])[0] if self.validations else None
 
     def history_text(self) -> str:
-        """JSON lines: step, and what was measured there."""
+        """The history as JSON lines, one record a line."""
         return "".join(json.dumps(record, sort_keys=True) + "\n" for record in self.history)

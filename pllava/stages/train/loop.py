@@ -2,8 +2,8 @@
 
     accelerate launch -m pllava.stages.train --params params.yaml
 
-A step's loss is the mean over all its supervised tokens, whatever the number of micro-batches and processes that share it. Writes
-outputs/train/ whole or not at all. Two runs on one machine give equal bytes, and so does one that was killed and started again.
+A step's loss is the mean over all its supervised tokens, whatever the number of micro-batches and processes. outputs/train/ is written
+whole or not at all. Two runs on one machine give equal bytes, and so does a run that was killed and started again.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ from pllava.core.errors import PllavaError
 from pllava.core.signals import Stopped, StopRequest
 from pllava.model.pooling import repeat_frames
 from pllava.model.tower import encode_clips
-from pllava.stages.train import resume as kept
-from pllava.stages.train import state as states
+from pllava.stages.train import resume, state
 from pllava.stages.train.distributed import holds_parts, make_accelerator, sharing, tower_kept_whole
 from pllava.stages.train.init import adapter_source, make_model
 from pllava.stages.train.inputs import Inputs
-from pllava.stages.train.logger import Journal
+from pllava.stages.train.logger import TrainLogger
 from pllava.stages.train.optimizer import adamw
 from pllava.stages.train.output import OUTPUT, write_output
 from pllava.stages.train.resume import Checkpoints
@@ -43,26 +42,27 @@ if TYPE_CHECKING:
 
 
 def run(params: Params, fresh: bool = False) -> Path:
-    """Train as params say and write outputs/train, going on from a checkpoint if there is one.
+    """Train as params say, from the newest checkpoint if there is one, and write outputs/train. Returns that folder.
 
-    fresh: drop an unfinished training. Raises PllavaError when the data is not ready, the loss is not a number, or an unfinished training
-    of other settings is there; `Stopped` when told to end.
+    fresh: drop an unfinished training. Raises PllavaError when the data is not ready, when the loss is not a number, and when an unfinished
+    training of other settings is there. Raises `Stopped` after a request to end, once a checkpoint is saved.
     """
     be_deterministic(params)
     accelerator = make_accelerator(params.train)
     main = accelerator.is_main_process
-    with StopRequest().listen() as stop, kept.sole_training() if main else nullcontext():
+    with StopRequest().listen() as stop, resume.sole_training() if main else nullcontext():
         source = adapter_source(params)
-        weights, shared = source.sha256 if source else None, sharing(accelerator)
-        wanted = kept.fingerprint(params, accelerator.num_processes, accelerator.device.type, weights, shared)
-        checkpoints = Checkpoints(wanted, params.train.keep_checkpoints)
-        found = [checkpoints.prepare(fresh) if main else None]
-        (resume,) = broadcast_object_list(found) if accelerator.num_processes > 1 else found
-        with training_run(params, resume is not None) if main else nullcontext(Run(None, None)) as tracked:
+        init_sha256 = source.sha256 if source else None
+        processes, device = accelerator.num_processes, accelerator.device.type
+        fingerprint = resume.fingerprint(params, processes, device, init_sha256, sharing(accelerator))
+        checkpoints = Checkpoints(fingerprint, params.train.keep_checkpoints)
+        newest = [checkpoints.prepare(fresh) if main else None]
+        (checkpoint,) = broadcast_object_list(newest) if processes > 1 else newest
+        with training_run(params, checkpoint is not None) if main else nullcontext(Run(None, None)) as tracked:
             trainer = Trainer(params, accelerator)
-            with Journal(tracked, trainer.steps, main) as journal:
-                trainer.train(journal, checkpoints, resume, stop)
-            trainer.save(journal)
+            with TrainLogger(tracked, trainer.steps, main) as logger:
+                trainer.train(logger, checkpoints, checkpoint, stop)
+            trainer.save(logger)
             if main:
                 checkpoints.finish()
                 for name in ("summary.md", "loss.png", "history.jsonl"):
@@ -73,15 +73,16 @@ def run(params: Params, fresh: bool = False) -> Path:
 
 
 def be_deterministic(params: Params) -> None:
+    """Seed every random generator and make torch choose deterministic kernels."""
     set_seed(params.seed)
     if params.train.threads:
         torch.set_num_threads(params.train.threads)
-    # On a GPU the pooling's backward has no deterministic kernel: warn there, insist on a CPU.
+    # The backward pass of the pooling has no deterministic kernel on a GPU: torch warns there, and raises on a CPU.
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # 5 % of a step, to find bugs we'd see as another hash
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # filling costs 5 % of a step
 
 
-DEEPSPEED = "deepspeed"  # folder of its own files in a checkpoint
+DEEPSPEED = "deepspeed"  # folder of DeepSpeed's own files in a checkpoint
 
 
 class Trainer:
@@ -91,32 +92,35 @@ class Trainer:
         self.params, self.accelerator = params, accelerator
         self.in_parts = holds_parts(accelerator)
         self.deepspeed = accelerator.state.deepspeed_plugin is not None
-        # One GPU need not hold what all share out: it goes there a block at a time.
+        # A model that the processes split may not fit on one GPU: it is built on the CPU and moved block by block.
         self.peft, processor = make_model(params, "cpu" if self.in_parts else str(accelerator.device))
         self.base = self.peft.get_base_model()
         optimizer = adamw(self.peft, params.train.learning_rate, params.train.weight_decay)
         with tower_kept_whole(self.base, accelerator):
             self.model, self.optimizer = accelerator.prepare(self.peft, optimizer)
         if accelerator.is_main_process and sharing(accelerator) == "FSDP2":
-            held, of = states.share(self.peft)
-            print(f"FSDP2: each process holds about {held:,} of {of:,} weights", file=sys.stderr)
+            held, total = state.weight_counts(self.peft)
+            print(f"FSDP2: each process holds about {held:,} of {total:,} weights", file=sys.stderr)
         self.trainable = [parameter for parameter in self.peft.parameters() if parameter.requires_grad]
         self.inputs = Inputs(params, processor, accelerator.process_index, accelerator.num_processes)
         self.steps = params.train.total_steps(self.inputs.rows("train"))
         self.schedule = cosine(self.steps, params.train.warmup_ratio, params.train.min_lr_ratio)
-        self.losses: list[Tensor] = []  # of the steps since they were last recorded
+        self.losses: list[Tensor] = []  # one of each step since the last record
         self.best: dict[str, Tensor] | None = None  # weights of the lowest validation loss so far
 
-    def train(self, journal: Journal, checkpoints: Checkpoints | None, resume: Path | None, stop: StopRequest) -> None:
-        """checkpoints: None for a training that need not be resumed, as a study's."""
+    def train(self, logger: TrainLogger, checkpoints: Checkpoints | None, checkpoint: Path | None, stop: StopRequest) -> None:
+        """Run the steps that remain. Raises `Stopped` after a request to end, once a checkpoint is saved.
+
+        checkpoints: None to write none, as for a study. checkpoint: the folder to continue from, None to begin at step 1.
+        """
         settings = self.params.train
-        done = self._restore(resume, journal) if resume else 0
-        if not resume and (before := self._validate()):
-            self._record(journal, 0, before)
-        micro_batches = journal.meters.waiting(self.inputs.steps(self.steps, done))
+        done = self._restore(checkpoint, logger) if checkpoint else 0
+        if not checkpoint and (before := self._validate()):
+            self._record(logger, 0, before)
+        micro_batches = logger.meters.waiting(self.inputs.steps(self.steps, done))
         self.model.train()
         for step in range(done + 1, self.steps + 1):
-            with journal.step(step) as meters:
+            with logger.step(step) as meters:
                 learning_rate = settings.learning_rate * self.schedule(step - 1)
                 for group in self.optimizer.param_groups:
                     group["lr"] = learning_rate
@@ -133,15 +137,15 @@ class Trainer:
             if step % settings.validate_every == 0 or last:
                 metrics |= self._validate()
             if metrics:
-                self._record(journal, step, metrics)
-            if last or ("val_loss" in metrics and self._stops_early(journal)):
+                self._record(logger, step, metrics)
+            if last or ("val_loss" in metrics and self._stops_early(logger)):
                 return
-            told = self._told_to_end(stop)
+            stop_requested = self._any(stop.made)
             if checkpoints is None:
                 continue
-            if told or step % settings.checkpoint_every == 0:
-                self._checkpoint(step, journal, checkpoints)
-            if told:
+            if stop_requested or step % settings.checkpoint_every == 0:
+                self._checkpoint(step, logger, checkpoints)
+            if stop_requested:
                 raise Stopped(f"stopped after step {step} of {self.steps}; the same command goes on from there ({checkpoints.folder})")
 
     def _step(self, micro_batches: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:
@@ -150,23 +154,23 @@ class Trainer:
         tokens = accelerator.reduce(torch.stack([_supervised(batch) for batch in micro_batches]).sum().to(accelerator.device))
         total = torch.zeros((), device=accelerator.device)
         for number, batch in enumerate(micro_batches):
-            last = accelerator.sync_gradients = number == len(micro_batches) - 1  # DeepSpeed takes its step where this says so
+            last = accelerator.sync_gradients = number == len(micro_batches) - 1  # DeepSpeed updates the weights when this is True
             with nullcontext() if last else accelerator.no_sync(self.model):
                 loss = self._loss(batch, tokens)
-                accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over processes, the loss is a sum
+                accelerator.backward(loss * accelerator.num_processes)  # gradients are averaged over the processes, but the loss is a sum
             total += loss.detach()
-        norm = states.whole(accelerator.clip_grad_norm_(self.trainable, self.params.train.max_grad_norm))
+        norm = state.gather(accelerator.clip_grad_norm_(self.trainable, self.params.train.max_grad_norm))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return accelerator.reduce(total), norm
 
     def _loss(self, batch: dict[str, Any], tokens: Tensor) -> Tensor:
-        """Sum of the token losses of a micro-batch over `tokens`; logits are made at supervised positions only."""
+        """Sum of the token losses of a micro-batch, divided by `tokens`. Logits are computed at supervised positions only."""
         device = self.accelerator.device
         features = self._features(batch)
         features = features.to(device) if isinstance(features, Tensor) else [clip.to(device) for clip in features]
-        # Padding is on the right and attention causal: no supervised position sees it, so a conversation needs no mask and sdpa takes its
-        # fast path. Independent turns bring a mask of their own, a packed row its segments.
+        # Padding is on the right and attention is causal, so no supervised position sees padding. A conversation therefore needs no mask,
+        # and sdpa takes its fast path. Independent turns need their mask; a packed row has segments instead.
         positions, segments = batch.get("position_ids"), batch.get("segments")
         mask = batch["attention_mask"] if positions is not None and segments is None else None
         projected: list[Tensor] = []
@@ -185,24 +189,25 @@ class Trainer:
         )
         if hook is None:
             return output.loss
-        hook.remove()  # text alone: the projector has gradients all the same, of zero, which other processes wait for
+        hook.remove()
+        # A batch of text alone: the projector gets zero gradients, because the other processes wait for its gradients.
         return output.loss + 0.0 * projected[0].sum()
 
     def _features(self, batch: dict[str, Any]) -> Tensor | Sequence[Tensor]:
-        """The tower's output [V, T, P, Dv], V = 0 for text alone; a list where clips differ in T."""
+        """The vision tower's output [V, T, P, Dv] of V clips, V = 0 for text alone; a list of [T, P, Dv] where clips differ in T."""
         config = self.base.config
-        found = batch.get("vision_features")
-        if found is None and "pixel_values_videos" in batch:
-            found = encode_clips(self.base, list(batch["pixel_values_videos"]), self.params.features.dtype)
-            found = torch.stack(found) if len({clip.shape for clip in found}) == 1 else found
-        if found is None:
+        features = batch.get("vision_features")
+        if features is None and "pixel_values_videos" in batch:
+            features = encode_clips(self.base, list(batch["pixel_values_videos"]), self.params.features.dtype)
+            features = torch.stack(features) if len({clip.shape for clip in features}) == 1 else features
+        if features is None:
             return torch.zeros(0, config.num_frames, math.prod(config.patch_grid), config.vision_config.hidden_size)
-        if self.in_parts and not isinstance(found, Tensor):  # one call of the projector whatever the clips, as in every process
-            return torch.cat([repeat_frames(clip[None], config.num_frames, config.frame_repeat) for clip in found])
-        return found
+        if self.in_parts and not isinstance(features, Tensor):  # every process must call the projector exactly once
+            return torch.cat([repeat_frames(clip[None], config.num_frames, config.frame_repeat) for clip in features])
+        return features
 
     def _validate(self) -> dict[str, float]:
-        """Mean loss over every supervised token of the validation split; nothing without one."""
+        """{"val_loss": mean loss over every supervised token of the validation split}; {} when the split is empty."""
         if not self.inputs.rows("validation"):
             return {}
         accelerator = self.accelerator
@@ -217,92 +222,94 @@ class Trainer:
         return {"val_loss": loss / tokens}
 
     def _share_bad_clips(self) -> None:
-        """What one process found counts in all: they end together when it is too much, and the main one writes the summary."""
+        """Give every process the bad clips of all processes, so that too many end all of them, and summary.md lists them all."""
         if self.accelerator.num_processes > 1:
-            for found in gather_object([self.inputs.bad_clips]):
-                for split, bad in found.items():
+            for bad_clips in gather_object([self.inputs.bad_clips]):
+                for split, bad in bad_clips.items():
                     self.inputs.bad_clips[split] |= bad
 
     def _logged(self, step: int, checkpoints: Checkpoints | None) -> dict[str, float]:
-        """The mean loss of the steps since the last record. Reading a number waits for the device: only here."""
+        """{"loss": mean loss of the steps since the last record}. Reading it waits for the device, so losses are read only here.
+
+        Raises PllavaError when the loss is not finite.
+        """
         mean = float(torch.stack(self.losses).mean())
         self.losses.clear()
         if not math.isfinite(mean):
             if checkpoints is not None:
-                checkpoints.discard()  # going on from before would lead to the same
+                checkpoints.discard()  # continuing from one of them would end in the same error
             raise PllavaError(f"the loss is {mean} at step {step}. Lower train.learning_rate in params.yaml, or use mixed_precision: bf16")
         return {"loss": mean}
 
-    def _record(self, journal: Journal, step: int, metrics: dict[str, float]) -> None:
-        journal.record(step, **metrics)
-        if "val_loss" in metrics and self._any(journal.best_step == step):
-            self.best = states.weights(self.peft)
+    def _record(self, logger: TrainLogger, step: int, metrics: dict[str, float]) -> None:
+        logger.record(step, **metrics)
+        if "val_loss" in metrics and self._any(logger.best_step == step):
+            self.best = state.weights(self.peft)
 
-    def _stops_early(self, journal: Journal) -> bool:
+    def _stops_early(self, logger: TrainLogger) -> bool:
+        """Whether the last `train.early_stopping` validations brought no new best loss."""
         patience = self.params.train.early_stopping
         stops = False
-        if patience and journal.active:
-            since = [step for step, _ in journal.validations if step > (journal.best_step or 0)]
+        if patience and logger.active:
+            since = [step for step, _ in logger.validations if step > (logger.best_step or 0)]
             stops = len(since) >= patience
             if stops:
                 print(f"{patience} validation(s) without a new best loss: training ends at step {since[-1]}", file=sys.stderr)
         return self._any(stops)
 
-    def _told_to_end(self, stop: StopRequest) -> bool:
-        return self._any(stop.made)
-
     def _any(self, flag: bool) -> bool:
-        """Whether any process says so: all must leave after the same step."""
+        """Whether the flag is set in any process. Every process must call it, and all then leave after the same step."""
         if self.accelerator.num_processes == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
 
-    def _checkpoint(self, step: int, journal: Journal, checkpoints: Checkpoints) -> None:
-        mine = [{"random": states.random_state(), "bad": self.inputs.bad_clips}]
-        everyone = gather_object(mine) if self.accelerator.num_processes > 1 else mine
-        taken = states.take(self.peft, None if self.deepspeed else self.optimizer, self.accelerator.scaler)
+    def _checkpoint(self, step: int, logger: TrainLogger, checkpoints: Checkpoints) -> None:
+        own = [{"random": state.random_state(), "bad": self.inputs.bad_clips}]
+        processes = gather_object(own) if self.accelerator.num_processes > 1 else own
+        snapshot = state.capture(self.peft, None if self.deepspeed else self.optimizer, self.accelerator.scaler)
         if not self.accelerator.is_main_process:
             if self.deepspeed:
                 self._save_deepspeed()
             return
-        taken.tensors |= {f"best/{name}": value for name, value in (self.best or {}).items()}
+        snapshot.tensors |= {f"best/{name}": value for name, value in (self.best or {}).items()}
         if self.losses:
-            taken.tensors["losses"] = states.copied(torch.stack(self.losses))
-        taken.values |= {"processes": everyone, "history": journal.history}
-        checkpoints.save(step, taken, self._save_deepspeed if self.deepspeed else None)
+            snapshot.tensors["losses"] = state.cpu_copy(torch.stack(self.losses))
+        snapshot.values |= {"processes": processes, "history": logger.history}
+        checkpoints.save(step, snapshot, self._save_deepspeed if self.deepspeed else None)
 
     def _save_deepspeed(self, folder: Path | None = None) -> None:
-        """DeepSpeed knows alone what its optimiser holds: every process writes its part below the folder the main one names."""
-        (where,) = broadcast_object_list([None if folder is None else str(folder / DEEPSPEED)])
-        self.accelerator.save_state(where, exclude_frozen_parameters=True)
+        """Every process writes its part of DeepSpeed's state into the checkpoint folder. Only the main process passes `folder`."""
+        (target,) = broadcast_object_list([None if folder is None else str(folder / DEEPSPEED)])
+        self.accelerator.save_state(target, exclude_frozen_parameters=True)
         self.accelerator.wait_for_everyone()
 
-    def _restore(self, folder: Path, journal: Journal) -> int:
-        """Put a checkpoint back; the step it was made after."""
-        found = kept.read(folder)
+    def _restore(self, folder: Path, logger: TrainLogger) -> int:
+        """Restore a checkpoint into this process. Returns the last step that was done."""
+        snapshot = resume.read(folder)
         if self.deepspeed:
             self.accelerator.load_state(str(folder / DEEPSPEED), load_module_strict=False)
         else:
-            states.put_back(found, self.peft, self.optimizer, self.accelerator.scaler)
-        best = {name.removeprefix("best/"): value for name, value in found.tensors.items() if name.startswith("best/")}
+            state.restore(snapshot, self.peft, self.optimizer, self.accelerator.scaler)
+        best = {name.removeprefix("best/"): value for name, value in snapshot.tensors.items() if name.startswith("best/")}
         self.best = best or None
-        if "losses" in found.tensors:
-            self.losses = [loss.to(self.accelerator.device) for loss in found.tensors["losses"]]
-        journal.resume(found.values["history"], found.values["step"])
-        mine = found.values["processes"][self.accelerator.process_index]
-        self.inputs.bad_clips = mine["bad"]
-        states.put_random_state(mine["random"])
+        if "losses" in snapshot.tensors:
+            self.losses = [loss.to(self.accelerator.device) for loss in snapshot.tensors["losses"]]
+        step = snapshot.values["step"]
+        logger.resume(snapshot.values["history"], step)
+        own = snapshot.values["processes"][self.accelerator.process_index]
+        self.inputs.bad_clips = own["bad"]
+        state.restore_random_state(own["random"])
         if self.accelerator.is_main_process:
-            print(f"goes on after step {found.values['step']} of {self.steps}, from {folder}", file=sys.stderr)
-        return found.values["step"]
+            print(f"goes on after step {step} of {self.steps}, from {folder}", file=sys.stderr)
+        return step
 
-    def save(self, journal: Journal) -> None:
-        """Write outputs/train. Every process gives its part of the weights."""
-        last = states.weights(self.peft)
+    def save(self, logger: TrainLogger) -> None:
+        """Write outputs/train. Every process must call it, because gathering the weights needs all of them."""
+        last = state.weights(self.peft)
         if self.accelerator.is_main_process:
-            write_output(self.params, self.peft, last, self.best, journal, self.inputs)
+            write_output(self.params, self.peft, last, self.best, logger, self.inputs)
 
 
 def _supervised(batch: dict[str, Any]) -> Tensor:
-    """Tokens the loss is taken over: the label of position i is predicted at i - 1."""
+    """Number of tokens in the loss. Position i - 1 predicts the label of position i, so the first label does not count."""
     return (batch["labels"][:, 1:] != IGNORE).sum()

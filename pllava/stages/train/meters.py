@@ -1,4 +1,4 @@
-"""How fast a training is and what it takes: counted since this process began, shown and sent to MLflow, never written to history.jsonl."""
+"""Speed and memory of a training since its process began. They are shown and sent to MLflow, never written to history.jsonl."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ T = TypeVar("T")
 
 
 class Meters:
+    """Counts and seconds since this process began."""
+
     def __init__(self) -> None:
         self.steps = 0
         self.seconds = 0.0  # spent in steps, without validation and checkpoints
-        self.waited = 0.0  # of these, for data
+        self.waited = 0.0  # seconds of `seconds` that were spent waiting for data
         self.samples = 0
         self.tokens = 0  # without padding
         self.visual_tokens = 0
@@ -22,7 +24,7 @@ class Meters:
         self._monitors: list[Any] | None = None
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """Pass batches on, and time the wait for each."""
+        """Yield the batches, and add the time waited for each to `waited`."""
         iterator = iter(batches)
         while True:
             began = time.perf_counter()
@@ -35,7 +37,7 @@ class Meters:
             yield batch
 
     def count(self, batch: Any, processes: int) -> None:
-        """Add a micro-batch (pllava.stages.train.collator.Batch); the other processes have theirs of the same number of samples."""
+        """Add a micro-batch (pllava.stages.train.collator.Batch), counted once for each process: all have batches of the same size."""
         self.samples += batch.samples * processes
         self.tokens += batch.tokens * processes
         self.visual_tokens += batch.visual_tokens * processes
@@ -54,6 +56,7 @@ class Meters:
         return self.waited / self.seconds if self.seconds else 0.0
 
     def shown(self) -> list[str]:
+        """Speed in words, for the status line."""
         if not self.steps:
             return []
         shown = [f"{self.samples_per_second:.1f} samples/s", f"{self.visual_tokens / self.seconds:,.0f} visual tokens/s"]
@@ -62,7 +65,7 @@ class Meters:
         return [*shown, f"{self.replaced} bad clip(s) replaced"] if self.replaced else shown
 
     def metrics(self) -> dict[str, float]:
-        """For MLflow, once a step has run."""
+        """The metrics for MLflow; {} before the first step."""
         if not self.steps:
             return {}
         return {
@@ -76,15 +79,15 @@ class Meters:
         }
 
     def system_metrics(self) -> dict[str, float]:
-        """MLflow's own system metrics, under its names, through the same way as ours: what MLflow misses while away comes later."""
+        """MLflow's system metrics, under its names. They are sent like our own, so the offline buffer keeps them while MLflow is away."""
         if self._monitors is None:
             self._monitors = _monitors()
-        found: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for monitor in self._monitors:
             monitor.collect_metrics()
-            found |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
+            metrics |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
             monitor.clear_metrics()
-        return found
+        return metrics
 
 
 def _monitors() -> list[Any]:
@@ -106,7 +109,7 @@ def _monitors() -> list[Any]:
 
 
 def peak_memory() -> int:
-    """Bytes: of the GPU's allocator, else the largest resident set of this process."""
+    """Peak memory in bytes: of the GPU's allocator, or without a GPU the largest resident set of this process."""
     import torch
 
     if torch.cuda.is_available():

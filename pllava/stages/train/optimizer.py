@@ -19,12 +19,12 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Groups {"params", "names", "weight_decay", "lr"} of the trainable parameters; empty groups are left out.
 
-    different_lr: regular expression -> rate for the parameters whose name it is found in (the first that fits).
+    different_lr: regular expression -> rate of the parameters whose name it matches; the first match counts.
     decay_all: weight decay on biases and 1-D parameters too.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     rates = dict(different_lr or {})
-    # Fixed order, decayed first, then by rate: optimiser states are stored by position.
+    # The order is fixed (groups with decay first, then by rate), because optimiser states are stored by position.
     for decay in (weight_decay, 0.0):
         for rate in (lr, *rates.values()):
             groups.setdefault((decay, rate), {"params": [], "names": [], "weight_decay": decay, "lr": rate})

@@ -1,7 +1,7 @@
-"""outputs/train, written whole or not at all: adapter/ (all that inference needs), history.jsonl, summary.md, loss.png.
+"""outputs/train, written whole or not at all: adapter/ (everything inference needs), history.jsonl, summary.md, loss.png.
 
-`train.adapter` says which weights become adapter/: the last, as in the paper, or those of the lowest validation loss. The other ones are
-beside it, in best/ or last/, when they differ. Nothing in here tells when, where or in which run it was made: equal runs are equal bytes.
+`train.adapter` chooses the weights of adapter/: the last ones, as in the paper, or those of the lowest validation loss. The other weights
+are beside it, in best/ or last/, when they differ. No file holds a time, a place or a run id, so equal runs give equal bytes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 
     from pllava.core.params import Params
     from pllava.stages.train.inputs import Inputs
-    from pllava.stages.train.logger import Journal
+    from pllava.stages.train.logger import TrainLogger
 
 
 def write_output(
-    params: Params, model: Any, last: dict[str, Tensor], best: dict[str, Tensor] | None, journal: Journal, inputs: Inputs
+    params: Params, model: Any, last: dict[str, Tensor], best: dict[str, Tensor] | None, logger: TrainLogger, inputs: Inputs
 ) -> Path:
-    """last, best: whole weights by name of parameter; what the model itself holds may be a part of them."""
+    """Write outputs/train and return it.
+
+    last, best: whole weights by parameter name. They are passed in because the model of one process may hold only its part of them.
+    """
     from pllava.artifacts.plots import loss_curve
 
-    train, last_step = params.train, journal.history[-1]["step"]
+    train, last_step = params.train, logger.history[-1]["step"]
     config = {
         "base": params.model.base,
         "model": params.model.model_dump(mode="json"),
@@ -42,19 +45,19 @@ def write_output(
         "lora_alpha": train.lora.alpha,
     }
     versions = {"last": last}
-    if best is not None and journal.best_step != last_step:
+    if best is not None and logger.best_step != last_step:
         versions["best"] = best
     chosen = train.adapter if train.adapter in versions else "last"
     with writing(OUTPUT, ROOM), atomic_dir(OUTPUT) as folder:
         for name, values in versions.items():
             save_adapter(model, folder / ("adapter" if name == chosen else name), config, values)
-        atomic_write_text(folder / "history.jsonl", journal.history_text())
-        atomic_write_bytes(folder / "loss.png", loss_curve(journal.history, "Loss by step"))
-        atomic_write_text(folder / "summary.md", summary(params, journal, inputs, chosen))
-    meters = journal.meters
+        atomic_write_text(folder / "history.jsonl", logger.history_text())
+        atomic_write_bytes(folder / "loss.png", loss_curve(logger.history, "Loss by step"))
+        atomic_write_text(folder / "summary.md", summary(params, logger, inputs, chosen))
+    meters = logger.meters
     print(
         f"{OUTPUT}: {last_step} steps, {meters.samples_per_second:.1f} samples/s, {meters.wait_share:.0%} of it waiting for data; "
-        f"adapter/ is the {'best' if journal.best_step == last_step and chosen == 'last' else chosen} one",
+        f"adapter/ is the {'best' if logger.best_step == last_step and chosen == 'last' else chosen} one",
         file=sys.stderr,
     )
     return OUTPUT

@@ -1,7 +1,8 @@
-"""Checkpoints of a training: .state/train/checkpoints/step-00000100/, outside DVC's outputs (those are deleted before a stage runs).
+"""Checkpoints of a training: .state/train/checkpoints/step-00000100/. They lie outside of DVC outputs, which DVC deletes before a run.
 
-A folder appears whole or not at all, its manifest written last; the last `train.keep_checkpoints` stay. run.json says what the training
-depends on: one that was stopped goes on only with the same settings, data, base and versions, so that it ends in the same bytes.
+A checkpoint folder appears whole or not at all; its manifest is written last. The newest `train.keep_checkpoints` folders are kept.
+run.json holds the fingerprint of the training. A stopped training continues only with the same settings, data, base and library versions,
+so that it ends in the same bytes.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ if TYPE_CHECKING:
 FOLDER = Path(".state/train/checkpoints")
 LOCK = Path(".state/train/lock")
 LOCK_SECONDS = 60  # a training that was told to end may still be writing its checkpoint
-FREE = {"accelerate", "checkpoint_every", "keep_checkpoints", "max_bad_fraction"}  # keys of train that may change between start and resume
+CHANGEABLE = {"accelerate", "checkpoint_every", "keep_checkpoints", "max_bad_fraction"}  # keys of `train` that may change before a resume
 ROOM = "Make room and run the same command: the training goes on from its last checkpoint"
-LISTED_ABOVE = 1 << 30  # bytes; a larger base is told by names and sizes of its files: hashing would take longer than loading
+HASH_LIMIT = 1 << 30  # bytes; a larger base is identified by its files' names and sizes: hashing it would take longer than loading it
 
 
 def fingerprint(params: Params, processes: int, device: str, init_from: str | None = None, sharing: str | None = None) -> dict[str, Any]:
-    """What the bytes of the adapter depend on, flat: the difference of two of these is what the user reads."""
+    """Everything that the bytes of the adapter depend on, as a flat mapping: name -> value.
+
+    The error of `Checkpoints.prepare` lists the entries that differ. init_from: hash of the weights at `train.init_from`.
+    sharing: "FSDP2", "ZeRO-2", "ZeRO-3" or None. Raises PllavaError when a manifest is missing.
+    """
     from importlib.metadata import version
 
     from pllava.artifacts.manifest import PREPARED
@@ -39,56 +44,57 @@ def fingerprint(params: Params, processes: int, device: str, init_from: str | No
     from pllava.tracking.provenance import flatten
 
     settings = params.model_dump(mode="json", include={"seed": True, "model": True, "train": True, "features": {"dtype"}})
-    found: dict[str, Any] = {key: value for key, value in flatten(settings).items() if key.removeprefix("train.") not in FREE}
+    entries: dict[str, Any] = {key: value for key, value in flatten(settings).items() if key.removeprefix("train.") not in CHANGEABLE}
     for split in ("train", "validation"):
         manifest = PREPARED / f"{split}.parquet"
         if not manifest.is_file():
             raise PllavaError(f"{manifest} is not there. Write it: pllava prepare")
-        found[str(manifest)] = sha256_file(manifest)
-    found["base weights"] = _base(Path(params.model.base))
-    found["template"] = load_template(params.model.template).sha256
-    found |= {"processes": processes, "device": device, "init_from weights": init_from, "sharing": sharing}
-    return found | {f"version of {name}": version(name) for name in ("torch", "transformers", "peft", "accelerate")}
+        entries[str(manifest)] = sha256_file(manifest)
+    entries["base weights"] = _base_identity(Path(params.model.base))
+    entries["template"] = load_template(params.model.template).sha256
+    entries |= {"processes": processes, "device": device, "init_from weights": init_from, "sharing": sharing}
+    return entries | {f"version of {name}": version(name) for name in ("torch", "transformers", "peft", "accelerate")}
 
 
-def _base(folder: Path) -> str | None:
+def _base_identity(folder: Path) -> str | None:
+    """What identifies the weights of a base folder; None for a hub id."""
     from pllava.model.adapter import base_sha256
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         return None  # a hub id: its name is among the settings
-    small = sum(file.stat().st_size for file in files) <= LISTED_ABOVE
+    small = sum(file.stat().st_size for file in files) <= HASH_LIMIT
     return base_sha256(folder) if small else json.dumps([[file.name, file.stat().st_size] for file in files])
 
 
 class Checkpoints:
-    """Those of one training. Only the main process writes; `resume` is read by all."""
+    """The checkpoints of one training. Only the main process calls it; every process reads the folder that `prepare` returns."""
 
-    def __init__(self, wanted: Mapping[str, Any], keep: int, folder: Path = FOLDER) -> None:
-        self.wanted, self.keep, self.folder = json.loads(json.dumps(wanted)), keep, folder
+    def __init__(self, fingerprint: Mapping[str, Any], keep: int, folder: Path = FOLDER) -> None:
+        self.fingerprint, self.keep, self.folder = json.loads(json.dumps(fingerprint)), keep, folder
 
     def prepare(self, fresh: bool = False) -> Path | None:
-        """The newest whole checkpoint to go on from; None for a training that begins, whose folder is now empty.
+        """The newest intact checkpoint to continue from. None for a new training, whose checkpoint folder is now empty.
 
-        Raises PllavaError when an unfinished training of other settings or data is there.
+        fresh: drop an unfinished training. Raises PllavaError when the folder holds an unfinished training of other settings or data.
         """
         run = {} if fresh else self._run()
-        whole = [] if run.get("finished", True) else self.whole()
-        if whole and run.get("fingerprint") != self.wanted:
-            raise PllavaError(self._refusal(run["fingerprint"], whole[-1]))
-        if whole:
-            for left in self.folder.glob(".step-*.partial"):  # of a process that was killed while it wrote
-                shutil.rmtree(left, ignore_errors=True)
-            for damaged in self.folder.glob("step-*"):  # else they would count among those to keep
-                if damaged not in whole:
-                    shutil.rmtree(damaged)
-            return whole[-1]
+        intact = [] if run.get("finished", True) else self.intact()
+        if intact and run.get("fingerprint") != self.fingerprint:
+            raise PllavaError(self._refusal(run["fingerprint"], intact[-1]))
+        if intact:
+            for partial in self.folder.glob(".step-*.partial"):  # from a process that was killed while it wrote
+                shutil.rmtree(partial, ignore_errors=True)
+            for folder in self.folder.glob("step-*"):
+                if folder not in intact:  # a damaged checkpoint would count among the newest that are kept
+                    shutil.rmtree(folder)
+            return intact[-1]
         shutil.rmtree(self.folder, ignore_errors=True)
-        write_json(self.folder / "run.json", {"fingerprint": self.wanted, "finished": False})
+        write_json(self.folder / "run.json", {"fingerprint": self.fingerprint, "finished": False})
         return None
 
     def _run(self) -> dict[str, Any]:
-        """What began here, {} where nothing did."""
+        """The content of run.json; {} when there is none. Raises PllavaError when the file is damaged."""
         file = self.folder / "run.json"
         try:
             run = read_json(file)
@@ -100,18 +106,21 @@ class Checkpoints:
             raise PllavaError(f"{file} does not say which training began here: it is damaged. Start afresh: pllava train --fresh")
         return run
 
-    def whole(self) -> list[Path]:
-        """Checkpoints whose every file is what its manifest says, oldest first; a damaged one is named and passed over."""
-        found = []
+    def intact(self) -> list[Path]:
+        """Checkpoints whose files all match their manifest, oldest first. A damaged checkpoint is printed and left out."""
+        intact = []
         for folder in sorted(self.folder.glob("step-*")):
-            if _is_whole(folder):
-                found.append(folder)
+            if _is_intact(folder):
+                intact.append(folder)
             else:
                 print(f"{folder} is damaged, an older checkpoint is used", file=sys.stderr)
-        return found
+        return intact
 
     def save(self, step: int, state: State, write_more: Callable[[Path], None] | None = None) -> Path:
-        """Write one, then remove those that are too many. write_more: adds files of its own to the folder."""
+        """Write a checkpoint, then remove the oldest ones above `keep`. Returns its folder.
+
+        write_more: called with the unfinished folder, to add files to it.
+        """
         from safetensors.torch import save_file
 
         target = self.folder / f"step-{step:08d}"
@@ -127,16 +136,18 @@ class Checkpoints:
         return target
 
     def finish(self) -> None:
-        """The training is done: the next one begins anew. Its checkpoints stay until then."""
-        write_json(self.folder / "run.json", {"fingerprint": self.wanted, "finished": True})
+        """Mark the training as done. Its checkpoints stay until the next training begins."""
+        write_json(self.folder / "run.json", {"fingerprint": self.fingerprint, "finished": True})
 
     def discard(self) -> None:
-        """Nothing here is worth going on from."""
+        """Remove every checkpoint of this training."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _refusal(self, found: Mapping[str, Any], newest: Path) -> str:
-        keys = sorted({key for key in (*found, *self.wanted) if found.get(key) != self.wanted.get(key)})
-        lines = "\n".join(f"  {key}: {_short(found.get(key))} when it began, {_short(self.wanted.get(key))} now" for key in keys)
+    def _refusal(self, stored: Mapping[str, Any], newest: Path) -> str:
+        """The error that lists what differs from the fingerprint of the unfinished training."""
+        current = self.fingerprint
+        keys = sorted({key for key in (*stored, *current) if stored.get(key) != current.get(key)})
+        lines = "\n".join(f"  {key}: {_short(stored.get(key))} when it began, {_short(current.get(key))} now" for key in keys)
         return (
             f"an unfinished training is in {self.folder} ({newest.name}), and this would not be the same one:\n{lines}\n"
             "Take these back and run again to go on with it, or drop it and start afresh: pllava train --fresh"
@@ -144,7 +155,7 @@ class Checkpoints:
 
 
 def read(folder: Path) -> State:
-    """A checkpoint's state."""
+    """The state that a checkpoint folder holds."""
     from safetensors.torch import load_file
 
     return State(load_file(folder / "state.safetensors"), read_json(folder / "state.json"))
@@ -152,12 +163,15 @@ def read(folder: Path) -> State:
 
 @contextmanager
 def sole_training(path: Path = LOCK) -> Iterator[None]:
-    """One training a project folder. The lock goes with its process, however that ends. Raises PllavaError when another one stays."""
+    """Allow one training at a time in a project folder. The lock is released when its process ends, even by a kill.
+
+    Raises PllavaError when another training still runs after LOCK_SECONDS.
+    """
     with alone(path, f"another training is running in {Path.cwd()}", LOCK_SECONDS):
         yield
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_intact(folder: Path) -> bool:
     try:
         manifest = read_json(folder / "manifest.json")
         return all(sha256_file(folder / name) == digest for name, digest in manifest.items())

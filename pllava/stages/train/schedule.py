@@ -1,6 +1,6 @@
 """The learning rate of each step: `lr_at(step, total_steps, warmup_steps, base_lr, min_lr_ratio)`.
 
-Linear warm-up to the peak, then a half cosine; below the floor both are replaced by it (paper: 0.25 of the peak).
+Linear warm-up to the peak, then a half cosine. The rate never falls below the floor `min_lr_ratio` (paper: 0.25 of the peak).
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Callable
 
 
 def lr_at(step: int, total_steps: int, warmup_steps: int, base_lr: float, min_lr_ratio: float) -> float:
-    """Rate used by optimiser step `step`, counted from 0. Past the end a floor above 0 holds."""
+    """The learning rate of optimiser step `step`, counted from 0. Past the end it stays at the floor."""
     return base_lr * _factor(step, total_steps, warmup_steps, min_lr_ratio)
 
 
 def warmup_steps(total_steps: int, warmup_ratio: float) -> int:
-    """Steps of warm-up: the share of the whole, rounded up."""
+    """Number of warm-up steps: the share of all steps, rounded up."""
     return math.ceil(total_steps * warmup_ratio)
 
 
 def cosine(total_steps: int, warmup_ratio: float, min_lr_ratio: float) -> Callable[[int], float]:
-    """step (from 0) -> rate as a share of the peak."""
+    """A function: step (from 0) -> learning rate as a share of the peak."""
     warmup = warmup_steps(total_steps, warmup_ratio)
     return lambda step: _factor(step, total_steps, warmup, min_lr_ratio)
 

@@ -12,9 +12,9 @@ from pllava.stages.train.batches import epoch_batches, split_batch
 
 @dataclass(frozen=True)
 class StepSampler:
-    """Keys (row number, epoch) of the micro-batches of one process: `accumulation` in a row make a step.
+    """Micro-batches of one process, as lists of (row number, epoch); `accumulation` of them in a row make a step.
 
-    The samples of a step are the same however many processes and micro-batches share them.
+    The samples of a step do not depend on the number of processes and micro-batches. Raises PllavaError when the batch size does not fit.
     """
 
     lengths: list[int]  # text tokens of each row
@@ -24,7 +24,7 @@ class StepSampler:
     seed: int
     process: int = 0
     processes: int = 1
-    start: int = 0  # steps that are done already
+    start: int = 0  # steps that are already done
 
     def __post_init__(self) -> None:
         parts = self.accumulation * self.processes
@@ -55,6 +55,6 @@ class StepSampler:
 
 
 def validation_batches(lengths: list[int], batch_size: int) -> list[list[tuple[int, int]]]:
-    """Every row once, by length."""
+    """Batches of (row number, epoch 0) that hold every row once, in order of length."""
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     return [[(row, 0) for row in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]

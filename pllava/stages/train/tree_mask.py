@@ -1,7 +1,7 @@
 """Questions that share one clip and do not see each other: `train.turns: independent`.
 
-A conversation lets a later answer be read off an earlier one, and spends the visual tokens once for many answers. Branches keep the
-second and lose the first: each question continues the same prefix (begin token, role, video), as it does in single-turn chat.
+In a conversation a later question sees the earlier answers, and the model may copy from them. Branches prevent this: each question
+continues the same prefix (begin token, role, video), as in single-turn chat. The visual tokens are still computed once for all answers.
 
     prefix | question 1, answer 1 | question 2, answer 2 | ...      turn: 0 0 0 | 1 1 1 | 2 2 2
 """
@@ -29,10 +29,11 @@ class Branches(NamedTuple):
 def encode_branches(
     qa: Sequence[Mapping[str, str]], tokenizer: Any, template: Template, max_length: int, image_token_id: int, media: bool = True
 ) -> Branches:
-    """Each question encoded as a conversation of its own, with what precedes it, the placeholder included, shared.
+    """Encode each question as its own conversation. The tokens up to the placeholder are the shared prefix and stand once.
 
-    Questions that no longer fit in `max_length` text tokens are left out (the first is cut instead, unless the cut takes its whole answer),
-    as are those whose prefix differs from the first one's. The instruction of the first turn opens every branch.
+    The instruction of the first turn opens every branch. A question is left out when it does not fit in the remaining `max_length` text
+    tokens, or when its prefix differs from the first one's. A first question that is too long is cut instead, unless the cut removes its
+    whole answer.
     """
     prefix: list[int] = []
     ids: list[int] = []
@@ -55,7 +56,7 @@ def encode_branches(
 
 
 def branch_positions(turn: Tensor) -> Tensor:
-    """turn [B, S] (padding -1) -> position_ids [B, S]: every branch goes on from the end of the prefix."""
+    """turn [B, S] (padding -1) -> position_ids [B, S]: the positions of every branch continue from the end of the prefix."""
     start = torch.arange(turn.shape[1]).expand_as(turn)
     opens = torch.ones_like(turn, dtype=torch.bool)
     opens[:, 1:] = turn[:, 1:] != turn[:, :-1]
@@ -65,14 +66,14 @@ def branch_positions(turn: Tensor) -> Tensor:
 
 
 def branch_mask(turn: Tensor) -> Tensor:
-    """turn [B, S] -> bool [B, 1, S, S]: causal, and a branch sees the prefix and itself."""
+    """turn [B, S] -> bool [B, 1, S, S]: causal; a branch sees only the prefix and itself."""
     size = turn.shape[1]
     same = (turn[:, None, :] == 0) | (turn[:, None, :] == turn[:, :, None])
     return (same & torch.ones(size, size, dtype=torch.bool).tril())[:, None]
 
 
 def branch_rest_mask(turn: Tensor) -> Tensor | None:
-    """turn [1, S] without padding -> bool [1, 1, R, S]: the rows of `branch_mask` after the shared prefix; None where nothing branches."""
+    """turn [1, S] without padding -> bool [1, 1, R, S]: the R rows of `branch_mask` after the prefix; None with fewer than two branches."""
     shared = int((turn == 0).sum())
     if int(turn.max()) <= 1:
         return None

@@ -167,7 +167,7 @@ def test_a_tag_elsewhere_is_no_text_to_train_on(tmp_path: Path, question: str, t
     from pllava.stages.prepare.text_checks import TextChecker
 
     (sample,), _ = parse(tmp_path, [{"video": "a.mp4", "conversations": [{"from": "human", "value": question}, ASKED[1]]}])
-    ((code, text), *_) = TextChecker(str(tiny_base_dir), "tiny", 160).check(sample.turns)[1]
+    ((code, text), *_) = TextChecker(str(tiny_base_dir), "tiny", 160).report(sample.turns).reasons
     assert code == "special text"
     assert "at the beginning or the end of the first question" in text
 

@@ -81,7 +81,7 @@ def test_after_a_kill_the_checks_of_media_are_there(project: Project) -> None:
     """A real kill -9, in the middle of a process."""
     code = "import os, signal\nfrom pllava.stages.prepare import run as p\nfrom pllava.core.params import Params\n"
     code += f"params = Params.model_validate_json({project().model_dump_json()!r})\n"
-    code += "p._settle = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\np.prepare(params)"
+    code += "p._sum_up = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\np.prepare(params)"
     environment = {**os.environ, "PYTHONPATH": str(Path(checked.__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == -signal.SIGKILL
     with MediaChecks(prepare_module.STATE, 1) as media:

@@ -97,8 +97,8 @@ def test_markers_are_found_in_every_text(tiny_base_dir: Any, key: str, marker: s
 
     checker = TextChecker(str(tiny_base_dir), "tiny", 160)
     fine = {"i": "", "q": "What?", "a": "This."}
-    assert checker.check((Turn(**fine),))[1] == []
-    _, reasons = checker.check((Turn(**fine), Turn(**{**fine, key: f"a {marker} b"})))
+    assert checker.report((Turn(**fine),)).reasons == []
+    reasons = checker.report((Turn(**fine), Turn(**{**fine, key: f"a {marker} b"}))).reasons
     assert [code for code, _ in reasons] == ["special text"]
     assert f"QA[1] {key!r} holds {marker!r}" in reasons[0][1]
 

@@ -15,7 +15,7 @@ from pllava.core.errors import PllavaError
 from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.core.signals import Stopped
-from pllava.stages.train.logger import Journal
+from pllava.stages.train.logger import TrainLogger
 from pllava.stages.train.loop import OUTPUT, run
 from pllava.stages.train.resume import FOLDER, Checkpoints
 from pllava.stages.train.state import State
@@ -31,18 +31,18 @@ def outputs() -> dict[str, str]:
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Tell the next training, and no other, to end after so many steps: SIGTERM while it is in the last of them."""
-    step = Journal.step
+    step = TrainLogger.step
 
     def ask(steps: int) -> None:
         begun: list[int] = []
 
-        def told(self: Journal, number: int) -> Any:
+        def told(self: TrainLogger, number: int) -> Any:
             begun.append(number)
             if len(begun) == steps:
                 signal.raise_signal(signal.SIGTERM)
             return step(self, number)
 
-        monkeypatch.setattr(Journal, "step", told)
+        monkeypatch.setattr(TrainLogger, "step", told)
 
     return ask
 

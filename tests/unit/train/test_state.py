@@ -45,13 +45,13 @@ def test_shared_out_state_is_taken_and_put_back_to_the_bit(one_process: None) ->
     assert all(torch.equal(found[name], before[name]) and found[name].dtype == torch.float32 for name in before)
 
     step()
-    taken = state.take(model, optimizer)
+    taken = state.capture(model, optimizer)
     assert {name.rsplit("/", 1)[1] for name in taken.tensors if name.startswith("optimizer/0")} == {"step", "exp_avg", "exp_avg_sq"}
     step()
-    after = state.take(model, optimizer)
-    state.put_back(taken, model, optimizer)
+    after = state.capture(model, optimizer)
+    state.restore(taken, model, optimizer)
     assert isinstance(next(model.parameters()), DTensor)
     step()
-    again = state.take(model, optimizer)
+    again = state.capture(model, optimizer)
     assert again.tensors.keys() == after.tensors.keys()
     assert all(torch.equal(again.tensors[name], value) for name, value in after.tensors.items())
