@@ -1,6 +1,6 @@
 """The stages of `dvc.yaml` in the order DVC would run them.
 
-The only module that touches DVC's insides: DVC has no API for its graph, so its version is pinned.
+The only module that uses DVC's internals: DVC has no public API for its graph, so its version is pinned.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Stage:
 
 
 def read_dag(root: Path) -> list[Stage]:
-    """The stages of root/dvc.yaml, each after all it needs. Raises PllavaError when DVC cannot read them."""
+    """The stages of root/dvc.yaml, each after the stages it needs. Raises PllavaError when DVC cannot read dvc.yaml."""
     import networkx
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
