@@ -27,9 +27,8 @@ RETRIED = {
     "retry_condition_fn": retry.may_pass,
     "cache_policy": NO_CACHE,
 }
-Version: TypeAlias = (
-    int | PrefectFuture[Any] | None
-)  # a number, None for the candidate, or the future of an earlier task that returns a number
+# A number, None for the candidate, or the future of an earlier task that returns a number.
+Version: TypeAlias = int | PrefectFuture[Any] | None
 
 
 def after(step: Task[..., Any], before: PrefectFuture[Any], *arguments: Any) -> PrefectFuture[Any]:
@@ -55,7 +54,7 @@ def register() -> Any:
 
 @task(task_run_name="measure", **RETRIED)
 def measure(version: Version, root: Path, flow_run_id: str = "") -> Any:
-    """After the test set, a template or the judge has changed: score the champion as the new version was scored. Else Cached, at once."""
+    """Score the champion as the new version was scored, if the test set, a template or the judge has changed. Else Cached, at once."""
     from pllava.registry.measurements import unmeasured
 
     number = _number(version)
@@ -111,7 +110,7 @@ def promote(version: Version, force: bool = False, reason: str | None = None) ->
 
 @task(task_run_name="rollback", cache_policy=NO_CACHE)
 def rollback() -> Any:
-    """The alias `champion` goes back; twice is not once, so this is never tried again."""
+    """The alias `champion` goes back. Never retried: a second rollback would undo the first."""
     from pllava import registry
 
     return _attempt(lambda: registry.rollback(load_params()), "{}")

@@ -50,7 +50,7 @@ def pipeline(recipe: form.Recipe = form.AS_IT_STANDS, overrides: Overrides = Ove
 
 
 def run_in_project(deploy: bool) -> Any:
-    """Run the stages in the project folder, then the decisions. Returns the final state. After a failure, the next steps show as not run."""
+    """Run the stages in the project folder, then the decisions. Returns the final state. Steps after a failure show as not run."""
     load_params()  # before DVC reads params.yaml: raises PllavaError with every problem in it
     failure, last = run_stages(ROOT)
     if not failure:

@@ -56,7 +56,7 @@ def run_stage(stage: str, root: Path, flow_run_id: str = "", base: Mapping[str, 
 
 
 def environment(flow_run_id: str, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of a stage: base, with this Python's programs first on PATH, and the flow run's id, which MLflow keeps with a training."""
+    """The environment of a stage: base, with this Python's programs first on PATH, and the flow run's id, which MLflow records."""
     return {
         **base,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", "")]),
