@@ -37,11 +37,11 @@ def register_webhook(mlflow_url: str, bridge_url: str, root: Path) -> None:
     client = MlflowClient(mlflow_url, mlflow_url)
     wanted = f"{bridge_url.rstrip('/')}{bridge.PATH}"
     try:
-        ours = [hook for hook in client.list_webhooks(max_results=1000) if hook.name == WEBHOOK]
-        for extra in ours[1:]:
+        webhooks = [webhook for webhook in client.list_webhooks(max_results=1000) if webhook.name == WEBHOOK]
+        for extra in webhooks[1:]:
             client.delete_webhook(extra.webhook_id)
-        if ours:
-            client.update_webhook(ours[0].webhook_id, url=wanted, events=[MOVED], secret=bridge.secret(root), status="ACTIVE")
+        if webhooks:
+            client.update_webhook(webhooks[0].webhook_id, url=wanted, events=[MOVED], secret=bridge.secret(root), status="ACTIVE")
         else:
             text = "Tells Prefect that the champion moved, so that the demo serves it"
             client.create_webhook(WEBHOOK, wanted, [MOVED], text, bridge.secret(root), "ACTIVE")

@@ -29,10 +29,10 @@ def read_dag(root: Path) -> list[Stage]:
             graph = repo.index.graph  # an edge leads from a stage to one it needs
             order = networkx.lexicographical_topological_sort(graph.reverse(copy=True), key=lambda stage: stage.addressing)
             # Other pipelines of the repository (data/base) and files added by `dvc add` are not part of this one.
-            ours = [stage for stage in order if not stage.is_data_source and Path(stage.path) == root.resolve() / "dvc.yaml"]
+            stages = [stage for stage in order if not stage.is_data_source and Path(stage.path) == root.resolve() / "dvc.yaml"]
             return [
-                Stage(stage.name, stage.desc or "", tuple(sorted(up.name for up in graph.successors(stage) if up in ours)))
-                for stage in ours
+                Stage(stage.name, stage.desc or "", tuple(sorted(up.name for up in graph.successors(stage) if up in stages)))
+                for stage in stages
             ]
     except DvcException as error:
         cause = f"\n{error.__cause__}" if error.__cause__ else ""

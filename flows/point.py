@@ -1,6 +1,5 @@
 """One point of a sweep as one task: trained once in a workspace of its own, and scored at each LoRA strength. A finished point is kept."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -96,7 +95,7 @@ def register(root: Path, name: str, point: Point, alpha: float, run_id: str) -> 
     `pllava register` there. Raises PllavaError with the last lines of a command that fails.
     """
     with workspace(root, f"sweep-{name}-best") as folder:
-        compose(None, json.loads(json.dumps(point.changes)), folder.root / "params.yaml")
+        compose(None, point.changes, folder.root / "params.yaml")
         compose(None, {"evaluate": {"lora_alpha": alpha}}, folder.root / "params.yaml")
         env = environment(run_id, folder.environment())
         for stage in read_dag(folder.root):

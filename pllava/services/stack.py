@@ -119,8 +119,8 @@ def wanted(root: Path) -> Stack:
     if len(set(ports.values())) < len(ports):
         raise PllavaError(f"two services cannot share a port: {ports}. Set {', '.join(variable for variable, _ in PORTS.values())}")
     address = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
-    ours = [f"http://{host}:{ports['mlflow']}" for host in (HOST, "localhost")]
-    elsewhere = address.startswith("http") and address not in ours
+    own_addresses = [f"http://{host}:{ports['mlflow']}" for host in (HOST, "localhost")]
+    elsewhere = address.startswith("http") and address not in own_addresses
     return Stack(root, mlflow_elsewhere=elsewhere, **{f"{name}_port": port for name, port in ports.items()})
 
 

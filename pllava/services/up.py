@@ -157,12 +157,12 @@ def _run(stack: Stack, name: str, module: str, *arguments: str) -> None:
 
 
 def _require_ports(stack: Stack) -> None:
-    ours = demo_process.recorded()
+    demo = demo_process.recorded()
     for name, (variable, _) in PORTS.items():
         port = getattr(stack, f"{name}_port")
         if name in ("mlflow", "bridge") and stack.mlflow_elsewhere:
             continue
-        if name == "demo" and ours is not None and ours.get("port") == port:
+        if name == "demo" and demo is not None and demo.get("port") == port:
             continue  # our own demo, started by `pllava deploy`: it stays
         demo_process.require_free_port(HOST, port, f"Take another one for {name}: make up {variable}=PORT")
 
