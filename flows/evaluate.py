@@ -1,4 +1,4 @@
-"""Measure one benchmark, or all, without training more than is out of date."""
+"""The flow that measures one benchmark, or all. It trains only when the trained model is out of date."""
 
 import os
 import sys

@@ -108,9 +108,9 @@ def _dvc(stage: str, root: Path, env: dict[str, str]) -> None:
     _run_logged([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage], root, env, f"stage {stage}")
 
 
-def _run_logged(command: list[str], root: Path, env: dict[str, str], what: str) -> list[str]:
-    """Run a command and log its lines. Returns the last lines; raises PllavaError with them when the command fails. what: its name."""
+def _run_logged(command: list[str], root: Path, env: dict[str, str], step: str) -> list[str]:
+    """Run a command and log its lines. Returns the last lines; raises PllavaError with them when the command fails. step: its name."""
     code, last = stream(command, root, env, get_run_logger().info)
     if code:
-        raise PllavaError(f"{what} failed (exit code {code}). Its last lines:\n" + "\n".join(last[-LAST_LINES:]))
+        raise PllavaError(f"{step} failed (exit code {code}). Its last lines:\n" + "\n".join(last[-LAST_LINES:]))
     return last

@@ -22,13 +22,13 @@ from pllava.core.files import atomic_write_text
 POLL = 1.0  # seconds
 RETRY_SECONDS = 60.0  # until a failed deployment is tried again
 NO_CHAMPION = "no champion yet: run the pipeline"
-WHY = process.HOME / "why.txt"  # the reason why nothing is served; absent while the demo serves
+REASON_FILE = process.HOME / "why.txt"  # the reason why nothing is served; absent while the demo serves
 
 
 def keep() -> None:
     """Keep the demo up until SIGTERM; then stop it."""
     signal.signal(signal.SIGTERM, _exit)
-    WHY.unlink(missing_ok=True)
+    REASON_FILE.unlink(missing_ok=True)
     served = process.recorded() is not None
     try:
         while True:
@@ -44,7 +44,7 @@ def keep() -> None:
 
 
 def once() -> None:
-    """Deploy the champion once. When the deployment fails, write the reason to the file WHY."""
+    """Deploy the champion once. When the deployment fails, write the reason to REASON_FILE."""
     from pllava.core.params import load_params
     from pllava.registry.default_model import champion
     from pllava.services.deploy import deploy
@@ -56,7 +56,7 @@ def once() -> None:
         print(deploy(params).describe(), flush=True)
     except PllavaError as error:
         print(error, flush=True)
-        atomic_write_text(WHY, str(error))
+        atomic_write_text(REASON_FILE, str(error))
 
 
 def _wait_until_served() -> bool:
@@ -68,12 +68,12 @@ def _wait_until_served() -> bool:
     while process.recorded() is None and (waited < RETRY_SECONDS or _reason() == NO_CHAMPION):
         time.sleep(POLL)
         waited += POLL
-    WHY.unlink(missing_ok=True)
+    REASON_FILE.unlink(missing_ok=True)
     return process.recorded() is not None
 
 
 def _reason() -> str:
-    return WHY.read_text() if WHY.is_file() else ""
+    return REASON_FILE.read_text() if REASON_FILE.is_file() else ""
 
 
 def _deployment_in_progress() -> bool:

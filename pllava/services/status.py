@@ -8,7 +8,7 @@ from pathlib import Path
 from pllava.core import processes as demo_process
 from pllava.services import stack as stacks
 from pllava.services import supervisor
-from pllava.services.demo import WHY
+from pllava.services.demo import REASON_FILE
 from pllava.services.health import answers
 from pllava.services.programs import programs
 from pllava.services.stack import LOGIN, LOGS, Stack
@@ -55,5 +55,5 @@ def _address(stack: Stack, name: str) -> str:
         return {"prefect": stack.prefect_url, "mlflow": stack.mlflow_url}.get(name, "")
     demo = demo_process.recorded()
     if demo is None:
-        return WHY.read_text().splitlines()[0] if WHY.is_file() else "not served yet"
+        return REASON_FILE.read_text().splitlines()[0] if REASON_FILE.is_file() else "not served yet"
     return f"{demo['url']} ({demo['model']} version {demo['version']})"

@@ -21,7 +21,7 @@ from pllava.core.params import load_params
 from pllava.core.worktrees import tidy
 from pllava.services import leftovers, supervisor
 from pllava.services import stack as stacks
-from pllava.services.demo import WHY
+from pllava.services.demo import REASON_FILE
 from pllava.services.down import stop_all
 from pllava.services.health import NO_PROXY, answers, wait_until
 from pllava.services.programs import POOL, Program, programs
@@ -85,7 +85,7 @@ def _start(stack: Stack, running: Any, say: Callable[[object], None], names: lis
     def serves(name: str) -> None:
         if name in by_name:
             _wait(stack, running, by_name[name])
-            say(f"{name}: {WHY.read_text()}" if name == "demo" and WHY.exists() else f"{name} serves")
+            say(f"{name}: {REASON_FILE.read_text()}" if name == "demo" and REASON_FILE.exists() else f"{name} serves")
 
     start("prefect")
     if not stack.mlflow_elsewhere:
@@ -121,7 +121,7 @@ def _wait(stack: Stack, running: Any, program: Program) -> None:
         if program.name == "worker":
             return _worker_is_online(stack, supervisor.states(running)["worker"]["start"])
         recorded = demo_process.recorded()
-        return (recorded is not None and recorded["state"] == "serving") or WHY.exists()
+        return (recorded is not None and recorded["state"] == "serving") or REASON_FILE.exists()
 
     if not wait_until(done, START_SECONDS, alive):
         state = supervisor.states(running)[program.name]["statename"].lower()

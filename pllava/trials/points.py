@@ -45,8 +45,11 @@ class Grid(BaseModel):
 
 @dataclass(frozen=True)
 class Point:
-    """settings: {dotted key: value}, only the keys whose values differ within the sweep, for display. changes: all overrides, nested as in
-    params.yaml. key: a hash of the whole params."""
+    """One point of a sweep.
+
+    key: a hash of the whole params. settings: {dotted key: value} of the keys that differ within the sweep, for display. changes: all
+    overrides, nested as in params.yaml.
+    """
 
     key: str
     settings: dict[str, Any]

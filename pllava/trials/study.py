@@ -31,7 +31,7 @@ STUDIES = Path("outputs/studies")
 def study(params: Params, name: str, seeds: int | None = None, steps: int | None = None) -> Path:
     """Run the remaining points of a study and write its report. Returns its folder, outputs/studies/<name>.
 
-    seeds: use only this many of the study's seeds. steps: training steps of each point instead of train.steps, for a quick look.
+    seeds: how many of the study's seeds to use; None: all. steps: training steps of each point instead of train.steps.
 
     Raises PllavaError when a point's settings are invalid, or the data is not prepared.
     """
