@@ -1,6 +1,6 @@
-"""Prefect only: what runs when, and in which order. The work itself is in `dvc.yaml` and `pllava`.
+"""The Prefect flows. They decide the order of the work; the work itself is in `dvc.yaml` and `pllava`.
 
-Importing this package settles Prefect's environment, which Prefect reads once, when it is imported. A value that is set already wins.
+Importing this package sets Prefect's environment variables, which Prefect reads once, at its import. A variable that is set already stays.
 """
 
 import os
@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _login() -> dict[str, str]:
-    """For the services of `make up` theirs; for a server that a flow starts for itself one of this process; for another server none."""
+    """Environment variables with Prefect's login.
+
+    Without PREFECT_API_URL a new login; for the server of `make up` its recorded login; for any other server none.
+    """
     if not (url := os.environ.get("PREFECT_API_URL")):
         return login_environment(f"pllava:{secrets.token_urlsafe(32)}")
     stack = recorded(ROOT)

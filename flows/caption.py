@@ -79,7 +79,7 @@ def _with_runner(form: CaptionForm) -> Any:
 
 @flow(name="captions", persist_result=False)
 def captions(job: dict[str, Any], paths: list[str], output: str, subtitles: str | None, workers: int) -> Any:
-    """The batches as tasks of the flow's runner; this process keeps the progress and writes the files."""
+    """Submit the batches as tasks to the flow's runner. This process records the progress and writes the files."""
     from pllava.apps.caption.folder import caption_all
 
     def run(job: Job, batches: Iterable[list[str]], tell: Callable[[str, float], None]) -> Iterator[Rows]:
@@ -97,7 +97,7 @@ def captions(job: dict[str, Any], paths: list[str], output: str, subtitles: str 
         done = caption_all(paths, output, Job(**job), subtitles=subtitles, run=run)
     except PllavaError as error:
         return Failed(message=str(error))
-    except BaseException:  # cancelled: leaving this flow waits for the processes that caption
+    except BaseException:  # cancelled: Prefect leaves this flow only after its captioning processes have ended
         end_all()
         raise
     _publish(done.failures, str(done), done.failed)
@@ -106,7 +106,7 @@ def captions(job: dict[str, Any], paths: list[str], output: str, subtitles: str 
 
 @task(name="captions", retries=1, cache_policy=NO_CACHE, persist_result=False)
 def caption_part(job: dict[str, Any], batches: list[list[str]]) -> list[Rows]:
-    """Rows of a few batches; the model is loaded once a worker."""
+    """Caption a few batches. Returns one list of rows for each batch. Each worker loads the model once."""
     from pllava.apps.caption.batch import caption_batches
 
     os.chdir(ROOT)
@@ -114,12 +114,12 @@ def caption_part(job: dict[str, Any], batches: list[list[str]]) -> list[Rows]:
 
 
 def task_runner(runner: Runner, workers: int, ray_address: str | None = None) -> TaskRunner[Any]:
-    """Raises PllavaError where Ray is asked for and not installed."""
+    """The task runner of this kind. Raises PllavaError when Ray is not installed."""
     if runner == "thread":
         return ThreadPoolTaskRunner(max_workers=workers)
     if runner == "process":
         return ProcessPoolTaskRunner(max_workers=workers)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it phones home otherwise
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # set before the import: Ray sends usage statistics otherwise
     try:
         from prefect_ray import RayTaskRunner
     except ImportError as error:
@@ -128,12 +128,12 @@ def task_runner(runner: Runner, workers: int, ray_address: str | None = None) ->
     environment = {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
     if ray_address:
         return RayTaskRunner(address=ray_address, init_kwargs={"runtime_env": {"env_vars": environment}})
-    here = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False, "runtime_env": {"env_vars": environment}}
-    return RayTaskRunner(init_kwargs=here)
+    own_cluster = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False, "runtime_env": {"env_vars": environment}}
+    return RayTaskRunner(init_kwargs=own_cluster)
 
 
 def _publish(failures: Path, summary: str, failed: int) -> None:
-    """The failures as a page of the flow run."""
+    """Publish the summary and the first failures as an artifact of the flow run."""
     lines = failures.read_text().splitlines()[:SHOWN_FAILURES] if failed else []
     more = f"\n\nand {failed - len(lines)} more" if failed > len(lines) else ""
     shown = "\n".join(["```", *lines, "```"]) if lines else ""
@@ -151,8 +151,8 @@ def main() -> int:
     parser.add_argument("--runner", choices=("thread", "process", "ray"), default="thread")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--ray-address")
-    given = vars(parser.parse_args())
-    form = CaptionForm(output=given.pop("out"), dense=Dense() if given.pop("dense") else None, **given)
+    options = vars(parser.parse_args())
+    form = CaptionForm(output=options.pop("out"), dense=Dense() if options.pop("dense") else None, **options)
     with server.api():
         state = caption(form, return_state=True)
     print(state.message, file=sys.stderr)

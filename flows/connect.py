@@ -3,7 +3,8 @@
     python -m flows.connect --mlflow http://127.0.0.1:5000 --prefect http://127.0.0.1:4200 --bridge http://127.0.0.1:5010
 
 MLflow gets a webhook that tells the bridge (pllava/services/bridge.py); Prefect gets an automation that runs the deployment `deploy/deploy`
-when the bridge's event comes in. All three, and the deployment, must be there. The MLflow server needs `bridge.mlflow_environment`.
+when the bridge's event comes in. The three servers must run, and the deployment must exist. The MLflow server needs the variables of
+`bridge.mlflow_environment`.
 """
 
 import argparse
@@ -15,13 +16,13 @@ from pllava.core.errors import PllavaError
 from pllava.services import bridge
 
 WEBHOOK = "pllava-bridge"
-MOVED = "model_version_alias.created"  # also fires when an alias that is there is moved
+MOVED = "model_version_alias.created"  # MLflow sends this event also when an existing alias is moved
 AUTOMATION = "pllava: the champion moved"
 DEPLOYMENT = "deploy/deploy"
 
 
 def connect(mlflow_url: str, prefect_url: str, bridge_url: str, root: Path = ROOT) -> None:
-    """Register webhook and automation, or bring them up to date. Raises PllavaError when a server or the deployment is not there."""
+    """Register the webhook and the automation, or update them. Raises PllavaError when a server does not answer or has no deployment."""
     from pllava.core.params import load_params
 
     register_webhook(mlflow_url, bridge_url, root)
@@ -29,18 +30,18 @@ def connect(mlflow_url: str, prefect_url: str, bridge_url: str, root: Path = ROO
 
 
 def register_webhook(mlflow_url: str, bridge_url: str, root: Path) -> None:
-    """One webhook of our name, with the secret of this project, at the bridge's address of today."""
+    """Leave exactly one webhook named WEBHOOK in MLflow, with this project's secret and the bridge's current address."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     client = MlflowClient(mlflow_url, mlflow_url)
     wanted = f"{bridge_url.rstrip('/')}{bridge.PATH}"
     try:
-        ours = [hook for hook in client.list_webhooks(max_results=1000) if hook.name == WEBHOOK]
-        for extra in ours[1:]:
+        webhooks = [webhook for webhook in client.list_webhooks(max_results=1000) if webhook.name == WEBHOOK]
+        for extra in webhooks[1:]:
             client.delete_webhook(extra.webhook_id)
-        if ours:
-            client.update_webhook(ours[0].webhook_id, url=wanted, events=[MOVED], secret=bridge.secret(root), status="ACTIVE")
+        if webhooks:
+            client.update_webhook(webhooks[0].webhook_id, url=wanted, events=[MOVED], secret=bridge.secret(root), status="ACTIVE")
         else:
             text = "Tells Prefect that the champion moved, so that the demo serves it"
             client.create_webhook(WEBHOOK, wanted, [MOVED], text, bridge.secret(root), "ACTIVE")
@@ -51,7 +52,7 @@ def register_webhook(mlflow_url: str, bridge_url: str, root: Path) -> None:
 
 
 def register_automation(prefect_url: str, model: str) -> None:
-    """One automation of our name that runs the deployment of today."""
+    """Replace the automation named AUTOMATION by one that runs the current deployment."""
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.events import AutomationCore, EventTrigger, Posture, RunDeployment

@@ -1,6 +1,6 @@
 """The stages of `dvc.yaml` in the order DVC would run them.
 
-The only module that touches DVC's insides: DVC has no API for its graph, so its version is pinned.
+The only module that uses DVC's internals: DVC has no public API for its graph, so its version is pinned.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Stage:
 
 
 def read_dag(root: Path) -> list[Stage]:
-    """The stages of root/dvc.yaml, each after all it needs. Raises PllavaError when DVC cannot read them."""
+    """The stages of root/dvc.yaml, each after the stages it needs. Raises PllavaError when DVC cannot read dvc.yaml."""
     import networkx
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -29,10 +29,10 @@ def read_dag(root: Path) -> list[Stage]:
             graph = repo.index.graph  # an edge leads from a stage to one it needs
             order = networkx.lexicographical_topological_sort(graph.reverse(copy=True), key=lambda stage: stage.addressing)
             # Other pipelines of the repository (data/base) and files added by `dvc add` are not part of this one.
-            ours = [stage for stage in order if not stage.is_data_source and Path(stage.path) == root.resolve() / "dvc.yaml"]
+            stages = [stage for stage in order if not stage.is_data_source and Path(stage.path) == root.resolve() / "dvc.yaml"]
             return [
-                Stage(stage.name, stage.desc or "", tuple(sorted(up.name for up in graph.successors(stage) if up in ours)))
-                for stage in ours
+                Stage(stage.name, stage.desc or "", tuple(sorted(up.name for up in graph.successors(stage) if up in stages)))
+                for stage in stages
             ]
     except DvcException as error:
         cause = f"\n{error.__cause__}" if error.__cause__ else ""

@@ -1,4 +1,5 @@
-"""What follows the stages, each with an effect outside the workspace: register, measure, gate, promote, deploy. Never DVC outputs."""
+"""The steps after the stages: register, measure, gate, promote, roll back, deploy. Each changes something outside the workspace, never
+a DVC output."""
 
 import sys
 from collections.abc import Callable
@@ -19,27 +20,28 @@ from flows.stage import LAST_LINES, environment
 from pllava.core.errors import PllavaError
 from pllava.core.params import load_params
 
-# All may be repeated, and none is to be taken from a cache.
+# Options of the tasks that may run twice. Prefect must not cache them: DVC and the registry decide what is out of date.
 RETRIED = {
     "retries": len(retry.DELAYS),
     "retry_delay_seconds": retry.DELAYS,
     "retry_condition_fn": retry.may_pass,
     "cache_policy": NO_CACHE,
 }
-Version: TypeAlias = int | PrefectFuture[Any] | None  # a number, the candidate, or what an earlier task gives
+# A number, None for the candidate, or the future of an earlier task that returns a number.
+Version: TypeAlias = int | PrefectFuture[Any] | None
 
 
 def after(step: Task[..., Any], before: PrefectFuture[Any], *arguments: Any) -> PrefectFuture[Any]:
-    """Submit a step that takes what `before` gives; it is not run when that failed.
+    """Submit a step whose first argument is the future `before`. The step is not run when `before` failed.
 
-    Quoted: Prefect would look into a future before it gives the step its name, and one that is not run would show as "gate-3d6".
+    `quote` keeps Prefect from resolving the future before it names the step: a step that is not run would show as "gate-3d6".
     """
     return step.submit(quote(before), *arguments, wait_for=[before])
 
 
 def _number(version: Version) -> int | None:
-    found = version.result() if isinstance(version, PrefectFuture) else version
-    return None if found is None else int(found)
+    number = version.result() if isinstance(version, PrefectFuture) else version
+    return None if number is None else int(number)
 
 
 @task(task_run_name="register", **RETRIED)
@@ -52,7 +54,7 @@ def register() -> Any:
 
 @task(task_run_name="measure", **RETRIED)
 def measure(version: Version, root: Path, flow_run_id: str = "") -> Any:
-    """After the test set, a template or the judge has changed: score the champion as the new version was scored. Else Cached, at once."""
+    """Score the champion as the new version was scored, if the test set, a template or the judge has changed. Else Cached, at once."""
     from pllava.registry.measurements import unmeasured
 
     number = _number(version)
@@ -108,7 +110,7 @@ def promote(version: Version, force: bool = False, reason: str | None = None) ->
 
 @task(task_run_name="rollback", cache_policy=NO_CACHE)
 def rollback() -> Any:
-    """The alias `champion` goes back; twice is not once, so this is never tried again."""
+    """The alias `champion` goes back. Never retried: a second rollback would undo the first."""
     from pllava import registry
 
     return _attempt(lambda: registry.rollback(load_params()), "{}")
@@ -122,11 +124,11 @@ def deploy() -> Any:
     return _attempt(lambda: deploy(load_params()), "{.url} serves it")
 
 
-def _attempt(decide: Callable[[], Any], said: str) -> Any:
-    """A PllavaError becomes a failed state that says what to do, without a traceback."""
+def _attempt(decide: Callable[[], Any], message: str) -> Any:
+    """Completed with `message`, formatted with what `decide` returns. Failed with the sentence of a PllavaError, without a traceback."""
     try:
         outcome = decide()
     except PllavaError as error:
         get_run_logger().error(str(error))
         return Failed(message=str(error))
-    return Completed(message=said.format(outcome), data=outcome)
+    return Completed(message=message.format(outcome), data=outcome)

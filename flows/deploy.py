@@ -1,4 +1,4 @@
-"""Serve the champion: what a promotion in MLflow's pages sets off (pllava/services/bridge.py), and a form of its own."""
+"""The flow that serves the champion. A promotion in MLflow's pages starts it (pllava/services/bridge.py), or a person does, by its form."""
 
 import os
 from typing import Any

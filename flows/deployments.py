@@ -1,6 +1,6 @@
-"""`python -m flows.deployments`, which `make up` calls: work pool, deployments of prefect.yaml, and what became of runs.
+"""`python -m flows.deployments`, called by `make up`: make the work pool, register prefect.yaml's deployments, mark runs that were cut off.
 
-A schedule that was switched on in the UI stays on; those of prefect.yaml start switched off.
+A schedule that was switched on in the UI stays on; a new schedule of prefect.yaml is off.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ from pllava.services.programs import POOL
 
 def main() -> int:
     with get_client(sync_client=True) as client:
-        bury_the_dead(client)
+        mark_cut_off_runs(client)
         template = ProcessWorker.get_default_base_job_template()
         with suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
@@ -42,10 +42,10 @@ def deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
     return client.read_deployments(limit=200)
 
 
-def bury_the_dead(client: SyncPrefectClient) -> None:
-    """No worker runs now, so no run does: one that says so was cut off, and would hold its place in the queue for ever."""
-    going = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING, StateType.PENDING])
-    for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=going)), limit=200):
+def mark_cut_off_runs(client: SyncPrefectClient) -> None:
+    """Mark unfinished runs of the work pool as crashed. Call it while no worker runs: such a run was cut off, and would block the queue."""
+    unfinished = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING, StateType.PENDING])
+    for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unfinished)), limit=200):
         if run.work_pool_name == POOL:
             client.set_flow_run_state(run.id, Crashed(message="The services stopped while it ran"), force=True)
             print(f"{run.name}: was cut off")

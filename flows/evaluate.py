@@ -1,4 +1,4 @@
-"""Measure one benchmark, or all, without training more than is out of date."""
+"""The flow that measures one benchmark, or all. It trains only when the trained model is out of date."""
 
 import os
 import sys
@@ -38,7 +38,7 @@ def evaluate(benchmark: form.Benchmark = form.ALL, limit: Limit = None, lora_alp
     os.chdir(ROOT)
     try:
         known = list(load_params().evaluate.benchmarks)
-        if benchmark not in (form.ALL, *known):  # the form is as old as the last `make up`
+        if benchmark not in (form.ALL, *known):  # the form was made at the last `make up`; params.yaml may have changed since
             return Failed(message=f"benchmark: params.yaml has no {benchmark!r} under evaluate.benchmarks; it has: {', '.join(known)}")
         chosen = known if benchmark == form.ALL else [benchmark]
         stages = [f"evaluate@{name}" for name in chosen]

@@ -1,4 +1,5 @@
-"""A run with other settings: in a workspace of its own, kept as a DVC experiment named after the run. The project folder is not touched."""
+"""A run with other settings. It works in a workspace of its own, is kept as a DVC experiment named after the run, and leaves the project
+folder as it is."""
 
 import logging
 from collections.abc import Collection
@@ -17,25 +18,25 @@ from pllava.core.worktrees import keep, workspace
 
 
 def is_other(recipe: str) -> bool:
-    """Is this recipe, or its name, another one than what params.yaml holds now? Call it in the project folder."""
+    """Do the recipe's settings differ from the current params.yaml? Call it in the project folder."""
     return recipe != form.AS_IT_STANDS and recipes.read(recipe) != (ROOT / "params.yaml").read_text()
 
 
 def run_experiment(recipe: str, changes: dict[str, Any], only: Collection[str] | None = None) -> Any:
-    """The stages (`only` these and what they need, instead of all) with a recipe and changes; the state the flow ends in.
+    """Run the stages with a recipe and changes; return the final state of the flow. only: these stages and the stages they need.
 
-    Neither registered nor served: `dvc exp apply NAME` brings it to the project folder, and a plain run judges it there.
+    The result is neither registered nor served: `dvc exp apply NAME` copies it to the project folder, where a plain run judges it.
     """
     logger = get_run_logger()
     try:
-        with workspace(ROOT, flow_run.get_name() or "run") as place:
-            logger.info(place.describe())
-            compose(None if recipe == form.AS_IT_STANDS else recipe, changes, place.root / "params.yaml")
-            failure, _ = run_stages(place.root, place.environment(), only)
+        with workspace(ROOT, flow_run.get_name() or "run") as folder:
+            logger.info(folder.describe())
+            compose(None if recipe == form.AS_IT_STANDS else recipe, changes, folder.root / "params.yaml")
+            failure, _ = run_stages(folder.root, folder.environment(), only)
             if failure:
                 return Failed(message=failure)
-            publish_metrics(place.root)
-            name = keep(place, f"{recipe}, {changes}")
+            publish_metrics(folder.root)
+            name = keep(folder, f"{recipe}, {changes}")
     except PllavaError as error:
         logger.log(logging.ERROR, str(error))
         return Failed(message=str(error))

@@ -1,4 +1,4 @@
-"""What happens when a run fails, crashes or is cancelled: a message to PLLAVA_FAILURE_WEBHOOK where that is set, and a line in its log."""
+"""Report a run that failed, crashed or was cancelled: POST a message to PLLAVA_FAILURE_WEBHOOK when it is set, and log one line."""
 
 import json
 import logging
@@ -13,26 +13,26 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.settings import PREFECT_UI_URL
 
 WEBHOOK = "PLLAVA_FAILURE_WEBHOOK"
-SECONDS = 10.0
+SECONDS = 10.0  # until the webhook must have answered
 
 
 def tell(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
     """POST `{"flow", "run", "state", "message", "url"}` as JSON, and log why. Never raises: a webhook that does not answer is logged.
 
-    A run that has crashed or was cancelled has no context any more: its log is found by its id.
+    A run that crashed or was cancelled has no Prefect context any more: its logger is made from its id.
     """
-    trouble = ""
+    problem = ""
     try:
         if address := os.environ.get(WEBHOOK):
             _post(address, flow, run, state)
     except Exception as error:  # the address may hold a secret, and some errors quote it
         reason = getattr(error, "reason", error)
-        trouble = f"{WEBHOOK} was not told: {getattr(error, 'code', None) or getattr(reason, 'strerror', None) or type(reason).__name__}"
+        problem = f"{WEBHOOK} was not told: {getattr(error, 'code', None) or getattr(reason, 'strerror', None) or type(reason).__name__}"
     with suppress(Exception):
         log = _log(flow, run)
         log.error("%s %s: %s", run.name, (state.name or "").lower(), state.message or "no message")
-        if trouble:
-            log.warning(trouble)
+        if problem:
+            log.warning(problem)
 
 
 def _post(address: str, flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:

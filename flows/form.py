@@ -1,4 +1,4 @@
-"""Parameters as the run form shows them: titles, bounds, and drop-downs for what exists (the server refuses other values)."""
+"""Types of flow parameters, as Prefect's run form shows them: titles, bounds and drop-down lists. The server refuses other values."""
 
 from typing import Annotated, Any
 
@@ -15,12 +15,12 @@ ALL = "all"
 RECIPES = recipes.names(ROOT)
 try:
     BENCHMARKS = list(load_params(ROOT / "params.yaml").evaluate.benchmarks)
-except PllavaError:  # a flow says what is wrong when it runs; a module that is imported has no good way to
+except PllavaError:  # reported by the flow when it runs; an import cannot report it well
     BENCHMARKS = ["mvbench"]
 
 
 def titled(title: str, **schema: Any) -> Any:
-    """What the form says. Prefect sets a parameter's title to its name, unless the schema itself has one."""
+    """A pydantic field with the title that the form shows. Without a title, Prefect shows the parameter's name."""
     return Field(json_schema_extra={"title": title, **schema})
 
 

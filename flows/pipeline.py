@@ -1,6 +1,6 @@
 """`make run`, or `python -m flows.pipeline`: the DVC stages as Prefect tasks, then register, measure, gate, promote, deploy.
 
-Works alone (with a Prefect server for its own time, server.py) and against a server (PREFECT_API_URL).
+Uses the Prefect server of PREFECT_API_URL; without one, it starts a server and stops it at the end (server.py).
 """
 
 import os
@@ -44,14 +44,14 @@ def pipeline(recipe: form.Recipe = form.AS_IT_STANDS, overrides: Overrides = Ove
             return run_in_project(deploy)
     except PllavaError as error:
         return Failed(message=str(error))
-    except BaseException:  # cancelled or interrupted: tasks are in other threads, where no signal arrives
+    except BaseException:  # cancelled or interrupted: the tasks are in other threads, where no signal arrives
         end_all()
         raise
 
 
 def run_in_project(deploy: bool) -> Any:
-    """The stages of the project folder, then the decisions; a step whose precondition failed shows as not run."""
-    load_params()  # before DVC reads it: all that is wrong in it, each with its place
+    """Run the stages in the project folder, then the decisions. Returns the final state. Steps after a failure show as not run."""
+    load_params()  # before DVC reads params.yaml: raises PllavaError with every problem in it
     failure, last = run_stages(ROOT)
     if not failure:
         publish_metrics(ROOT)
@@ -66,10 +66,10 @@ def run_in_project(deploy: bool) -> Any:
 
 
 def main() -> int:
-    """Run the pipeline and print what a person wants to know. Exit code 1 when a step failed."""
+    """Run the pipeline and print its result. Returns the exit code: 0, 1 when a step failed, 130 at Ctrl-C."""
     from flows.summary import print_failure, print_summary
 
-    # Prefect passes SIGTERM on once it has crashed the flow; left to the system it would end us before Prefect's own server is stopped.
+    # At SIGTERM Prefect marks the flow as crashed and sends the signal on. Its default action would end us before our server is stopped.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     try:
         with server.api():

@@ -1,6 +1,5 @@
-"""One point of a sweep as one task: in a workspace of its own, trained once, scored at each strength. What is done is kept."""
+"""One point of a sweep as one task: trained once in a workspace of its own, and scored at each LoRA strength. A finished point is kept."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -25,14 +24,14 @@ from pllava.core.overrides import compose
 from pllava.core.worktrees import workspace
 from pllava.trials.points import Point
 
-DONE = "rows.json"  # in the point's folder, written last
+DONE = "rows.json"  # written last into the point's folder: a point that has it is finished
 
 
 @task(name="point", task_run_name="{title}", cache_policy=NO_CACHE)
 def run_point(
     root: Path, home: Path, name: str, title: str, point: Point, alphas: list[float], benchmark: str, limit: int | None, run_id: str
 ) -> State[Any]:
-    """Completed when it ran, Cached when it was done before; its data are the rows of the table, one a strength."""
+    """Completed when the point ran, Cached when it was finished before. The state's data: the table's rows, one for each strength."""
     target = home / point.key
     if (target / DONE).is_file():
         return Completed(name="Cached", message="done before", data=read_json(target / DONE))
@@ -47,69 +46,71 @@ def run_point(
 def _run(
     root: Path, home: Path, name: str, point: Point, alphas: list[float], benchmark: str, limit: int | None, run_id: str
 ) -> list[dict[str, Any]]:
-    with workspace(root, f"sweep-{name}-{point.key}") as place:
-        params = compose(None, point.changes, place.root / "params.yaml")
-        env = environment(run_id, place.environment())
-        stages = read_dag(place.root)
+    with workspace(root, f"sweep-{name}-{point.key}") as folder:
+        params = compose(None, point.changes, folder.root / "params.yaml")
+        env = environment(run_id, folder.environment())
+        stages = read_dag(folder.root)
         wanted = with_needed(stages, ["train"])
         shared = [stage.name for stage in stages if stage.name in wanted and stage.name != "train"]
-        with FileLock(
-            home / "shared.lock"
-        ):  # points that share clips or features: the first makes them, the others find them in DVC's cache
+        # Points may share clips or features: the first point makes them, and the others get them from DVC's cache.
+        with FileLock(home / "shared.lock"):
             for stage in shared:
-                _dvc(stage, place.root, env)
-        _dvc("train", place.root, env)
-        trained = float(read_json(place.root / ADAPTER / "adapter_config.json")["lora_alpha"])
+                _dvc(stage, folder.root, env)
+        _dvc("train", folder.root, env)
+        trained_alpha = float(read_json(folder.root / ADAPTER / "adapter_config.json")["lora_alpha"])
         rows = []
         with atomic_dir(home / point.key) as kept:
-            for alpha in sorted({trained, *alphas}) if alphas else [trained]:
+            for alpha in sorted({trained_alpha, *alphas}) if alphas else [trained_alpha]:
                 output = kept / f"alpha-{alpha:g}"
                 command = [sys.executable, "-m", "pllava.cli", "evaluate", benchmark, "--model", str(ADAPTER)]
                 command += ["--lora-alpha", str(alpha), "--output", str(output), *(("--limit", str(limit)) if limit else ())]
-                _say(command, place.root, env, f"the evaluation at alpha {alpha:g}")
-                found = read_metrics(output / benchmark / "metrics.json")
-                adapted = found["models"]["adapted"]
+                _run_logged(command, folder.root, env, f"the evaluation at alpha {alpha:g}")
+                metrics = read_metrics(output / benchmark / "metrics.json")
+                adapted = metrics["models"]["adapted"]
                 rows.append(
                     {
                         "key": point.key,
                         "title": point.title,
                         "settings": point.settings,
                         "alpha": alpha,
-                        "trained_alpha": trained,
+                        "trained_alpha": trained_alpha,
                         "pooling_shape": list(params.model.pooling_shape),
                         "benchmark": benchmark,
                         "average": adapted["average"],
                         "tasks": adapted["tasks"],
-                        "n": found["provenance"]["n_questions"],
-                        "adapter_sha256": found["provenance"]["adapter_sha256"],
+                        "n": metrics["provenance"]["n_questions"],
+                        "adapter_sha256": metrics["provenance"]["adapter_sha256"],
                         "files": [f"alpha-{alpha:g}/{benchmark}/{file}" for file in ("metrics.json", "results.jsonl")],
                     }
                 )
-            shutil.copytree(place.root / ADAPTER, kept / "adapter")
+            shutil.copytree(folder.root / ADAPTER, kept / "adapter")
             write_json(kept / DONE, rows)
     return rows
 
 
 def register(root: Path, name: str, point: Point, alpha: float, run_id: str) -> int:
-    """The point as a version of the model, with the strength that was best for it: its stages again (training comes from DVC's cache), all
-    benchmarks measured as the pipeline does, then `pllava register` in its workspace. The version's number."""
-    with workspace(root, f"sweep-{name}-best") as place:
-        compose(None, json.loads(json.dumps(point.changes)), place.root / "params.yaml")
-        compose(None, {"evaluate": {"lora_alpha": alpha}}, place.root / "params.yaml")
-        env = environment(run_id, place.environment())
-        for stage in read_dag(place.root):
-            _dvc(stage.name, place.root, env)
-        last = _say([sys.executable, "-m", "pllava.cli", "register"], place.root, env, "the registration")
+    """Register a point as a version of the model, with its best LoRA strength. Returns the number of the version.
+
+    Runs all stages in a new workspace: the training comes from DVC's cache, and every benchmark is measured as in the pipeline. Then runs
+    `pllava register` there. Raises PllavaError with the last lines of a command that fails.
+    """
+    with workspace(root, f"sweep-{name}-best") as folder:
+        compose(None, point.changes, folder.root / "params.yaml")
+        compose(None, {"evaluate": {"lora_alpha": alpha}}, folder.root / "params.yaml")
+        env = environment(run_id, folder.environment())
+        for stage in read_dag(folder.root):
+            _dvc(stage.name, folder.root, env)
+        last = _run_logged([sys.executable, "-m", "pllava.cli", "register"], folder.root, env, "the registration")
         return int(last[-1])
 
 
 def _dvc(stage: str, root: Path, env: dict[str, str]) -> None:
-    _say([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage], root, env, f"stage {stage}")
+    _run_logged([sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage], root, env, f"stage {stage}")
 
 
-def _say(command: list[str], root: Path, env: dict[str, str], what: str) -> list[str]:
-    """Run it, its lines into the log; its last lines. Raises PllavaError with them when it fails."""
+def _run_logged(command: list[str], root: Path, env: dict[str, str], step: str) -> list[str]:
+    """Run a command and log its lines. Returns the last lines; raises PllavaError with them when the command fails. step: its name."""
     code, last = stream(command, root, env, get_run_logger().info)
     if code:
-        raise PllavaError(f"{what} failed (exit code {code}). Its last lines:\n" + "\n".join(last[-LAST_LINES:]))
+        raise PllavaError(f"{step} failed (exit code {code}). Its last lines:\n" + "\n".join(last[-LAST_LINES:]))
     return last

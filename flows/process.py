@@ -1,4 +1,4 @@
-"""A child process whose lines are streamed and whose whole tree dies with us, also when we are killed (sentinel.py)."""
+"""Run a child process and stream its lines. Its whole process tree ends with this process, even when this one is killed (sentinel.py)."""
 
 import atexit
 import multiprocessing
@@ -21,16 +21,16 @@ from pllava.core.params import Run, load_params
 
 KEPT_LINES = 30
 
-_running: dict[subprocess.Popen[bytes], tuple[psutil.Process, float]] = {}  # and how long each may take to end when it is asked to
-_refusing = False  # between `end_all(refuse=True)` and `accept`
+_running: dict[subprocess.Popen[bytes], tuple[psutil.Process, float]] = {}  # value: (process, seconds it may take to end after SIGTERM)
+_refusing = False  # True between `end_all(refuse=True)` and `accept`: `stream` starts nothing
 _lock = threading.Lock()
 _sentinel: subprocess.Popen[bytes] | None = None
 
 
 def stream(command: list[str], cwd: Path, env: dict[str, str], say: Callable[[str], None]) -> tuple[int, list[str]]:
-    """Run a command and pass on each line as it comes; (exit code, last lines).
+    """Run a command and call `say` with each line of its output. Returns (exit code, the last KEPT_LINES lines).
 
-    The child gets a session of its own, so that Ctrl-C reaches us alone and the tree is ended by us, in order.
+    The child gets a session of its own: Ctrl-C reaches this process alone, and this process ends the child's tree in order.
     """
     patience = _patience(cwd)
     last: deque[str] = deque(maxlen=KEPT_LINES)
@@ -46,12 +46,12 @@ def stream(command: list[str], cwd: Path, env: dict[str, str], say: Callable[[st
             stderr=subprocess.STDOUT,
             start_new_session=os.name == "posix",
         )
-        child = _running[process] = psutil.Process(process.pid), patience  # at least a zombie: only we collect it
+        child = _running[process] = psutil.Process(process.pid), patience  # exists, at least as a zombie: only this process collects it
         _tell_sentinel("+", process)
     try:
         assert process.stdout is not None
         for raw in process.stdout:
-            # A progress bar redraws its line with \r: keep what it showed last.
+            # A progress bar redraws its line with \r: keep the last version of the line.
             line = raw.decode(errors="replace").rstrip().split("\r")[-1].rstrip()
             if line:
                 last.append(line)
@@ -67,46 +67,50 @@ def stream(command: list[str], cwd: Path, env: dict[str, str], say: Callable[[st
 
 
 def end_all(refuse: bool = False) -> None:
-    """End every tree that is still running: for the moment a flow is cancelled, whose tasks wait in other threads.
+    """End every process tree that `stream` has started, and the workers of this process's pools. Call it when a flow is cancelled.
 
-    Also those of a process pool of ours. refuse: until `accept`, what a queue of tasks would start next is ended before it begins.
+    The tasks of a cancelled flow wait in other threads, where no signal arrives. refuse: until `accept` is called, `stream` starts no
+    process and returns the exit code of SIGTERM.
     """
     global _refusing
     with _lock:
         _refusing = _refusing or refuse
         processes = dict(_running)
     for worker in multiprocessing.active_children():
-        worker.kill()  # its sentinel ends what it started
-    with _told_once():
+        worker.kill()  # the worker's own sentinel ends the worker's children
+    with _sigterm_ignored():
         _end(processes)
 
 
 def accept() -> None:
-    """The cancelled flow is over: another one of this process may start what it needs."""
+    """Let `stream` start processes again. Call it when the cancelled flow is over: this process may run another flow."""
     global _refusing
     with _lock:
         _refusing = False
 
 
 def _tell_sentinel(sign: str, process: subprocess.Popen[bytes]) -> None:
-    """Start the sentinel with the first child, or again when it was ended."""
+    """Tell the sentinel that a child has begun ("+") or ended ("-"). Starts the sentinel at the first child, and again if it has died.
+
+    A new sentinel gets all running children.
+    """
     global _sentinel
-    news = [f"{sign}{process.pid} {_running[process][1]}\n" if sign == "+" else f"-{process.pid}\n"]
+    messages = [f"{sign}{process.pid} {_running[process][1]}\n" if sign == "+" else f"-{process.pid}\n"]
     if _sentinel is None or _sentinel.poll() is not None:
         if _sentinel is None:
             atexit.register(_dismiss_sentinel)
             _watch_parent()
         _sentinel = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("sentinel.py"))],
-            stdin=subprocess.PIPE,  # no other child inherits our end: it closes when we die, however
+            stdin=subprocess.PIPE,  # no other child inherits our end of the pipe, so it closes whenever we die
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=os.name == "posix",
         )
-        news = [f"+{running.pid} {patience}\n" for running, (_, patience) in _running.items()]
+        messages = [f"+{running.pid} {patience}\n" for running, (_, patience) in _running.items()]
     assert _sentinel.stdin is not None
-    with suppress(BrokenPipeError):  # ended this very moment
-        _sentinel.stdin.write("".join(news).encode())
+    with suppress(BrokenPipeError):  # the sentinel ended just now
+        _sentinel.stdin.write("".join(messages).encode())
         _sentinel.stdin.flush()
 
 
@@ -118,28 +122,28 @@ def _dismiss_sentinel() -> None:
 
 
 def _watch_parent() -> None:
-    """A worker of a process pool does not notice that the process it works for was killed, and would work on."""
+    """In a worker of a process pool: end this worker when its parent was killed. By itself it would work on."""
     parent = multiprocessing.parent_process()
     if parent is not None:
 
         def follow() -> None:
             parent.join()
-            os._exit(1)  # the sentinel does the rest
+            os._exit(1)  # the sentinel ends the children
 
         threading.Thread(target=follow, daemon=True).start()
 
 
 def _patience(folder: Path) -> float:
-    """run.stop_seconds of the params.yaml there."""
+    """run.stop_seconds of the folder's params.yaml, in seconds."""
     try:
         return load_params(folder / "params.yaml").run.stop_seconds
-    except PllavaError:  # none there, or one that the command itself will refuse
+    except PllavaError:  # no params.yaml, or an invalid one, which the command itself refuses
         return Run().stop_seconds
 
 
 @contextmanager
-def _told_once() -> Iterator[None]:
-    """Who asks us to end may ask again: we stay until what we wait for has ended."""
+def _sigterm_ignored() -> Iterator[None]:
+    """Ignore SIGTERM during the block. A second SIGTERM would end this process before its children have ended."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -151,17 +155,17 @@ def _told_once() -> Iterator[None]:
 
 
 def _end(processes: dict[subprocess.Popen[bytes], tuple[psutil.Process, float]]) -> None:
-    """Ask processes and all of their sessions to end, all at once, and end what has not after the longest of their patience, or at Ctrl-C.
+    """Send SIGTERM to the processes and to their whole sessions at once. Kill the remaining ones after the longest patience, or at Ctrl-C.
 
-    Only the Popen itself collects its exit code: psutil would take it away, and a killed stage would look like one that succeeded.
+    Only the Popen may collect its exit code: if psutil collected it, a killed stage would look like a stage that succeeded.
     """
     leaders = {process.pid: leader for process, (leader, _) in processes.items()}
     patience = max((seconds for _, seconds in processes.values()), default=0.0)
-    for end, seconds in (("terminate", patience), ("kill", KILLED_SECONDS)):
+    for method, seconds in (("terminate", patience), ("kill", KILLED_SECONDS)):
         below = [one for one in family(leaders) if one.pid not in leaders]
         for one in (*below, *processes):
             with suppress(psutil.NoSuchProcess):
-                getattr(one, end)()  # a Popen that has ended does nothing
+                getattr(one, method)()  # no effect on a Popen that has ended
         deadline = time.monotonic() + seconds
         with suppress(KeyboardInterrupt):
             psutil.wait_procs(below, timeout=seconds)

@@ -1,4 +1,4 @@
-"""Make a version of the model the champion, and serve it."""
+"""The flow that makes a version of the model the champion, and serves it."""
 
 import os
 from typing import Annotated, Any

@@ -1,7 +1,7 @@
-"""What is tried again, and what never is.
+"""Which failures are retried.
 
-Only what failed for a reason that passes (a network, a judge, a server that starts), and only work that may be repeated. Training is not:
-started again by a person it resumes where it was, and a machine that kills it would kill it again.
+A task is retried when the cause of its failure may pass by itself (a network, a judge, a server that starts) and its work may be repeated.
+Training is never retried: the machine that killed it would kill it again. A person who starts it again resumes it.
 """
 
 import re
@@ -17,12 +17,12 @@ PASSES = re.compile(
 
 
 def may_pass(task: Any, run: Any, state: Any) -> bool:
-    """Prefect asks after a failure: did its message name something that passes?"""
+    """Does the message of a failed state name a cause that may pass? Prefect calls this after a failure."""
     return bool(PASSES.search(state.message or ""))
 
 
 def options(stage: str) -> dict[str, Any]:
-    """Retry options of a stage's task."""
+    """Prefect's retry options for the task of a stage."""
     if stage.split("@")[0] in NEVER:
         return {"retries": 0}
     return {"retries": len(DELAYS), "retry_delay_seconds": DELAYS, "retry_condition_fn": may_pass}

@@ -1,4 +1,4 @@
-"""Make the previous champion the champion again, and serve it."""
+"""The flow that makes the previous champion the champion again, and serves it."""
 
 import os
 from typing import Any

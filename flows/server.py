@@ -1,4 +1,4 @@
-"""`with api():` the Prefect server that PREFECT_API_URL names; without one, a server of our own for the time of the block."""
+"""`with api() as url:` use the Prefect server of PREFECT_API_URL; without one, start a server and stop it after the block."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pllava.core.errors import PllavaError
 from pllava.services.health import answers, wait_until
 from pllava.services.stack import HOST
 
-PATIENCE = 300.0  # seconds until it serves, on a busy machine
-LAST_WORDS = 5.0  # seconds for it to end once it was told to
+START_SECONDS = 300.0  # until the server answers, on a busy machine
+STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
 
 
 @contextmanager
 def api() -> Iterator[str]:
-    """The address of the API. Raises PllavaError when our own server does not start."""
+    """Yields the address of the API. Raises PllavaError when the server does not start."""
     if known := PREFECT_API_URL.value():
         yield known
         return
@@ -34,7 +34,7 @@ def api() -> Iterator[str]:
     server = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path, "PREFECT_UI_ENABLED": "false"}, stdin=subprocess.DEVNULL)
     try:
         url = f"http://{HOST}:{port}/api"
-        if not wait_until(lambda: answers(f"{url}/health"), PATIENCE, alive=lambda: server.poll() is None):
+        if not wait_until(lambda: answers(f"{url}/health"), START_SECONDS, alive=lambda: server.poll() is None):
             raise PllavaError(
                 f"Prefect's server does not start (exit code {server.poll()}): python -m pllava.services.servers prefect --port {port}"
             )
@@ -43,7 +43,7 @@ def api() -> Iterator[str]:
     finally:
         server.terminate()
         try:
-            server.wait(LAST_WORDS)
+            server.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()

@@ -18,18 +18,18 @@ from flows.process import stream
 
 UNCHANGED = re.compile(r"Stage '.+' didn't change, skipping")
 RESTORED = re.compile(r"Stage '.+' is cached - skipping run, checking out outputs")
-# Advice of DVC's that a reader of the flow's log has no use for.
+# Lines of advice from DVC, which are of no use in the flow's log.
 ADVICE = re.compile(
     r"To track the changes|To enable auto staging|\s*git add |\s*dvc config core.autostage|Use `dvc push`|Data and pipelines are up"
 )
 LAST_LINES = 15
 
 
-@task(name="stage", task_run_name="{stage}", cache_policy=NO_CACHE)  # what is out of date is DVC's decision
+@task(name="stage", task_run_name="{stage}", cache_policy=NO_CACHE)  # DVC decides what is out of date
 def run_stage(stage: str, root: Path, flow_run_id: str = "", base: Mapping[str, str] = os.environ) -> State[Any]:
     """`dvc repro` of this one stage: Completed when it ran, Cached when DVC found it up to date or had its outputs, Failed otherwise.
 
-    base: the environment it gets, completed by `environment`.
+    base: environment variables; `environment` adds its own to them.
     """
     logger = get_run_logger()
     outcome = "ran"
@@ -56,7 +56,7 @@ def run_stage(stage: str, root: Path, flow_run_id: str = "", base: Mapping[str, 
 
 
 def environment(flow_run_id: str, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What a stage sees: the programs of this environment first, and the flow run it belongs to (MLflow keeps it with the training)."""
+    """The environment of a stage: base, with this Python's programs first on PATH, and the flow run's id, which MLflow records."""
     return {
         **base,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", "")]),

@@ -1,4 +1,4 @@
-"""The DVC stages of a folder as tasks of the flow that calls, and what they measured as pages of its run."""
+"""Run the DVC stages of a folder as tasks of the calling flow, and publish their metrics as artifacts of its run."""
 
 import os
 from collections.abc import Collection, Mapping
@@ -20,12 +20,12 @@ from pllava.registry.card import metrics_table, title
 def run_stages(
     root: Path, base: Mapping[str, str] = os.environ, only: Collection[str] | None = None
 ) -> tuple[str | None, list[PrefectFuture[Any]]]:
-    """Run each stage of root/dvc.yaml after those it needs.
+    """Run each stage of root/dvc.yaml after the stages it needs. Call it in a flow.
 
-    Gives the message of the first failure (None when all is up to date), and the futures of the stages that no other one needs.
+    Returns the message of the first failure (None without one), and the futures of the stages that no other stage needs.
 
-    Call it in a flow. After a failure the stages that need the failed one are not run; the others are.
-    base: the environment stages get. only: these stages and what they need, instead of all.
+    After a failure, the stages that need the failed one are not run; the others are.
+    base: environment variables of the stages. only: run these stages and the stages they need, instead of all.
     """
     run_id = str(flow_run.get_id() or "")
     futures: dict[str, PrefectFuture[Any]] = {}
@@ -41,28 +41,28 @@ def run_stages(
 
 
 def with_needed(stages: list[Stage], names: Collection[str]) -> set[str]:
-    """The names, and those of all stages they stand on."""
-    found = set(names)
-    for stage in reversed(stages):  # those that need come after those that are needed
-        if stage.name in found:
-            found |= set(stage.needs)
-    return found
+    """The names, and the names of all stages they need, directly or through others."""
+    needed = set(names)
+    for stage in reversed(stages):  # a stage comes after the stages it needs
+        if stage.name in needed:
+            needed |= set(stage.needs)
+    return needed
 
 
 def first_failure(futures: list[PrefectFuture[Any]]) -> str | None:
-    """Wait for all; what the first failed one has to say."""
+    """Wait for all futures. Returns the message of the first one that failed, or None."""
     for future in futures:
         future.wait()
     return next((future.state.message or "failed" for future in futures if future.state.is_failed() or future.state.is_crashed()), None)
 
 
 def measured(root: Path) -> dict[str, Any]:
-    """metrics/<benchmark>.json of the benchmarks of params.yaml; one that has left it may have left its file."""
+    """{benchmark: content of metrics/<benchmark>.json}, for the benchmarks of params.yaml. Files of removed benchmarks are ignored."""
     paths = {name: root / "metrics" / f"{name}.json" for name in load_params(root / "params.yaml").evaluate.benchmarks}
     return {name: read_json(path) for name, path in paths.items() if path.is_file()}
 
 
 def publish_metrics(root: Path) -> None:
-    """The numbers as a page of the flow run."""
+    """Publish the tables of metrics as an artifact of the flow run."""
     parts = [f"## {title(name, metrics)}\n\n{metrics_table(metrics)}\n" for name, metrics in measured(root).items()]
     create_markdown_artifact("\n".join(parts) or "No metrics.", key="metrics", description="Percent, with 95 % intervals")

@@ -14,7 +14,7 @@ from pllava.registry.card import MODELS, score_text, title
 
 
 def print_summary(root: Path, outcome: list[Any], console: Console | None = None) -> None:
-    """`outcome`: what the flow returned, [version, version, Champion, Deployment?]."""
+    """Print the summary. outcome: the flow's result, [registered version, passed version, Champion, and a Deployment when one was made]."""
     console = console or Console(emoji=False)
     for benchmark, metrics in measured(root).items():
         console.print(metrics_table(benchmark, metrics))
@@ -22,7 +22,7 @@ def print_summary(root: Path, outcome: list[Any], console: Console | None = None
     console.print(f"[bold]{escape(str(champion))}[/bold]")
     for deployment in served:
         console.print("Asked about a held-out clip:")
-        console.print(f"  {escape(_near(deployment.clip, root))}", soft_wrap=True)  # a path that can be copied
+        console.print(f"  {escape(_relative(deployment.clip, root))}", soft_wrap=True)  # a path that can be copied
         console.print(f"  {escape(deployment.question)}\n  [bold]-> {escape(deployment.answer)}[/bold]", soft_wrap=True)
         console.print(f"Demo: {deployment.url} (make down stops it)")
     console.print("Look closer:")
@@ -33,9 +33,9 @@ def print_summary(root: Path, outcome: list[Any], console: Console | None = None
 def metrics_table(benchmark: str, metrics: dict[str, Any]) -> Table:
     """Tasks x models, percent with 95 % intervals."""
     models = metrics["models"]
-    named = f"{title(benchmark, metrics)}: percent {'' if metrics.get('provenance', {}).get('judge') else 'right '}(95 % interval)"
+    heading = f"{title(benchmark, metrics)}: percent {'' if metrics.get('provenance', {}).get('judge') else 'right '}(95 % interval)"
     table = Table(
-        title=named, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False
+        title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False
     )  # fits 80 columns, whatever the numbers
     columns = [(key, name) for key, name in MODELS if key in models]
     table.add_column("task")
@@ -51,10 +51,10 @@ def metrics_table(benchmark: str, metrics: dict[str, Any]) -> Table:
 
 
 def print_failure(message: str) -> None:
-    """Why the pipeline stopped."""
+    """Print to stderr why the pipeline stopped."""
     Console(stderr=True, emoji=False).print(Panel(escape(message), title="the pipeline stopped", border_style="red", title_align="left"))
 
 
-def _near(path: str, root: Path) -> str:
-    """A path as seen from the project folder."""
+def _relative(path: str, root: Path) -> str:
+    """The path relative to root, or unchanged when it is outside root."""
     return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path

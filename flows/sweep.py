@@ -1,6 +1,6 @@
 """Try settings: every combination or a list of them, each trained in a workspace of its own, each scored at several LoRA strengths.
 
-What is done is kept under .state/sweeps/NAME: a sweep that was stopped goes on where it was when it is started again.
+Finished points are kept under .state/sweeps/NAME. A sweep that was stopped and is started again runs only the remaining points.
 """
 
 import base64
@@ -58,7 +58,7 @@ def sweep(
     Args:
         grid: lists of values; every combination is a point
         listed: points of their own, each {"train.lora.r": 8, ...}
-        alphas: no training for these: each point is also scored at each of them
+        alphas: each trained point is also scored at each of these strengths; nothing is trained again
         benchmark: what the points are scored on
         limit: only the first so many questions, for a look
         runner: thread or process on this machine, ray on a cluster
@@ -93,15 +93,15 @@ def _sweep(
 
     params = load_params()
     todo = points(params, grid, listed)
-    asked = {"points": sorted(point.key for point in todo), "alphas": sorted(set(alphas)), "benchmark": benchmark, "limit": limit}
-    digest = sha256_of([asked, _code()])[:8]
-    home = ROOT / HOME / (f"{name}-{digest}" if name else digest)  # other code, other points: another sweep
+    requested = {"points": sorted(point.key for point in todo), "alphas": sorted(set(alphas)), "benchmark": benchmark, "limit": limit}
+    digest = sha256_of([requested, _code()])[:8]
+    home = ROOT / HOME / (f"{name}-{digest}" if name else digest)  # other code or other points make another sweep
     home.mkdir(parents=True, exist_ok=True)
     record = home / "sweep.json"
     known = read_json(record).get("run_id") if record.is_file() else None
     tags = {"params_sha256": provenance.params_sha256(params), "flow_run_id": str(flow_run.get_id() or "")}
     run_id = sweeps.parent(params, ROOT, home.name, known, tags)
-    write_json(record, asked | {"run_id": run_id, "settings": {point.key: point.settings for point in todo}})
+    write_json(record, requested | {"run_id": run_id, "settings": {point.key: point.settings for point in todo}})
     get_run_logger().info("sweep %s: %d points in %s", home.name, len(todo), home.relative_to(ROOT))
     try:
         rows, failures = run_points.with_options(task_runner=task_runner(runner, workers))(
@@ -129,18 +129,20 @@ def _sweep(
     create_image_artifact(f"data:image/png;base64,{picture}", key="sweep-chart", description="Against pooling shape and against alpha")
     if failures:
         return Failed(message=f"{len(failures)} of {len(todo)} points failed; start it again to go on:\n" + "\n".join(failures))
-    said = f"best: {first['title']}, alpha {first['alpha']:g}, {100 * first['average']['value']:.1f} %. {report.relative_to(ROOT)}/table.md"
+    message = (
+        f"best: {first['title']}, alpha {first['alpha']:g}, {100 * first['average']['value']:.1f} %. {report.relative_to(ROOT)}/table.md"
+    )
     if register_best:
         point = next(point for point in todo if point.key == first["key"])
-        said += f"; registered as version {register(ROOT, home.name, point, first['alpha'], str(flow_run.get_id() or ''))}"
-    return Completed(message=said, data=rows)
+        message += f"; registered as version {register(ROOT, home.name, point, first['alpha'], str(flow_run.get_id() or ''))}"
+    return Completed(message=message, data=rows)
 
 
 @flow(name="points")
 def run_points(
     root: Path, home: Path, todo: list[Point], alphas: list[float], benchmark: str, limit: int | None, run_id: str
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of all points that are done, in order, and what those that failed have to say."""
+    """Run the points. Returns the rows of the finished points, in order, and a message for each point that failed."""
     futures = [run_point.submit(root, home, home.name, point.title, point, alphas, benchmark, limit, run_id) for point in todo]
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
@@ -151,14 +153,14 @@ def run_points(
                 rows += future.result()
             else:
                 failures.append(f"{point.title}: {future.state.message or future.state.name}")
-    except BaseException:  # cancelled: leaving this flow waits for the points that run, and would begin those that wait
+    except BaseException:  # cancelled: Prefect leaves this flow only after its running points, and would start the waiting ones
         end_all(refuse=True)
         raise
     return rows, failures
 
 
 def task_runner(kind: str, workers: int) -> TaskRunner[Any]:
-    """Raises PllavaError when Ray is asked for and not installed."""
+    """The task runner of this kind: thread, process or ray. Raises PllavaError when Ray is not installed."""
     if kind == "thread":
         return ThreadPoolTaskRunner(max_workers=workers)
     if kind == "process":
@@ -168,14 +170,14 @@ def task_runner(kind: str, workers: int) -> TaskRunner[Any]:
         from prefect_ray import RayTaskRunner
     except ImportError:
         raise PllavaError("the runner ray needs: pip install 'pllava[ray]'") from None
-    address = os.environ.get("RAY_ADDRESS")  # a cluster that is there; else one is started here, on loopback, and ended
+    address = os.environ.get("RAY_ADDRESS")  # of a running cluster; without it Ray starts one on loopback, and ends it
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    here = {} if address else {"num_cpus": workers, "include_dashboard": False}
-    return RayTaskRunner(address=address, init_kwargs={**here, "runtime_env": {"env_vars": {"PYTHONPATH": paths}}})
+    own_cluster = {} if address else {"num_cpus": workers, "include_dashboard": False}
+    return RayTaskRunner(address=address, init_kwargs={**own_cluster, "runtime_env": {"env_vars": {"PYTHONPATH": paths}}})
 
 
 def _code() -> str:
-    """The commit and what is not committed: points are kept for the code that made them."""
+    """The commit and the uncommitted changes of the code, as text. A finished point counts only for the code that made it."""
     from pllava.tracking.provenance import _git
 
     return f"{_git(ROOT, 'rev-parse', 'HEAD')} {re.sub(r'^index .*$', '', _git(ROOT, 'diff', 'HEAD', '--', 'pllava', 'flows') or '')}"

@@ -1,4 +1,4 @@
-"""The command line: `pllava --help`. One command for each thing the library does; each calls the same function the API and the stages call.
+"""The command line: `pllava --help`. Each command calls the same function as the API and the stages.
 
 Nothing heavy is imported before the command that needs it, so `pllava --help` answers at once.
 """
@@ -19,7 +19,7 @@ from pllava.cli.data import app as data_app
 from pllava.cli.options import say
 from pllava.core.errors import PllavaError
 
-# What is started from here phones nobody and draws no progress bars of its own; a value set by the user wins.
+# Programs that a command starts send no usage statistics and draw no progress bars. A value that the user has set stays.
 QUIET = {
     "DO_NOT_TRACK": "true",
     "DVC_NO_ANALYTICS": "1",
@@ -31,7 +31,7 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
-NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 app = typer.Typer(
     name="pllava",
@@ -40,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich would cost a third of the time of --help
+    rich_markup_mode=None,  # rich would take a third of the time of --help
 )
 for part in (stages, evaluate, study, registry, lineage, app_commands, serve, caption, gallery, operate, model, machine):
     app.add_typer(part.commands)
@@ -55,8 +55,8 @@ def _main(debug: Annotated[bool, typer.Option("--debug", help="show a traceback 
 
 
 def main() -> None:
-    """Entry point. A PllavaError, a full or a read-only disk is one message and exit code 1; anything else is a bug and keeps its
-    traceback."""
+    """Entry point. A PllavaError, a full disk or a missing right to write gives one message and exit code 1. Any other error is a bug and
+    keeps its traceback."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -69,15 +69,15 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if os.environ.get("PLLAVA_DEBUG") or not (problem := _of_the_disk(error)):
+        if os.environ.get("PLLAVA_DEBUG") or not (problem := _disk_problem(error)):
             raise
         say(f"error: {problem}. Make room, or give the right to read and write there, then repeat the command; what was finished is kept")
         sys.exit(1)
 
 
-def _of_the_disk(error: Exception) -> str | None:
-    """What is said of an error that is no bug: no room, or no right to write. None for any other."""
-    if isinstance(error, OSError) and error.errno in NO_WRITING:
+def _disk_problem(error: Exception) -> str | None:
+    """The message for a full disk or a missing right to write; None for any other error."""
+    if isinstance(error, OSError) and error.errno in WRITE_ERRORS:
         return f"{error.filename or Path.cwd()}: {error.strerror}"
     if type(error).__module__ == "sqlite3" and any(word in str(error) for word in ("disk is full", "readonly database")):
         return f"{Path.cwd()}: {error}"

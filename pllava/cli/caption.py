@@ -53,8 +53,8 @@ def caption(
     sources = [*(paths or ()), *([f"@{list_file}"] if list_file else ())]
     if not sources:
         raise PllavaError("nothing to caption; for example: pllava caption videos/ --out captions.jsonl")
-    given: dict[str, Any] = {"threshold": threshold, "min_seconds": min_seconds, "max_seconds": max_seconds}
-    scenes = {name: value for name, value in given.items() if value is not None}
+    scene_options: dict[str, Any] = {"threshold": threshold, "min_seconds": min_seconds, "max_seconds": max_seconds}
+    scenes = {name: value for name, value in scene_options.items() if value is not None}
     if not dense and (windows or scenes or summary or subtitles):
         raise PllavaError("--windows, --threshold, --min-seconds, --max-seconds, --summary and --subtitles belong to --dense")
     if windows:

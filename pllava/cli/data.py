@@ -25,12 +25,12 @@ class Split(StrEnum):
 
 
 @app.callback()
-def _undo() -> None:
+def _undo_interrupted() -> None:
     """Corpora: add, list, show, check, remove."""
     from pllava.core.errors import PllavaError
     from pllava.corpora.undo import recover
 
-    with suppress(PllavaError):  # another process is at it: no matter for those that only look
+    with suppress(PllavaError):  # another process changes corpora now: commands that only read may go on
         if recover():
             typer.echo("undone: what a killed `pllava data` had left half done", err=True)
 
@@ -53,8 +53,8 @@ def data_add(
 
     added = add(name, annotations, media, kind.value, split.value, weight, max_rows, params)
     typer.echo(added.report.markdown())
-    for path, by in added.tracked.items():
-        typer.echo(f"{path}: tracked by {by}")
+    for path, tracker in added.tracked.items():
+        typer.echo(f"{path}: tracked by {tracker}")
     typer.echo(
         f"{params}: {name} is in data.{split.value}. The report: {added.report_file}. Next: git add data dvc.yaml {params}; make run"
     )
@@ -95,7 +95,7 @@ def data_check(
     from pllava.corpora.project import find
 
     settings = load_params(params)
-    reports = [check_corpus(corpus, settings, where) for where, corpus in find(settings, name, split.value if split else None)]
+    reports = [check_corpus(corpus, settings, in_split) for in_split, corpus in find(settings, name, split.value if split else None)]
     typer.echo("\n".join(report.markdown() for report in reports))
     raise typer.Exit(any(report.bad_fraction > settings.data.max_bad_fraction for report in reports))
 

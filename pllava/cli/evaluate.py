@@ -94,13 +94,14 @@ def report(params: ParamsFile = PARAMS) -> None:
     say(report(settings_of(params)))
 
 
-def _refuse(options: Mapping[str, object], of: str) -> None:
-    """An option that would change nothing is not passed over in silence."""
-    if given := [name for name, value in options.items() if value is not None]:
-        raise PllavaError(f"{', '.join(given)} is no option of {of}")
+def _refuse(options: Mapping[str, object], command: str) -> None:
+    """Raise PllavaError for options that are set, because they have no effect on the command."""
+    if used := [name for name, value in options.items() if value is not None]:
+        raise PllavaError(f"{', '.join(used)} is no option of {command}")
 
 
 def _benchmarks(settings: Params, names: list[str] | None, params: Path) -> list[str]:
+    """The named benchmarks, or all without names. Raises PllavaError for a name that the params file lacks."""
     known = list(settings.evaluate.benchmarks)
     for name in names or ():
         if name not in known:

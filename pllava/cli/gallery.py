@@ -47,6 +47,6 @@ def gallery(
 
 
 def _media(text: str) -> tuple[str, Path]:
-    """(benchmark, folder); the benchmark is "" for all of them."""
+    """(benchmark, folder) of a value of --media. The benchmark is "" when the folder is for all benchmarks."""
     name, equals, folder = text.partition("=")
     return (name, Path(folder)) if equals and "/" not in name and not Path(text).is_dir() else ("", Path(text))

@@ -20,8 +20,8 @@ def lineage(
     """Say what made a model or a result, back to the commit and data."""
     from pllava.registry.lineage import as_json, lineage, text
 
-    found = lineage(settings_of(params), target)
-    typer.echo(as_json(found) if json else text(found))
+    graph = lineage(settings_of(params), target)
+    typer.echo(as_json(graph) if json else text(graph))
 
 
 @commands.command()

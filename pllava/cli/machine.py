@@ -1,4 +1,4 @@
-"""`pllava init | version | doctor`: a new project, and what is here."""
+"""`pllava init | version | doctor`: make a project, and check this machine. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ commands = typer.Typer()
 
 
 def _project() -> Path:
-    """The project folder, from any folder in it; services and records are found from there."""
+    """Change to the project folder and return it. Works from any folder of the project; raises PllavaError outside a project."""
     from pllava.tracking.store import project_root
 
     root = project_root()

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean."""
+"""Options that several commands share, and the settings that they name."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ MaxNewTokens = Annotated[int, typer.Option(min=1, help="the answer is cut there"
 
 
 def settings_of(path: Path) -> Params:
-    """The checked settings of a params file. Raises PllavaError with all that is wrong in it."""
+    """The validated settings of a params file. Raises PllavaError with every problem in it."""
     from pllava.core.params import load_params
 
     return load_params(path)
 
 
 def settings_anywhere(path: Path) -> Params:
-    """Settings for a command that needs no project: those of the file; without params.yaml the recipe tiny, on the base of the package."""
+    """Settings for a command that needs no project: those of the file. Without a params.yaml, those of the recipe tiny."""
     if path != PARAMS or path.exists():
         return settings_of(path)
     return settings_of_recipe("tiny")
 
 
 def settings_of_recipe(name: str) -> Params:
-    """A recipe's settings; a base that is not in the current folder is that of the package."""
+    """A recipe's settings. A base that is missing in the current folder is taken from the package."""
     from pllava.core import recipes, shipped
 
     params = recipes.load(name)
@@ -50,5 +50,5 @@ def settings_of_recipe(name: str) -> Params:
 
 
 def say(text: object) -> None:
-    """To stderr: what is for a person; stdout is for the result."""
+    """Print a message to stderr. stdout is for results."""
     typer.echo(text, err=True)

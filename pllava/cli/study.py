@@ -1,4 +1,4 @@
-"""`pllava study`: one setting varied over several seeds."""
+"""`pllava study`: vary one setting over several seeds. Nothing heavy is imported before the command runs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Operating the project: the services behind `make up`, and what a run needs to work beside others. Prefect is not imported here."""
+"""Operate the project: the services of `make up`, the deployment of the demo, `init` and `doctor`. Only servers.py imports Prefect."""

@@ -1,10 +1,10 @@
-"""From MLflow's registry to Prefect: a webhook that says "the alias moved" becomes a Prefect event, and an automation runs `deploy`.
+"""Pass webhooks of MLflow's registry on to Prefect: "the alias moved" becomes a Prefect event, and an automation runs `deploy`.
 
     python -m pllava.services.bridge --port 5010 --prefect http://127.0.0.1:4200      /health answers 200; /mlflow is for the webhook
 
-Nothing is believed that is not signed with the shared secret (HMAC-SHA256 over delivery id, time and body, as MLflow signs), is older than
-five minutes, came in before, or is longer than a webhook of MLflow's can be. What is not about the alias `champion` is taken note of and
-goes no further. `flows/connect.py` registers the webhook and the automation.
+A webhook is refused when its signature by the shared secret is wrong (HMAC-SHA256 over delivery id, time and body, as MLflow signs), when
+it is older than five minutes, was received before, or is longer than LONGEST. A webhook that is not about the alias `champion` is answered
+and not passed on. `flows/connect.py` registers the webhook and the automation.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from pllava.services import stack
 HOME = Path(".state/bridge")  # under the project folder
 PATH, HEALTH = "/mlflow", "/health"
 EVENT = "pllava.champion.moved"
-WINDOW = 300  # seconds a delivery is good for, in both directions: clocks differ
-LONGEST = 64 << 10  # bytes of a body
+WINDOW = 300  # seconds that a delivery's time may differ from ours, in both directions: clocks differ
+LONGEST = 64 << 10  # largest body, in bytes
 ALIAS = "champion"
 
 
@@ -45,14 +45,14 @@ def resource(model: str) -> str:
 
 
 def secret(root: Path, name: str = "secret") -> str:
-    """The secret that MLflow signs with, or another one by name; made at first use, readable by this user alone."""
+    """The secret with which MLflow signs, or another secret by name. Made at first use; only this user can read its file."""
     return stack.secret(root / HOME / name)
 
 
 def mlflow_environment(root: Path) -> dict[str, str]:
-    """What an MLflow server needs to send webhooks to loopback. The key has to stay the same: stored secrets are encrypted with it.
+    """Environment variables that let an MLflow server send webhooks to loopback. Pass them to the server's process; write them to no file.
 
-    It belongs in the environment of the server's process, not into a file.
+    The encryption key must stay the same: MLflow encrypts stored secrets with it.
     """
     return {
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
@@ -62,29 +62,29 @@ def mlflow_environment(root: Path) -> dict[str, str]:
 
 
 class Deliveries:
-    """Delivery ids that came in within the window; also those before a restart."""
+    """The ids of recent deliveries, kept in a file across restarts."""
 
     def __init__(self, file: Path):
         self._file = file
         self._lock = threading.Lock()
-        self._under_way: set[str] = set()
+        self._in_progress: set[str] = set()
         self._seen: dict[str, float] = {}
-        # None yet, or not ours: then only the window protects.
+        # Without a readable file, only WINDOW protects against repeated deliveries.
         with suppress(FileNotFoundError, PllavaError, AttributeError, TypeError, ValueError):
             self._seen = {str(key): float(value) for key, value in read_json(file).items()}
 
     def begin(self, delivery: str) -> bool:
-        """False for one that is known, or just being handled."""
+        """Start to handle a delivery. False when it was handled before, or is being handled."""
         with self._lock:
-            if delivery in self._seen or delivery in self._under_way:
+            if delivery in self._seen or delivery in self._in_progress:
                 return False
-            self._under_way.add(delivery)
+            self._in_progress.add(delivery)
             return True
 
     def end(self, delivery: str, done: bool) -> None:
-        """`done` False: it may come again, as MLflow does after an error."""
+        """Finish a delivery. done False: MLflow may send the delivery again, as it does after an error."""
         with self._lock:
-            self._under_way.discard(delivery)
+            self._in_progress.discard(delivery)
             if done:
                 now = time.time()
                 self._seen = {key: moment for key, moment in self._seen.items() if now - moment <= 2 * WINDOW} | {delivery: now}
@@ -92,18 +92,18 @@ class Deliveries:
 
 
 def signature(key: str, delivery: str, timestamp: str, body: bytes) -> str:
-    """As MLflow computes it: "v1," and the base64 of the HMAC over "id.timestamp.body"."""
+    """The signature as MLflow computes it: "v1," and the base64 of the HMAC over "id.timestamp.body"."""
     digest = hmac.new(key.encode(), f"{delivery}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
 def refusal(key: str, headers: Any, body: bytes, now: float) -> str | None:
-    """Why a delivery is not believed; None when it is. What is wrong with a signature is not told in detail."""
+    """Why a delivery is refused, or None. The reason gives no details about a wrong signature."""
     delivery, timestamp = headers.get("x-mlflow-delivery-id", ""), headers.get("x-mlflow-timestamp", "")
-    given = headers.get("x-mlflow-signature", "")
-    if not delivery or len(delivery) > 100 or not timestamp.isascii() or not timestamp.isdigit() or not given:
+    received = headers.get("x-mlflow-signature", "")
+    if not delivery or len(delivery) > 100 or not timestamp.isascii() or not timestamp.isdigit() or not received:
         return "not signed"
-    if not hmac.compare_digest(given.encode(), signature(key, delivery, timestamp, body).encode()):
+    if not hmac.compare_digest(received.encode(), signature(key, delivery, timestamp, body).encode()):
         return "wrong signature"
     if abs(now - int(timestamp)) > WINDOW:
         return f"sent more than {WINDOW} s ago"
@@ -111,11 +111,11 @@ def refusal(key: str, headers: Any, body: bytes, now: float) -> str | None:
 
 
 def create_app(root: Path, send: Callable[[dict[str, Any]], None], models: frozenset[str]) -> FastAPI:
-    """The web application. `send` passes an event on and raises OSError when it cannot; `models`: registered models that count."""
+    """The web application. `send` posts an event and raises OSError when it cannot; `models`: names of the registered models to follow."""
     app = FastAPI(title="pllava bridge", docs_url=None, redoc_url=None, openapi_url=None)
     key, deliveries = secret(root), Deliveries(root / HOME / "deliveries.json")
 
-    def say(code: int, text: str) -> Any:
+    def reply(code: int, text: str) -> Any:
         print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {code} {text}", flush=True)
         return JSONResponse({"detail": text}, code)
 
@@ -129,12 +129,12 @@ def create_app(root: Path, send: Callable[[dict[str, Any]], None], models: froze
         async for chunk in request.stream():
             body += chunk
             if len(body) > LONGEST:
-                return say(413, f"more than {LONGEST} bytes")
+                return reply(413, f"more than {LONGEST} bytes")
         if reason := refusal(key, request.headers, bytes(body), time.time()):
-            return say(401, reason)
+            return reply(401, reason)
         delivery = request.headers["x-mlflow-delivery-id"]
         if not deliveries.begin(delivery):
-            return say(409, f"delivery {delivery} came in before")
+            return reply(409, f"delivery {delivery} came in before")
         done = False
         try:
             event = event_of(bytes(body), models)
@@ -143,21 +143,21 @@ def create_app(root: Path, send: Callable[[dict[str, Any]], None], models: froze
             done = True
         except ValueError as error:
             done = True
-            return say(400, str(error))
+            return reply(400, str(error))
         except OSError as error:
-            return say(503, f"Prefect cannot be reached: {error}")  # MLflow tries again
+            return reply(503, f"Prefect cannot be reached: {error}")  # MLflow tries again
         finally:
             deliveries.end(delivery, done)
-        return say(200, f"passed on: {event['payload']}" if event else "nothing to do")
+        return reply(200, f"passed on: {event['payload']}" if event else "nothing to do")
 
     return app
 
 
 def event_of(body: bytes, models: frozenset[str]) -> dict[str, Any] | None:
-    """The Prefect event of a webhook's body, None when it is not about a champion of ours. Raises ValueError for what is no webhook."""
+    """The Prefect event for a webhook's body; None when it is not about a champion of `models`. Raises ValueError for another body."""
     try:
-        said = json.loads(body)
-        entity, action, data = said["entity"], said["action"], said["data"]
+        webhook = json.loads(body)
+        entity, action, data = webhook["entity"], webhook["action"], webhook["data"]
     except (ValueError, KeyError, TypeError):
         raise ValueError("the body is no webhook of MLflow's") from None
     if (entity, action) != ("model_version_alias", "created") or not isinstance(data, dict):
@@ -174,7 +174,7 @@ def event_of(body: bytes, models: frozenset[str]) -> dict[str, Any] | None:
 
 
 def sender(prefect: str) -> Callable[[dict[str, Any]], None]:
-    """Posts events to the API of this Prefect server, with the login of the environment."""
+    """A function that posts events to the API of a Prefect server, with the login of the environment."""
     import httpx
 
     name, colon, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")

@@ -1,8 +1,8 @@
 """`python -m pllava.services.demo`: keeps the demo up while the stack runs.
 
-Starting, trying, replacing and going back are `pllava deploy`'s (`services/deploy.py`), whoever calls it: a run, a person, or this. Here
-it is called at the start and again when the process it recorded has died. When nothing can be served (no champion, no clips to try it on)
-the other services work on, and the next deployment that succeeds is looked after.
+`pllava deploy` (`services/deploy.py`) starts, tries, replaces and rolls back the demo. A run, a person, or this module calls it. This
+module calls it at the start, and again when the recorded process of the demo has died. When nothing can be served (no champion, no
+held-out clip), the other services go on, and this module waits for the next deployment that succeeds.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text
 
 POLL = 1.0  # seconds
-AGAIN = 60.0  # seconds until a deployment that failed is tried again
+RETRY_SECONDS = 60.0  # until a failed deployment is tried again
 NO_CHAMPION = "no champion yet: run the pipeline"
-WHY = process.HOME / "why.txt"  # is there while nothing is served, and says why
+REASON_FILE = process.HOME / "why.txt"  # the reason why nothing is served; absent while the demo serves
 
 
 def keep() -> None:
-    """Until SIGTERM; then the demo is stopped as well."""
-    signal.signal(signal.SIGTERM, _leave)
-    WHY.unlink(missing_ok=True)
+    """Keep the demo up until SIGTERM; then stop it."""
+    signal.signal(signal.SIGTERM, _exit)
+    REASON_FILE.unlink(missing_ok=True)
     served = process.recorded() is not None
     try:
         while True:
-            if process.recorded() is None and not _deploying():
+            if process.recorded() is None and not _deployment_in_progress():
                 if served:
                     print("the demo has died", flush=True)
-                # In a process of its own, which takes MLflow and the rest of what a deployment needs out of memory again.
+                # In a process of its own: its end frees the memory of MLflow and of the deployment's other imports.
                 subprocess.run([sys.executable, "-m", "pllava.services.demo", "once"])
-                served = _wait_for_one()
+                served = _wait_until_served()
             time.sleep(POLL)
     finally:
         process.stop()
 
 
 def once() -> None:
-    """One deployment; why it failed is left in a file."""
+    """Deploy the champion once. When the deployment fails, write the reason to REASON_FILE."""
     from pllava.core.params import load_params
     from pllava.registry.default_model import champion
     from pllava.services.deploy import deploy
@@ -56,25 +56,28 @@ def once() -> None:
         print(deploy(params).describe(), flush=True)
     except PllavaError as error:
         print(error, flush=True)
-        atomic_write_text(WHY, str(error))
+        atomic_write_text(REASON_FILE, str(error))
 
 
-def _wait_for_one() -> bool:
-    """Until something is served, by whomever, or it is time to try again. For a first champion nobody need try: promotion deploys it."""
+def _wait_until_served() -> bool:
+    """Wait until a demo is served, or RETRY_SECONDS have passed. Returns whether it is served.
+
+    Without a champion there is no time limit: the promotion of the first champion deploys it.
+    """
     waited = 0.0
-    while process.recorded() is None and (waited < AGAIN or _why() == NO_CHAMPION):
+    while process.recorded() is None and (waited < RETRY_SECONDS or _reason() == NO_CHAMPION):
         time.sleep(POLL)
         waited += POLL
-    WHY.unlink(missing_ok=True)
+    REASON_FILE.unlink(missing_ok=True)
     return process.recorded() is not None
 
 
-def _why() -> str:
-    return WHY.read_text() if WHY.is_file() else ""
+def _reason() -> str:
+    return REASON_FILE.read_text() if REASON_FILE.is_file() else ""
 
 
-def _deploying() -> bool:
-    """Is somebody at it? Then the record is about to change."""
+def _deployment_in_progress() -> bool:
+    """Does a process deploy now? Then the record is about to change."""
     process.HOME.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(process.HOME / "deploy.lock", timeout=0):
@@ -83,7 +86,7 @@ def _deploying() -> bool:
         return True
 
 
-def _leave(signum: int, frame: FrameType | None) -> None:
+def _exit(signum: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 

@@ -1,8 +1,9 @@
 """Serve the champion in the background: `pllava deploy`, `pllava stop`.
 
-A version must answer one question about a held-out clip within the time limit. Where a page serves already, the new version is loaded
-beside the old one and takes its place only then (switch.py): no request fails. When it does not answer, the old one goes on, and the alias
-`champion` goes back. A new process is started when nothing serves, when the code or the page has changed, or when asked for.
+A version must answer one question about a held-out clip within the time limit. When a page serves already, the new version is loaded
+beside the old one and replaces it after its answer (switch.py): no request fails. When the new version does not answer, the old one goes
+on serving and the alias `champion` moves back. A new process is started when nothing serves, when the code or the page has changed, or
+with `restart`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ POLL = 0.25  # seconds
 
 @dataclass(frozen=True)
 class Deployment:
-    """What serves now. `question` and `answer` are the trial on a held-out clip."""
+    """The version that serves, and its trial: `question`, about the held-out `clip`, and `answer`. restarted: is the process new?"""
 
     url: str
     model: str
@@ -58,16 +59,16 @@ class Deployment:
 
 
 def deploy(params: Params, restart: bool = False) -> Deployment:
-    """Make the champion the one that serves. Nothing is done when it serves already. restart: in a new process in any case.
+    """Serve the champion; do nothing when it serves already. restart: start a new process in any case.
 
-    Raises PllavaError: no champion, no held-out clip, port held by another process, deploy.host beyond loopback without a password (in all
-    of these nothing was changed), or a champion that does not answer (the previous one is champion again and serves again).
+    Raises PllavaError without a change: no champion, no held-out clip, a port held by another process, deploy.host beyond loopback without
+    a password. Raises PllavaError when the champion does not answer: then the previous champion is champion again and serves again.
     """
     from filelock import FileLock
 
     process.HOME.mkdir(parents=True, exist_ok=True)
     with FileLock(process.HOME / "deploy.lock"):  # two deployments at once would fight over the port
-        return _deploy(_where_the_stack_has_it(params), restart)
+        return _deploy(_with_stack_port(params), restart)
 
 
 def stop_demo() -> int | None:
@@ -75,8 +76,11 @@ def stop_demo() -> int | None:
     return process.stop()
 
 
-def _where_the_stack_has_it(params: Params) -> Params:
-    """While the services run, the port is the one `make up` was given. A record alone may be of before the machine was started anew."""
+def _with_stack_port(params: Params) -> Params:
+    """The params with the demo's port of `make up`, while its services run.
+
+    The recorded stack alone does not count: the record may be older than the last start of the machine.
+    """
     stack = recorded_stack(project_root())
     if stack is None or supervisor.connect(stack.root) is None:
         return params
@@ -86,18 +90,17 @@ def _where_the_stack_has_it(params: Params) -> Params:
 def _deploy(params: Params, restart: bool) -> Deployment:
     require_auth_beyond_loopback(params.deploy.host, read_auth(os.environ.get(AUTH_VARIABLE)))
     version = champion(params)
-    if version is not None:
-        adopt(params)
-    else:
+    if version is None:
         raise PllavaError(f"{params.registry.model_name} has no champion to serve. Run: pllava register && pllava gate && pllava promote")
+    adopt(params)
     number, digest = int(version.version), version.tags.get("adapter_sha256")
     wanted = {"version": number, "adapter_sha256": digest, "model": params.registry.model_name}
     running = process.recorded()
-    stays = running is not None and _address(running) == _address(params.deploy)
-    serving = bool(running and stays and running["state"] == "serving") and not restart
+    same_address = running is not None and (running["host"], running["port"]) == (params.deploy.host, params.deploy.port)
+    serving = bool(running and same_address and running["state"] == "serving") and not restart
     if running and serving and _serves(running["url"], wanted):
         return _deployment(running, restarted=False)
-    if not stays:
+    if not same_address:
         process.require_free_port(
             params.deploy.host, params.deploy.port, "Set another deploy.host or deploy.port in params.yaml; then: pllava deploy"
         )
@@ -108,19 +111,21 @@ def _deploy(params: Params, restart: bool) -> Deployment:
         except switch.NeedsRestart as error:
             print(f"a new process is needed: {error}", file=sys.stderr)
         except PllavaError as error:
-            raise PllavaError(f"{wanted['model']} version {number} does not serve: {error}\n{_stay(params, running, clip)}") from None
+            raise PllavaError(
+                f"{wanted['model']} version {number} does not serve: {error}\n{_move_alias_back(params, running, clip)}"
+            ) from None
     process.stop()
     try:
         return _deployment(_start(params, wanted, clip), restarted=True)
     except PllavaError as error:
         process.stop()
-        raise PllavaError(f"{wanted['model']} version {number} does not serve: {error}\n{_go_back(params, clip)}") from None
+        raise PllavaError(f"{wanted['model']} version {number} does not serve: {error}\n{_serve_previous(params, clip)}") from None
 
 
 def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, Any]:
-    """Start the page in a session of its own, wait until it serves, try it; return its record.
+    """Start the page in a session of its own, wait until it serves, and ask it the trial question. Returns its record.
 
-    Raises PllavaError with the end of its log.
+    Raises PllavaError with the end of the page's log.
     """
     deadline = time.monotonic() + params.deploy.timeout_seconds
     settings = _settings(params)
@@ -145,7 +150,7 @@ def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, An
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
     facts = {**wanted, "host": params.deploy.host, "port": params.deploy.port, "url": url, "log": str(process.LOG), "code": switch.code()}
-    process.record(psutil.Process(child.pid), state="starting", **facts)  # should we be interrupted now, `pllava stop` still finds it
+    process.record(psutil.Process(child.pid), state="starting", **facts)  # recorded now, so that `pllava stop` finds it after an interrupt
     while not _serves(url, wanted):
         if child.poll() is not None:
             raise PllavaError(f"it ended with code {child.returncode}. The end of {process.LOG}:\n{process.log_tail()}")
@@ -160,28 +165,28 @@ def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, An
 
 
 def _settings(params: Params) -> Path:
-    """What we were called with, which need not be params.yaml, as a file."""
+    """Write the params to a file for the page, and return its path. They may differ from params.yaml."""
     settings = process.HOME / "params.yaml"
     atomic_write_text(settings, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
     return settings
 
 
 def _switch(params: Params, running: dict[str, Any], wanted: dict[str, Any], clip: Sample) -> dict[str, Any]:
-    """Put the version into the process that serves; its record. Raises PllavaError when it does not answer: the old one still serves."""
-    asked = {
+    """Load the version into the serving process; return the new record. Raises PllavaError without an answer: the old one serves on."""
+    request = {
         "model": f"models:/{wanted['model']}/{wanted['version']}",
         "params": str(_settings(params)),
         "clip": str(clip.media),
         "question": clip.question,
     }
-    reply = switch.request(time.time_ns(), asked, params.deploy.timeout_seconds, lambda: process.recorded() is not None)
+    reply = switch.request(time.time_ns(), request, params.deploy.timeout_seconds, lambda: process.recorded() is not None)
     facts = {key: value for key, value in running.items() if key not in ("pid", "created")}
     trial = {"clip": str(clip.media), "question": clip.question, "answer": reply["answer"]}
     return process.record(psutil.Process(running["pid"]), **(facts | wanted | trial))
 
 
-def _stay(params: Params, running: dict[str, Any], clip: Sample) -> str:
-    """The alias goes back to what serves; say how that went."""
+def _move_alias_back(params: Params, running: dict[str, Any], clip: Sample) -> str:
+    """Roll the alias back, to the version that still serves. Returns a sentence about the outcome."""
     from pllava.registry import rollback
 
     stays = f"Version {running['version']} goes on serving at {running['url']}"
@@ -201,7 +206,7 @@ def _stay(params: Params, running: dict[str, Any], clip: Sample) -> str:
 
 
 def _ask(url: str, clip: Sample, seconds: float) -> str:
-    """One question through the public endpoint, as any client would ask it."""
+    """Ask the page one question through its public endpoint. Returns the answer; raises PllavaError when there is none within `seconds`."""
     from gradio_client import Client, handle_file
 
     try:
@@ -209,7 +214,7 @@ def _ask(url: str, clip: Sample, seconds: float) -> str:
         client = Client(url, auth=login, verbose=False, httpx_kwargs={"trust_env": False}, analytics_enabled=False)
         job = client.submit(handle_file(clip.media), clip.question, api_name="/ask")
         answer = job.result(timeout=max(1.0, seconds))
-    except Exception as error:  # whatever the client meets, the deployment did not answer: the caller goes back
+    except Exception as error:  # any error means that the deployment did not answer: the caller rolls back
         raise PllavaError(
             f"it came up but did not answer {clip.question!r} about {clip.media}: {type(error).__name__}: {error}. "
             f"The end of {process.LOG}:\n{process.log_tail()}"
@@ -219,8 +224,8 @@ def _ask(url: str, clip: Sample, seconds: float) -> str:
     return answer
 
 
-def _go_back(params: Params, clip: Sample) -> str:
-    """Make the previous champion champion again and serve it; say how that went."""
+def _serve_previous(params: Params, clip: Sample) -> str:
+    """Make the previous champion champion again and serve it in a new process. Returns a sentence about the outcome."""
     from pllava.registry import rollback
 
     try:
@@ -238,13 +243,13 @@ def _go_back(params: Params, clip: Sample) -> str:
     return f"Version {back.version} is champion again and serves at {entry['url']}"
 
 
-def _visitor(url: str) -> urllib.request.OpenerDirector:
-    """Logged in, where the page asks for a password. Loopback is never reached through a proxy."""
-    visitor = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
+def _logged_in(url: str) -> urllib.request.OpenerDirector:
+    """An opener that is logged in where the page asks for a password. It uses no proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
     if login := read_auth(os.environ.get(AUTH_VARIABLE)):
         form = urlencode(dict(zip(("username", "password"), login, strict=True))).encode()
-        visitor.open(f"{url}/login", form, timeout=5).close()
-    return visitor
+        opener.open(f"{url}/login", form, timeout=5).close()
+    return opener
 
 
 def _serves(url: str, wanted: dict[str, Any]) -> bool:
@@ -252,10 +257,10 @@ def _serves(url: str, wanted: dict[str, Any]) -> bool:
     endpoint = f"{url}/gradio_api/call/version"
     request = urllib.request.Request(endpoint, data=b'{"data": []}', headers={"Content-Type": "application/json"})
     try:
-        visitor = _visitor(url)
-        with visitor.open(request, timeout=5) as response:
+        opener = _logged_in(url)
+        with opener.open(request, timeout=5) as response:
             event = json.load(response)["event_id"]
-        with visitor.open(f"{endpoint}/{event}", timeout=5) as response:  # server-sent events, the last one holds the result
+        with opener.open(f"{endpoint}/{event}", timeout=5) as response:  # server-sent events; the last one holds the result
             data = [line.removeprefix(b"data: ") for line in response.read().splitlines() if line.startswith(b"data: ")]
         served = json.loads(data[-1])[0]
         return all(served[key] == wanted[key] for key in ("version", "adapter_sha256"))
@@ -266,7 +271,3 @@ def _serves(url: str, wanted: dict[str, Any]) -> bool:
 def _deployment(entry: dict[str, Any], restarted: bool) -> Deployment:
     keys = ("url", "model", "version", "pid", "clip", "question", "answer")
     return Deployment(**{key: entry[key] for key in keys}, restarted=restarted)
-
-
-def _address(place: Any) -> tuple[str, int]:
-    return (place["host"], place["port"]) if isinstance(place, dict) else (place.host, place.port)

@@ -1,4 +1,4 @@
-"""`pllava doctor`: what this machine has of what the project needs, and why it matters. Every check does the thing it reports on."""
+"""`pllava doctor`: check whether this machine has what the project needs, with reasons. A check tries the part that it reports on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pathlib import Path
 from pllava.core.errors import PllavaError
 
 OK, NOTE, MISSING = "ok", "note", "missing"
-FREE_BYTES = 5 << 30  # a run of the default writes about 1 GB; a full model far more
+FREE_BYTES = 5 << 30  # a run with the default recipe writes about 1 GB, with a full model far more
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. `missing` is something the project cannot work without."""
+    """One line of the report. state: OK, NOTE, or MISSING, for a part without which the project cannot work."""
 
     name: str
     state: str
@@ -31,7 +31,7 @@ class Check:
 
 
 def examine(params_file: Path = Path("params.yaml")) -> list[Check]:
-    """Run every check; one that fails unexpectedly is reported as missing with its error, and the others go on."""
+    """Run every check. An unexpected error is reported as a missing part, and the other checks still run."""
     parts: tuple[Callable[[], Iterator[Check]], ...] = (_python, _packages, _device, _dtype, _attention, _decoders, _tools, _disk)
     checks = []
     for part in (*parts, lambda: _project(params_file)):
@@ -43,22 +43,22 @@ def examine(params_file: Path = Path("params.yaml")) -> list[Check]:
 
 
 def describe(checks: list[Check]) -> str:
-    """Aligned lines, then what to do."""
+    """The report: aligned lines, then the names of missing parts."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
         lines.append(f"{check.state:<8}{check.name:<{width}}  {check.found}")
         if check.reason:
             lines.append(f"{'':<{8 + width}}  {check.reason}")
-    wrong = [check.name for check in checks if check.state == MISSING]
-    lines.append(f"missing: {', '.join(wrong)}" if wrong else "everything needed is here")
+    missing = [check.name for check in checks if check.state == MISSING]
+    lines.append(f"missing: {', '.join(missing)}" if missing else "everything needed is here")
     return "\n".join(lines)
 
 
 def _python() -> Iterator[Check]:
-    found = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
+    interpreter = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
     good = sys.version_info >= (3, 11)
-    yield Check("python", OK if good else MISSING, found, "" if good else "3.11 or newer is needed")
+    yield Check("python", OK if good else MISSING, interpreter, "" if good else "3.11 or newer is needed")
 
 
 def _packages() -> Iterator[Check]:
@@ -68,14 +68,14 @@ def _packages() -> Iterator[Check]:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = version(requirement.name)
+            installed = version(requirement.name)
         except PackageNotFoundError:
             yield Check(requirement.name, MISSING, "not installed", f"{requirement} is needed: pip install -r requirements.lock")
             continue
-        if requirement.specifier.contains(found.split("+")[0], prereleases=True):
-            yield Check(requirement.name, OK, found)
+        if requirement.specifier.contains(installed.split("+")[0], prereleases=True):
+            yield Check(requirement.name, OK, installed)
         else:
-            yield Check(requirement.name, MISSING, found, f"{requirement} is needed: pip install -r requirements.lock")
+            yield Check(requirement.name, MISSING, installed, f"{requirement} is needed: pip install -r requirements.lock")
 
 
 def _device() -> Iterator[Check]:
@@ -85,19 +85,21 @@ def _device() -> Iterator[Check]:
 
     device = str(choose_device("auto"))
     if device.startswith("cuda"):
-        names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        found = "; ".join(f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in names)
-        yield Check("device", OK, found, "which model fits: pllava plan")
+        gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        hardware = "; ".join(f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for gpu in gpus)
+        yield Check("device", OK, hardware, "which model fits: pllava plan")
     elif device == "mps":
         yield Check("device", OK, "mps (Apple GPU)", "inference; training is tested on CPU and CUDA")
     else:
         import psutil
 
         memory = psutil.virtual_memory().total / 2**30
-        found = (
+        hardware = (
             f"cpu, {psutil.cpu_count(logical=False) or os.cpu_count()} core(s), {memory:.0f} GiB, {torch.backends.cpu.get_cpu_capability()}"
         )
-        yield Check("device", NOTE, found, "no GPU is seen by torch: the tiny default runs well, 7B and larger are slow; see pllava plan")
+        yield Check(
+            "device", NOTE, hardware, "no GPU is seen by torch: the tiny default runs well, 7B and larger are slow; see pllava plan"
+        )
 
 
 def _dtype() -> Iterator[Check]:
@@ -137,7 +139,7 @@ def _attention() -> Iterator[Check]:
 
 
 def _decoders() -> Iterator[Check]:
-    """Writes an H.264 clip whose frames get brighter, and reads it back with each reader."""
+    """Write an H.264 clip whose frames get brighter, and read it back with each reader."""
     import numpy as np
 
     from pllava.stages.render.video_writer import write_mp4
@@ -165,8 +167,8 @@ def _tools() -> Iterator[Check]:
     if git is None:
         yield Check("git", MISSING, "not found", "DVC and the lineage of a model need it: install git")
     else:
-        told = subprocess.run([git, "--version"], capture_output=True, text=True, check=False).stdout.strip()
-        yield Check("git", OK, told.removeprefix("git version "))
+        output = subprocess.run([git, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+        yield Check("git", OK, output.removeprefix("git version "))
 
 
 def _disk() -> Iterator[Check]:

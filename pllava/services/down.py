@@ -1,4 +1,4 @@
-"""`make down`: workers first, then the servers they report to; in the end no process of this project's stack is left."""
+"""`make down`: stop the workers, then the servers they report to, then every other process of this project's stack."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pllava.core import processes as demo_process
 from pllava.services import leftovers, supervisor
 from pllava.services.stack import RECORD, STATE
 
-LAST_WORDS = 15.0  # seconds for a process to end once it was told to
+STOP_SECONDS = 15.0  # for a process to end after SIGTERM
 
 
 def down(root: Path) -> str:
-    """Stop everything of this project; what is kept in .state stays."""
+    """Stop all processes of this project; the files in .state stay. Returns a sentence that names the stopped services."""
     root = root.resolve()
     if not (root / STATE).is_dir():
         return "nothing of this project is running"
@@ -27,13 +27,13 @@ def down(root: Path) -> str:
 
 
 def stop_all(root: Path) -> list[str]:
-    """Names of what was running."""
+    """Stop all processes of the stack. Returns the names of those that ran. The caller holds stack.lock."""
     stopped: list[str] = []
     running = supervisor.connect(root)
     if running is not None:
-        with suppress(xmlrpc.client.Error, OSError, psutil.Error):  # it dies while we talk: what it leaves is ended below
-            found = supervisor.states(running)
-            for info in sorted(found.values(), key=lambda info: info["group"] != "worker"):
+        with suppress(xmlrpc.client.Error, OSError, psutil.Error):  # supervisord may die meanwhile; `leftovers.end` ends its services
+            states = supervisor.states(running)
+            for info in sorted(states.values(), key=lambda info: info["group"] != "worker"):
                 if info["statename"] in ("RUNNING", "STARTING", "BACKOFF", "STOPPING"):
                     if info["name"] == "worker" and info["pid"]:
                         _end_runs(psutil.Process(info["pid"]))
@@ -41,7 +41,7 @@ def stop_all(root: Path) -> list[str]:
                     stopped.append(info["name"])
             daemon = psutil.Process(running.getPID())
             running.shutdown()
-            daemon.wait(LAST_WORDS)
+            daemon.wait(STOP_SECONDS)
     if demo_process.stop() is not None and "demo" not in stopped:
         stopped.append("demo")
     if ended := leftovers.end(root):
@@ -52,9 +52,9 @@ def stop_all(root: Path) -> list[str]:
 
 
 def _end_runs(worker: psutil.Process) -> None:
-    """A worker that ends kills its runs at once. Told before it, a run ends its stage, tidies up and reports that it crashed."""
+    """Send SIGTERM to the runs of a worker: they end their stages and report a crash. A worker that ends would kill its runs instead."""
     runs = worker.children()
     for run in runs:
         with suppress(psutil.Error):
             run.terminate()
-    psutil.wait_procs(runs, timeout=LAST_WORDS)
+    psutil.wait_procs(runs, timeout=STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""Does a service serve? One look, or waiting with a limit."""
+"""Check once whether a service answers, or wait until it does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ POLL = 0.2  # seconds
 
 
 def answers(url: str) -> bool:
-    """Does a GET give 200?"""
+    """Does a GET of the URL return 200 within 5 seconds?"""
     try:
         with NO_PROXY.open(url, timeout=5) as response:
             return bool(response.status == 200)
@@ -20,7 +20,7 @@ def answers(url: str) -> bool:
 
 
 def wait_until(done: Callable[[], bool], seconds: float, alive: Callable[[], bool] = lambda: True) -> bool:
-    """True as soon as `done`; False when the time is up, or nothing is alive that could get done."""
+    """Wait until `done()` is true. Returns False after `seconds`, or when `alive()` is false."""
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline or not alive():

@@ -1,4 +1,4 @@
-"""`pllava init FOLDER`: a project that runs, with the installed pllava. `init(Path("mine"), "tiny")`."""
+"""`pllava init FOLDER`: make a project that uses the installed pllava. `init(Path("mine"), "tiny")`."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ remote: ## push data to a folder beside the project, or to REMOTE=s3://bucket/pa
 
 
 def init(folder: Path, recipe: str = "tiny") -> str:
-    """Write the project, whole or not at all; return what to do next. Raises PllavaError for a folder in use or an unknown recipe."""
+    """Write the project, complete or not at all. Returns the next steps as text. Raises PllavaError: folder in use, unknown recipe."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PllavaError(f"{folder} is not an empty folder. Name a new one: pllava init FOLDER")
-    whole = folder.resolve()
-    shown = whole if whole == Path.cwd() else folder  # a shell in that folder has to enter the new one
+    path = folder.resolve()
+    shown = path if path == Path.cwd() else folder  # the current folder is replaced: a shell in it has to enter the new one
     settings = recipes.read(recipe)
     source = shipped.folder()
     files = sorted({file for pattern in shipped.PROJECT for file in source.glob(pattern) if file.is_file()})
-    with atomic_dir(whole) as making:
+    with atomic_dir(path) as making:
         for file in files:
             target = making / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The services of the stack: how each is started, and how one knows that it serves. Another service is one more entry of `programs`."""
+"""The services of the stack: the command of each, and the address that shows whether it serves. `programs` lists them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POOL = "local"
 
 @dataclass(frozen=True)
 class Program:
-    """`health`: an address that answers 200 once it serves. `stop_seconds`: how long it may take to end before it is killed."""
+    """One service. health: an address that returns 200 when the service serves. stop_seconds: from SIGTERM until it is killed."""
 
     name: str
     command: list[str]
@@ -23,7 +23,7 @@ class Program:
 
 
 def programs(stack: Stack) -> list[Program]:
-    """In the order of starting. They are stopped the other way round, so workers end before the server they report to."""
+    """The services in the order of their start. They stop in reverse order: workers end before the server they report to."""
     python = sys.executable
     prefect = Program(
         "prefect",
@@ -43,9 +43,9 @@ def programs(stack: Stack) -> list[Program]:
         environment={
             "PREFECT_WORKER_QUERY_SECONDS": "2",  # how long a run waits to be started
             "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
-            "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # of runs that have not begun, too
+            "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # also of runs that have not begun
         },
-        stop_seconds=20,  # runs under way end first
+        stop_seconds=20,  # its runs end first
     )
     demo = Program("demo", [python, "-m", "pllava.services.demo"], stop_seconds=25)
     bridge = Program(
@@ -57,7 +57,7 @@ def programs(stack: Stack) -> list[Program]:
 
 
 def mlflow_environment(stack: Stack) -> dict[str, str]:
-    """Without secrets: addresses of stores that the user has set stay in the environment, and out of every file and command line."""
+    """Settings of MLflow's stores, without secrets. Addresses that the user has set are inherited: no file or command line holds them."""
     home = stack.root / STATE / "mlflow"
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 2 processes instead of 10
     if not os.environ.get("MLFLOW_BACKEND_STORE_URI"):

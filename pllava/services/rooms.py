@@ -1,8 +1,8 @@
-"""What DVC watches of an installed package: one file a room, with a digest of the room's files. `write_rooms(Path("outputs/code"))`.
+"""Digests of the installed package for DVC: one file for each room (folder of code). `write_rooms(Path("outputs/code"))`.
 
-In a checkout the stages of dvc.yaml name the folders of the code. A project of `pllava init` has no such folders: its first stage, `code`,
-writes these files anew in every `dvc repro`, and the other stages name the files. A new version of pllava makes those stages stale whose
-rooms it changed.
+In a checkout the stages of dvc.yaml depend on the folders of the code. A project of `pllava init` has no such folders. Its first stage,
+`code`, writes the digests in every `dvc repro`, and the other stages depend on them. A new version of pllava makes those stages stale
+whose rooms have changed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STAGE = f"""\
 
 
 def write_rooms(target: Path = CODE) -> Path:
-    """Write `core`, `video`, `stages/train`, ...: a file for each folder of the package and of its stages."""
+    """Write the files `core`, `video`, `stages/train`, ...: one for each folder of the package and of its stages. Returns `target`."""
     rooms = [folder for folder in (*PACKAGE.iterdir(), *(PACKAGE / "stages").iterdir()) if (folder / "__init__.py").is_file()]
     with atomic_dir(target) as making:
         for room in sorted(rooms):
@@ -40,7 +40,7 @@ def write_rooms(target: Path = CODE) -> Path:
 
 
 def for_installed(dvc_text: str) -> str:
-    """dvc.yaml of a checkout as that of a project without the code: deps on folders of pllava/ become deps on the files of `code`."""
+    """A checkout's dvc.yaml, changed for a project without the code: deps on pllava/ become deps on the outputs of `code`."""
     text = re.sub(r"(?<=[\s\[])pllava/", f"{CODE}/", dvc_text)
     return text.replace("stages:\n", f"stages:\n{STAGE}", 1)
 

@@ -1,7 +1,7 @@
 """Prefect's and MLflow's servers, each behind the origin guard: `python -m pllava.services.servers prefect --port 4200`.
 
-`make up` starts both; a flow that is run without them starts Prefect's for its own time (flows/server.py). Their own programs answer
-pages of any origin (Prefect), or of any local port (MLflow). Their settings are those of the environment, as ever.
+`make up` starts both. A flow that runs without them starts Prefect's server until its end (flows/server.py). Without the guard, Prefect
+answers pages of any origin, and MLflow those of any local port. The servers read their settings from the environment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pllava.services.stack import HOST
 
 
 def prefect(temporary: bool) -> tuple[Any, dict[str, Any]]:
-    """The application, and how `prefect server start` has uvicorn run it. temporary: without pages and schedules."""
+    """Prefect's application, and the options of uvicorn that `prefect server start` uses. temporary: without pages and schedules."""
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
@@ -30,7 +30,7 @@ def prefect(temporary: bool) -> tuple[Any, dict[str, Any]]:
 
 
 def mlflow() -> tuple[Any, dict[str, Any]]:
-    """The application, with the stores of the environment: what `mlflow server` does, in one process."""
+    """MLflow's application with the stores of the environment, and no options of uvicorn. As `mlflow server`, but in one process."""
     from mlflow.server import constants, handlers
 
     records = os.environ["MLFLOW_BACKEND_STORE_URI"]

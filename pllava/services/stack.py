@@ -1,4 +1,4 @@
-"""What `make up` is told: ports and stores, from the environment, and remembered in .state while the services run.
+"""The settings of `make up`: ports and stores. They come from the environment, and are recorded in .state while the services run.
 
 | variable | meaning | default |
 |---|---|---|
@@ -29,14 +29,14 @@ LOGS = STATE / "logs"
 RECORD = STATE / "stack.json"
 LOGIN = STATE / "prefect/login"  # NAME:PASSWORD of Prefect's API and pages
 MARK = "PLLAVA_STACK"  # in the environment of every process of the stack: the project folder it belongs to
-PORTS = {  # variable and default; None: as params.yaml says
+PORTS = {  # name: (variable, default); None: deploy.port of params.yaml
     "mlflow": ("PLLAVA_MLFLOW_PORT", 5000),
     "prefect": ("PLLAVA_PREFECT_PORT", 4200),
     "demo": ("PLLAVA_DEMO_PORT", None),
     "bridge": ("PLLAVA_BRIDGE_PORT", 5010),
 }
 
-# Nothing phones home. flows/__init__.py settles the same for what runs without the stack.
+# No program sends usage statistics. flows/__init__.py sets the same variables for flows that run without the stack.
 QUIET = {
     "DO_NOT_TRACK": "true",
     "DVC_NO_ANALYTICS": "1",
@@ -56,7 +56,7 @@ QUIET = {
 class Stack:
     """Addresses of one project's services. Two projects differ in `root` and in ports.
 
-    mlflow_elsewhere: was there a tracking server when the services were started? Then none is started here.
+    mlflow_elsewhere: MLFLOW_TRACKING_URI names a tracking server elsewhere, so none is started here.
     """
 
     root: Path
@@ -68,8 +68,9 @@ class Stack:
 
     @property
     def mlflow_url(self) -> str:
-        here = f"http://{HOST}:{self.mlflow_port}"
-        return os.environ.get("MLFLOW_TRACKING_URI", "elsewhere (MLFLOW_TRACKING_URI)") if self.mlflow_elsewhere else here
+        if self.mlflow_elsewhere:
+            return os.environ.get("MLFLOW_TRACKING_URI", "elsewhere (MLFLOW_TRACKING_URI)")
+        return f"http://{HOST}:{self.mlflow_port}"
 
     @property
     def prefect_url(self) -> str:
@@ -84,25 +85,25 @@ class Stack:
         return f"http://{HOST}:{self.demo_port}"
 
     def environment(self) -> dict[str, str]:
-        """What every service and every run sees beside its own settings."""
+        """Environment variables of every service and every run, beside the settings of a single service."""
         shared = {
             MARK: str(self.root),
-            "PWD": str(self.root),  # prefect.yaml asks for it, and `make -C` or a subprocess leaves another one
+            "PWD": str(self.root),  # prefect.yaml uses it; `make -C` and subprocesses do not set it
             "PREFECT_HOME": str(self.root / STATE / "prefect"),
             "PREFECT_API_URL": f"{self.prefect_url}/api",
-            "PREFECT_UI_API_URL": "/api",  # of the name in the browser, which may be localhost
+            "PREFECT_UI_API_URL": "/api",  # relative: the browser may use another name, such as localhost
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")])),
         }
-        # Records in the project's sqlite file are opened by each process itself, as the command line does; others go through the server.
-        # An address elsewhere, which may hold a password, is inherited.
+        # Each process opens the project's sqlite file itself, as the command line does; records in other stores go through the server.
+        # The address of a server elsewhere may hold a password: it is inherited.
         stores = any(os.environ.get(name) for name in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"))
         if stores and not self.mlflow_elsewhere:
             shared["MLFLOW_TRACKING_URI"] = self.mlflow_url
         return {**{name: value for name, value in QUIET.items() if name not in os.environ}, **shared}
 
     def login(self) -> dict[str, str]:
-        """For Prefect's server and all who call it. Belongs in the environment of processes, not into a file of settings."""
+        """Environment variables for Prefect's server and its clients. Pass them to processes; write them to no file of settings."""
         return login_environment(secret(self.root / LOGIN, "pllava:"))
 
     def save(self) -> None:
@@ -110,7 +111,7 @@ class Stack:
 
 
 def wanted(root: Path) -> Stack:
-    """The stack the environment asks for. Raises PllavaError for a port that is none, or is asked for twice."""
+    """The stack that the environment asks for. Raises PllavaError for an invalid port, or one port for two services."""
     from pllava.core.params import load_params
 
     fallback = {"demo": load_params(root / "params.yaml").deploy.port}
@@ -118,13 +119,13 @@ def wanted(root: Path) -> Stack:
     if len(set(ports.values())) < len(ports):
         raise PllavaError(f"two services cannot share a port: {ports}. Set {', '.join(variable for variable, _ in PORTS.values())}")
     address = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
-    ours = [f"http://{host}:{ports['mlflow']}" for host in (HOST, "localhost")]
-    elsewhere = address.startswith("http") and address not in ours
+    own_addresses = [f"http://{host}:{ports['mlflow']}" for host in (HOST, "localhost")]
+    elsewhere = address.startswith("http") and address not in own_addresses
     return Stack(root, mlflow_elsewhere=elsewhere, **{f"{name}_port": port for name, port in ports.items()})
 
 
 def recorded(root: Path) -> Stack | None:
-    """The stack that was started last, and perhaps runs; None after `down`."""
+    """The stack that was started last; None after `down`. It may have died since. Raises PllavaError for an unreadable record."""
     if not (root / RECORD).is_file():
         return None
     try:
@@ -134,23 +135,24 @@ def recorded(root: Path) -> Stack | None:
 
 
 def secret(file: Path, before: str = "") -> str:
-    """`before` and 32 random bytes in base64 (also the form of a Fernet key); made at first use, readable by this user alone."""
+    """A secret: `before` and 32 random bytes in base64, also the form of a Fernet key. Made at first use; only this user can read it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         if text := file.read_text().strip():
             file.chmod(0o600)
             return text
         file.unlink()
-    made = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
         new.write(before + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
-    with suppress(FileExistsError):  # another process was first: its secret counts
-        os.link(made, file)
-    made.unlink()
+    with suppress(FileExistsError):  # another process was first: use its secret
+        os.link(temporary, file)
+    temporary.unlink()
     return file.read_text().strip()
 
 
 def login_environment(login: str) -> dict[str, str]:
+    """Environment variables with a login, NAME:PASSWORD, for Prefect's clients and its server."""
     return {"PREFECT_API_AUTH_STRING": login, "PREFECT_SERVER_API_AUTH_STRING": login}
 
 

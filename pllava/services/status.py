@@ -1,4 +1,4 @@
-"""`make status`: what runs, since when, and where."""
+"""`make status`: which services run, since when, and at which address."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from pllava.core import processes as demo_process
 from pllava.services import stack as stacks
 from pllava.services import supervisor
-from pllava.services.demo import WHY
+from pllava.services.demo import REASON_FILE
 from pllava.services.health import answers
 from pllava.services.programs import programs
 from pllava.services.stack import LOGIN, LOGS, Stack
 
-WORDS = {"BACKOFF": "dies and is restarted", "FATAL": "given up"}  # supervisor's other words speak for themselves
+WORDS = {"BACKOFF": "dies and is restarted", "FATAL": "given up"}  # supervisor's other states are shown in lower case
 
 
 def status(root: Path) -> str:
-    """A line a service: state, process, time up, address."""
+    """A table with one line for each service: state, process, time since its start, address."""
     root = root.resolve()
     running = supervisor.connect(root)
     stack = stacks.recorded(root)
@@ -25,10 +25,10 @@ def status(root: Path) -> str:
         demo = demo_process.recorded()
         alone = f"\nthe demo alone runs at {demo['url']} ({demo['model']} version {demo['version']})" if demo else ""
         return f"no services run. Start them: make up{alone}"
-    found = supervisor.states(running)
+    states = supervisor.states(running)
     rows = [("service", "state", "process", "up", "address")]
     for program in programs(stack):
-        info = found.get(program.name, {"statename": "UNKNOWN", "pid": 0, "start": 0, "now": 0})
+        info = states.get(program.name, {"statename": "UNKNOWN", "pid": 0, "start": 0, "now": 0})
         state = WORDS.get(info["statename"], info["statename"].lower())
         if info["statename"] == "RUNNING" and program.health and not answers(program.health):
             state = "running, does not answer"
@@ -41,7 +41,7 @@ def status(root: Path) -> str:
 
 
 def addresses(root: Path) -> str:
-    """Where to look, after `up`."""
+    """The addresses of the services, as text that `up` shows. The stack must be recorded."""
     stack = stacks.recorded(root)
     assert stack is not None
     names = {"prefect": "flows: start, watch, schedule", "mlflow": "runs and model versions", "demo": "ask the champion"}
@@ -55,5 +55,5 @@ def _address(stack: Stack, name: str) -> str:
         return {"prefect": stack.prefect_url, "mlflow": stack.mlflow_url}.get(name, "")
     demo = demo_process.recorded()
     if demo is None:
-        return WHY.read_text().splitlines()[0] if WHY.is_file() else "not served yet"
+        return REASON_FILE.read_text().splitlines()[0] if REASON_FILE.is_file() else "not served yet"
     return f"{demo['url']} ({demo['model']} version {demo['version']})"

@@ -1,4 +1,5 @@
-"""supervisord keeps the services running: its settings, and talking to it over a socket that only this user can open."""
+"""supervisord keeps the services running. This module writes its settings, starts it, and connects to its socket, which only this user can
+open."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from typing import Any
 
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text
-from pllava.services.bridge import mlflow_environment as webhooks
+from pllava.services.bridge import mlflow_environment as webhook_environment
 from pllava.services.programs import Program, programs
 from pllava.services.stack import LOGS, STATE, Stack
 
@@ -24,7 +25,7 @@ LONGEST_SOCKET = 100  # bytes; the system allows 108, and supervisor adds a suff
 
 
 def socket_path(root: Path) -> Path:
-    """In the project folder, or, where its path is too long for a socket, in the folder for temporary files."""
+    """The socket in the project folder, or in the folder for temporary files when the project's path is too long for a socket."""
     inside = root / HOME / "supervisor.sock"
     if len(os.fsencode(inside)) < LONGEST_SOCKET - 10:
         return inside
@@ -32,9 +33,9 @@ def socket_path(root: Path) -> Path:
 
 
 def write_settings(stack: Stack) -> Path:
-    """supervisord.conf of a stack. Nothing secret is in it: what the user's environment holds is inherited."""
-    if found := [mark for mark in ("%", " ;", '"', "\n") if mark in str(stack.root)]:
-        raise PllavaError(f"supervisord cannot work in {stack.root}: move the project to a folder without {found[0]!r} in its name")
+    """Write supervisord.conf and return its path. It holds no secrets: services inherit those from the environment."""
+    if refused := [mark for mark in ("%", " ;", '"', "\n") if mark in str(stack.root)]:
+        raise PllavaError(f"supervisord cannot work in {stack.root}: move the project to a folder without {refused[0]!r} in its name")
     home = stack.root / HOME
     home.mkdir(parents=True, exist_ok=True)
     (stack.root / LOGS).mkdir(parents=True, exist_ok=True)
@@ -60,11 +61,11 @@ def write_settings(stack: Stack) -> Path:
 
 
 def start(stack: Stack) -> None:
-    """Start supervisord in the background, with no service running yet. Raises PllavaError with what it says."""
+    """Start supervisord in the background; it starts no service by itself. Raises PllavaError with its output."""
     settings = write_settings(stack)
     done = subprocess.run(
         [sys.executable, "-m", "supervisor.supervisord", "-c", str(settings)],
-        env={**os.environ, **stack.environment(), **stack.login(), **webhooks(stack.root)},  # what belongs into no file of settings
+        env={**os.environ, **stack.environment(), **stack.login(), **webhook_environment(stack.root)},  # secrets: in no file
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -77,7 +78,7 @@ def start(stack: Stack) -> None:
 
 
 def connect(root: Path) -> Any | None:
-    """Its remote interface (the methods of supervisor's XML-RPC API), or None when it does not run."""
+    """The remote interface of supervisord (the methods of its XML-RPC API), or None when supervisord does not run."""
     from supervisor.xmlrpc import SupervisorTransport
 
     if not (socket := socket_path(root)).exists():
@@ -103,7 +104,7 @@ def _program(stack: Stack, number: int, program: Program) -> str:
         environment=environment,
         directory=_literal(str(stack.root)),
         priority=10 * number,
-        autostart="false",  # in our order, each when the one before serves
+        autostart="false",  # up.py starts the services in order
         autorestart="true",
         startsecs=2,
         startretries=3,
@@ -122,5 +123,5 @@ def _section(name: str, **settings: object) -> str:
 
 
 def _literal(text: str) -> str:
-    """Percent signs are supervisor's own."""
+    """The text with percent signs doubled: supervisor expands single ones."""
     return text.replace("%", "%%")

@@ -1,4 +1,4 @@
-"""`make up`: every service, each started when those it needs serve; either all are up at the end, or none and the reason is said."""
+"""`make up`: start every service after the services it needs. At the end all services are up, or none, with the reason."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from pllava.core.params import load_params
 from pllava.core.worktrees import tidy
 from pllava.services import leftovers, supervisor
 from pllava.services import stack as stacks
-from pllava.services.demo import WHY
+from pllava.services.demo import REASON_FILE
 from pllava.services.down import stop_all
 from pllava.services.health import NO_PROXY, answers, wait_until
 from pllava.services.programs import POOL, Program, programs
 from pllava.services.stack import HOST, LOGS, PORTS, STATE, Stack
 from pllava.services.status import addresses
 
-PATIENCE = 180.0  # seconds for one service to serve, on a busy machine
+START_SECONDS = 180.0  # for one service to serve, on a busy machine
 DEAD = ("EXITED", "FATAL", "UNKNOWN", "STOPPED")
 
 
 def up(root: Path, say: Callable[[object], None]) -> str:
-    """Start what does not run; return the addresses. Raises PllavaError: a taken port, a service that does not come up."""
+    """Start the services that do not run. Returns their addresses as text. Raises PllavaError: port in use, service does not start."""
     root = root.resolve()
     load_params(root / "params.yaml")
     (root / STATE).mkdir(exist_ok=True)
-    with FileLock(root / STATE / "stack.lock"):  # `up` and `down` one after the other
+    with FileLock(root / STATE / "stack.lock"):  # `up` and `down` never at the same time
         running = supervisor.connect(root)
         if running is not None:
-            return _complete(root, running, say)
+            return _restart_dead(root, running, say)
         if ended := leftovers.end(root):
             say(f"ended {len(ended)} process(es) of an earlier stack whose supervisor has died")
         tidy(root)
@@ -58,15 +58,15 @@ def up(root: Path, say: Callable[[object], None]) -> str:
         return addresses(root)
 
 
-def _complete(root: Path, running: Any, say: Callable[[object], None]) -> str:
-    """The stack is up; start again what was given up on."""
+def _restart_dead(root: Path, running: Any, say: Callable[[object], None]) -> str:
+    """With a running supervisord: start again the services that it has given up."""
     stack = stacks.recorded(root)
     if stack is None:
         raise PllavaError(f"services run, but {root / stacks.RECORD} is gone. Run: make down, then make up")
-    asked = {variable: int(os.environ[variable]) for variable, _ in PORTS.values() if os.environ.get(variable, "").isdigit()}
+    requested = {variable: int(os.environ[variable]) for variable, _ in PORTS.values() if os.environ.get(variable, "").isdigit()}
     for name, (variable, _) in PORTS.items():
-        if variable in asked and asked[variable] != (port := getattr(stack, f"{name}_port")):
-            raise PllavaError(f"already up, with {variable} {port}. For {asked[variable]}: make down, then make up")
+        if variable in requested and requested[variable] != (port := getattr(stack, f"{name}_port")):
+            raise PllavaError(f"already up, with {variable} {port}. For {requested[variable]}: make down, then make up")
     down = [name for name, info in supervisor.states(running).items() if info["statename"] in DEAD]
     if not down:
         return f"already up; nothing to do\n{addresses(root)}"
@@ -75,7 +75,7 @@ def _complete(root: Path, running: Any, say: Callable[[object], None]) -> str:
 
 
 def _start(stack: Stack, running: Any, say: Callable[[object], None], names: list[str] | None = None) -> None:
-    """Prefect and the demo need seconds to start, and MLflow's tables may have to be made first: side by side."""
+    """Start the services, side by side: Prefect and the demo need seconds, and MLflow's tables may have to be made. names: only these."""
     by_name = {program.name: program for program in programs(stack) if names is None or program.name in names}
 
     def start(name: str) -> None:
@@ -85,7 +85,7 @@ def _start(stack: Stack, running: Any, say: Callable[[object], None], names: lis
     def serves(name: str) -> None:
         if name in by_name:
             _wait(stack, running, by_name[name])
-            say(f"{name}: {WHY.read_text()}" if name == "demo" and WHY.exists() else f"{name} serves")
+            say(f"{name}: {REASON_FILE.read_text()}" if name == "demo" and REASON_FILE.exists() else f"{name} serves")
 
     start("prefect")
     if not stack.mlflow_elsewhere:
@@ -121,28 +121,28 @@ def _wait(stack: Stack, running: Any, program: Program) -> None:
         if program.name == "worker":
             return _worker_is_online(stack, supervisor.states(running)["worker"]["start"])
         recorded = demo_process.recorded()
-        return (recorded is not None and recorded["state"] == "serving") or WHY.exists()
+        return (recorded is not None and recorded["state"] == "serving") or REASON_FILE.exists()
 
-    if not wait_until(done, PATIENCE, alive):
+    if not wait_until(done, START_SECONDS, alive):
         state = supervisor.states(running)[program.name]["statename"].lower()
         raise PllavaError(f"{program.name} does not serve ({state}). {_end_of_log(stack, program.name)}")
 
 
 def _worker_is_online(stack: Stack, since: int) -> bool:
-    """Has the worker reported to the pool since it was started (seconds since 1970)? One of an earlier stack looks alive for a while."""
+    """Has a worker sent a heartbeat since `since`, in seconds since 1970? For a while, the worker of an earlier stack looks alive."""
     login = base64.b64encode(stack.login()["PREFECT_API_AUTH_STRING"].encode()).decode()
     headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
     request = urllib.request.Request(f"{stack.prefect_url}/api/work_pools/{POOL}/workers/filter", data=b"{}", headers=headers)
     try:
         with NO_PROXY.open(request, timeout=10) as response:
-            seen = [datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() for worker in json.load(response)]
+            heartbeats = [datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() for worker in json.load(response)]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return any(moment >= since for moment in seen)
+    return any(moment >= since for moment in heartbeats)
 
 
 def _run(stack: Stack, name: str, module: str, *arguments: str) -> None:
-    """A module of flows/, which needs Prefect and is over in seconds: deployments of prefect.yaml, or the webhook and its automation."""
+    """Run a module of flows/ in a process of its own, and log its output. Raises PllavaError with the end of the log when it fails."""
     with _log(stack, name).open("wb") as file:
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
@@ -157,13 +157,13 @@ def _run(stack: Stack, name: str, module: str, *arguments: str) -> None:
 
 
 def _require_ports(stack: Stack) -> None:
-    ours = demo_process.recorded()
+    demo = demo_process.recorded()
     for name, (variable, _) in PORTS.items():
         port = getattr(stack, f"{name}_port")
         if name in ("mlflow", "bridge") and stack.mlflow_elsewhere:
             continue
-        if name == "demo" and ours is not None and ours.get("port") == port:
-            continue  # started by `pllava deploy`: it stays
+        if name == "demo" and demo is not None and demo.get("port") == port:
+            continue  # our own demo, started by `pllava deploy`: it stays
         demo_process.require_free_port(HOST, port, f"Take another one for {name}: make up {variable}=PORT")
 
 

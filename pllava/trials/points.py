@@ -1,4 +1,4 @@
-"""The points of a sweep: every combination of some settings, or a list of them, each checked as a whole before anything runs."""
+"""The points of a sweep: every combination of the grid's settings, and listed ones. All points are checked before the first one runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Grid(BaseModel):
     other: dict[str, list[Any]] = Field({}, description='any key of params.yaml: {"train.steps": [100, 200]}')
 
     def axes(self) -> dict[str, list[Any]]:
-        """{dotted key of params.yaml: values}."""
+        """{dotted key of params.yaml: values}. Raises PllavaError for a key that `other` repeats."""
         named: dict[str, list[Any]] = {
             "model.pooling_shape": [list(shape) for shape in self.pooling_shape],
             "model.num_frames": self.num_frames,
@@ -45,7 +45,11 @@ class Grid(BaseModel):
 
 @dataclass(frozen=True)
 class Point:
-    """`settings`: {dotted key: value} of what differs between the points of the sweep, for people. `changes`: all, as in params.yaml."""
+    """One point of a sweep.
+
+    key: a hash of the whole params. settings: {dotted key: value} of the keys that differ within the sweep, for display. changes: all
+    overrides, nested as in params.yaml.
+    """
 
     key: str
     settings: dict[str, Any]
@@ -59,25 +63,25 @@ class Point:
 def points(base: Params, grid: Grid, listed: Iterable[dict[str, Any]] = ()) -> list[Point]:
     """The points of the grid and of the list ({dotted key: value} each), without repeats; params.yaml itself when both are empty.
 
-    Raises PllavaError that names every point that makes no valid settings.
+    Raises PllavaError that lists every point with invalid settings.
     """
     axes, listed = grid.axes(), list(listed)
     combinations = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())] if axes or not listed else []
-    found: dict[str, Point] = {}
-    wrong: list[str] = []
+    by_key: dict[str, Point] = {}
+    errors: list[str] = []
     for settings in [*combinations, *listed]:
         changes = nested(settings)
         try:
-            whole = applied(base, settings)
+            params = applied(base, settings)
         except ValidationError as error:
-            wrong += [f"{settings}: {problem}" for problem in problems(error, Params)]
+            errors += [f"{settings}: {problem}" for problem in problems(error, Params)]
             continue
-        key = sha256_of(whole.model_dump(mode="json"))[:12]
-        found.setdefault(key, Point(key, settings, changes))
-    if wrong:
-        raise PllavaError("these points are no valid settings:\n" + "\n".join(f"  {line}" for line in wrong))
-    named = {name for point in found.values() for name in point.settings}
-    same = {name for name in named if len({json.dumps(point.settings.get(name), default=str) for point in found.values()}) == 1}
-    if len(found) == 1:
+        key = sha256_of(params.model_dump(mode="json"))[:12]
+        by_key.setdefault(key, Point(key, settings, changes))
+    if errors:
+        raise PllavaError("these points are no valid settings:\n" + "\n".join(f"  {line}" for line in errors))
+    named = {name for point in by_key.values() for name in point.settings}
+    same = {name for name in named if len({json.dumps(point.settings.get(name), default=str) for point in by_key.values()}) == 1}
+    if len(by_key) == 1:
         same = set()
-    return [replace(p, settings={name: value for name, value in p.settings.items() if name not in same}) for p in found.values()]
+    return [replace(p, settings={name: value for name, value in p.settings.items() if name not in same}) for p in by_key.values()]

@@ -1,9 +1,9 @@
-"""A study file: points are sets of overrides of params.yaml, by dotted key. `read_study("spatial")` reads recipes/studies/spatial.yaml."""
+"""The schema of a study file. `read_study("spatial")` reads recipes/studies/spatial.yaml."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError
@@ -13,13 +13,12 @@ from pllava.core.errors import PllavaError
 from pllava.core.params import Section
 from pllava.core.validation import problems
 
-if TYPE_CHECKING:
-    pass
-
 STUDIES = Path("recipes/studies")
 
 
 class Study(Section):
+    """Points are sets of overrides of params.yaml, by dotted key. Each point is trained with each seed."""
+
     title: str
     axis: str = Field(description="what the points differ in, as the chart's axis says it")
     shared: dict[str, Any] = Field({}, description="overrides of every point")

@@ -1,8 +1,8 @@
-"""Runs a study: `study(params, "spatial")` trains and scores every point with every seed, and writes a table and a chart.
+"""Run a study: `study(params, "spatial")` trains and scores every point with every seed, and writes a table and a chart.
 
-A finished point is a file in outputs/studies/<name>/points/, with its answers in a folder beside it, and is not run again while its
-settings, data and base are the same; a killed study goes on with the next. Points that differ in `evaluate` alone share one training. The
-feature store serves all of them.
+A finished point is a file in outputs/studies/<name>/points/, with a folder of its answers beside it. It is not run again while its
+settings, data and base are the same, so a killed study goes on with the remaining points. Points that differ only in `evaluate` share one
+training. All points use one feature store.
 """
 
 from __future__ import annotations
@@ -29,39 +29,45 @@ STUDIES = Path("outputs/studies")
 
 
 def study(params: Params, name: str, seeds: int | None = None, steps: int | None = None) -> Path:
-    """Run what is left of a study. seeds: only the first so many; steps: of training, for a look. Gives outputs/studies/<name>.
+    """Run the remaining points of a study and write its report. Returns its folder, outputs/studies/<name>.
 
-    Raises PllavaError when a point's settings cannot be, or the data is not prepared.
+    seeds: how many of the study's seeds to use; None: all. steps: training steps of each point instead of train.steps.
+
+    Raises PllavaError when a point's settings are invalid, or the data is not prepared.
     """
-    name, found = read_study(name)
-    shared = found.shared | ({"train.steps": steps} if steps else {})
-    chosen = found.seeds[:seeds]
+    name, specification = read_study(name)
+    shared = specification.shared | ({"train.steps": steps} if steps else {})
+    chosen_seeds = specification.seeds[:seeds]
+    # All settings are checked before the first training.
     settings = {
         (label, seed): _overridden(params, {**shared, **changes, "seed": seed})
-        for seed in chosen
-        for label, changes in found.points.items()
-    }  # all of them before the first: a mistake in the last is found now
+        for seed in chosen_seeds
+        for label, changes in specification.points.items()
+    }
     if BENCHMARK not in params.evaluate.benchmarks:
         raise PllavaError(f"a study is scored on {BENCHMARK}, and params.yaml has no evaluate.benchmarks.{BENCHMARK}")
     folder = STUDIES / name
-    left = {point: its for point, its in settings.items() if not _is_done(folder, point, its, found)}
-    print(f"study {name}: {len(settings) - len(left)} of {len(settings)} points are there, {len(left)} to run", file=sys.stderr)
+    remaining = {point: own for point, own in settings.items() if not _is_done(folder, point, own, specification)}
+    print(f"study {name}: {len(settings) - len(remaining)} of {len(settings)} points are there, {len(remaining)} to run", file=sys.stderr)
     began, count = time.monotonic(), 0
-    for group in _trainings(left):
-        for point, rows, seconds in _run(group, found):
+    for group in _trainings(remaining):
+        for point, rows, seconds in _run(group, specification):
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             atomic_write_text(results_of(folder, point) / BENCHMARK / "results.jsonl", "".join(lines))
             answers = [{"task": row["task"], "clip": row["media"], "correct": bool(row["correct"])} for row in rows]
-            write_json(_file(folder, point), {"key": _key(group[point], found), "seconds": round(seconds, 1), "answers": answers})
+            write_json(_file(folder, point), {"key": _key(group[point], specification), "seconds": round(seconds, 1), "answers": answers})
             count += 1
             right = sum(answer["correct"] for answer in answers) / len(answers)
-            rest = (time.monotonic() - began) / count * (len(left) - count)
-            print(f"{name} {point[0]} seed {point[1]}: {right:.1%} right, {seconds:.0f} s; about {rest:.0f} s left", file=sys.stderr)
-    write_report(folder, found, {point: read_json(_file(folder, point)) for point in settings}, params.evaluate.bootstrap_resamples)
+            seconds_left = (time.monotonic() - began) / count * (len(remaining) - count)
+            print(
+                f"{name} {point[0]} seed {point[1]}: {right:.1%} right, {seconds:.0f} s; about {seconds_left:.0f} s left", file=sys.stderr
+            )
+    write_report(folder, specification, {point: read_json(_file(folder, point)) for point in settings}, params.evaluate.bootstrap_resamples)
     return folder
 
 
 def _overridden(params: Params, changes: dict[str, Any]) -> Params:
+    """The params with changes, by dotted key. Raises PllavaError with every problem."""
     try:
         return applied(params, changes)
     except ValidationError as error:
@@ -76,15 +82,15 @@ def _file(folder: Path, point: Point) -> Path:
     return results_of(folder, point).with_name(results_of(folder, point).name + ".json")
 
 
-def _is_done(folder: Path, point: Point, params: Params, found: Study) -> bool:
+def _is_done(folder: Path, point: Point, params: Params, specification: Study) -> bool:
     try:
-        return read_json(_file(folder, point))["key"] == _key(params, found)
+        return read_json(_file(folder, point))["key"] == _key(params, specification)
     except (FileNotFoundError, PllavaError):
         return False
 
 
-def _key(params: Params, found: Study) -> str:
-    """Of everything a point's answers depend on."""
+def _key(params: Params, specification: Study) -> str:
+    """A hash of everything that a point's answers depend on: settings, data, base and templates."""
     from pllava.artifacts.manifest import PREPARED
     from pllava.chat.template import load_template
     from pllava.model import layouts as checkpoint
@@ -95,7 +101,7 @@ def _key(params: Params, found: Study) -> str:
         raise PllavaError(f"{PREPARED} is not there. Write it: pllava prepare")
     values = [
         params.model_dump(mode="json", include={"seed", "model", "train", "evaluate"}),
-        found.questions_per_task,
+        specification.questions_per_task,
         {file.name: sha256_file(file) for file in files},
         base_sha256(checkpoint.resolve(params.model.base)),
         [load_template(name).sha256 for name in (params.model.template, params.evaluate.benchmarks[BENCHMARK].template)],
@@ -104,15 +110,18 @@ def _key(params: Params, found: Study) -> str:
 
 
 def _trainings(points: dict[Point, Params]) -> list[dict[Point, Params]]:
-    """Points by what is trained for them."""
+    """Groups of points that share a training: their params differ only in `evaluate`."""
     groups: dict[str, dict[Point, Params]] = {}
     for point, params in points.items():
         groups.setdefault(params.model_dump_json(exclude={"evaluate"}), {})[point] = params
     return list(groups.values())
 
 
-def _run(group: dict[Point, Params], found: Study) -> Iterator[tuple[Point, list[dict[str, Any]], float]]:
-    """Train once and answer for each point: scored rows, as in a results.jsonl. The first point's seconds hold the training."""
+def _run(group: dict[Point, Params], specification: Study) -> Iterator[tuple[Point, list[dict[str, Any]], float]]:
+    """Train once and answer the questions for each point. Yields (point, scored rows as in results.jsonl, seconds).
+
+    The seconds of the first point include the training.
+    """
     from accelerate.state import AcceleratorState
 
     from pllava.core.signals import StopRequest
@@ -125,21 +134,21 @@ def _run(group: dict[Point, Params], found: Study) -> Iterator[tuple[Point, list
     began = time.monotonic()
     params = next(iter(group.values()))
     be_deterministic(params)
-    AcceleratorState._reset_state()  # accelerate keeps the first training's mixed_precision, and refuses another
+    AcceleratorState._reset_state()  # accelerate keeps the mixed_precision of the first training and refuses a second value
     trainer = Trainer(params, make_accelerator(params.train))
     with TrainLogger(Run(None, None), trainer.steps, True) as logger:
         trainer.train(logger, None, None, StopRequest())
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()  # without autocast, as evaluate answers
-    for point, its in group.items():
-        alpha = its.evaluate.benchmarks[BENCHMARK].lora_alpha
-        alpha = its.evaluate.lora_alpha if alpha is None else alpha
-        set_lora_alpha(model, its.train.lora.alpha if alpha is None else alpha)
-        yield point, _answers(its, model, found.questions_per_task), time.monotonic() - began
+    for point, own in group.items():
+        alpha = own.evaluate.benchmarks[BENCHMARK].lora_alpha
+        alpha = own.evaluate.lora_alpha if alpha is None else alpha
+        set_lora_alpha(model, own.train.lora.alpha if alpha is None else alpha)
+        yield point, _answers(own, model, specification.questions_per_task), time.monotonic() - began
         began = time.monotonic()
 
 
 def _answers(params: Params, model: Any, limit: int | None) -> list[dict[str, Any]]:
-    """The scored rows of every question."""
+    """Answer and score the questions with the model. Returns the rows. limit: only the first ones of each task."""
     from pllava.benchmarks.benchmark import load_benchmark
     from pllava.benchmarks.judge.offline import OfflineJudge
     from pllava.benchmarks.scoring import score_rows

@@ -1,6 +1,7 @@
-"""Table and chart of a study, with 95 % intervals over seeds and videos together. The table leads to the answers, in the gallery.
+"""The table and the chart of a study, with 95 % intervals over seeds and videos together. The table links to the answers in the gallery.
 
-A resample draws seeds, and in each task clips, with replacement; the value is the mean of the tasks' means, as in MVBench's tables.
+A resample draws seeds with replacement, and clips with replacement within each task. The value is the mean of the tasks' means, as in
+MVBench's tables.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ def results_of(folder: Path, point: tuple[str, int]) -> Path:
 
 
 def write_report(folder: Path, study: Study, points: dict[tuple[str, int], dict[str, Any]], resamples: int) -> None:
-    """results.json, table.md, chart.png, and sources.json for the gallery, in `folder`; `points`: (label, seed) -> its file."""
+    """Write results.json, table.md, chart.png, and sources.json for the gallery into `folder`.
+
+    points: {(label, seed): content of the point's file}, the same seeds for every label.
+    """
     labels = [label for label in study.points if any(label == point[0] for point in points)]
     seeds = sorted({seed for _, seed in points})
     rows = {}
@@ -38,26 +42,28 @@ def write_report(folder: Path, study: Study, points: dict[tuple[str, int], dict[
             "value": value,
             "low": low,
             "high": high,
-            "seeds": {str(seed): mean_of_tasks(given) for seed, given in zip(seeds, answers, strict=True)},
+            "seeds": {str(seed): mean_of_tasks(of_seed) for seed, of_seed in zip(seeds, answers, strict=True)},
             "seconds": sum(points[label, seed]["seconds"] for seed in seeds),
         }
     write_json(folder / "results.json", {"title": study.title, "axis": study.axis, "questions": len(answers[0]), "points": rows})
-    said = f"Percent right on {len(answers[0])} held-out questions, 95 % interval over videos and {len(seeds)} seed(s)."
-    lines = [f"# {study.title}", "", said, ""]
+    caption = f"Percent right on {len(answers[0])} held-out questions, 95 % interval over videos and {len(seeds)} seed(s)."
+    lines = [f"# {study.title}", "", caption, ""]
     lines += [f"| {study.axis} | right | interval | each seed | seconds |", "|---|---|---|---|---|"]
-    here = {
+    source_names = {
         (label, seed): f"{study.axis} {label}, seed {seed}"
         for label in labels
         for seed in seeds
         if (results_of(folder, (label, seed)) / BENCHMARK / "results.jsonl").is_file()
     }
     for label, row in rows.items():
-        each = ", ".join(_linked(f"{100 * row['seeds'][str(seed)]:.1f}", here.get((label, seed)), len(here) > 1) for seed in seeds)
+        each = ", ".join(
+            _linked(f"{100 * row['seeds'][str(seed)]:.1f}", source_names.get((label, seed)), len(source_names) > 1) for seed in seeds
+        )
         interval_text = f"{100 * row['low']:.1f}-{100 * row['high']:.1f}"
         lines.append(f"| {label} | {100 * row['value']:.1f} | {interval_text} | {each} | {row['seconds']:.0f} |")
-    if here:
+    if source_names:
         lines += ["", links.how_to_open(folder)]
-    write_json(folder / SOURCES, {name: str(results_of(folder, point).relative_to(folder)) for point, name in here.items()})
+    write_json(folder / SOURCES, {name: str(results_of(folder, point).relative_to(folder)) for point, name in source_names.items()})
     atomic_write_text(folder / "table.md", "\n".join(lines) + "\n")
     _chart(folder / "chart.png", study, rows)
 
@@ -67,6 +73,7 @@ def _linked(text: str, source: str | None, several: bool) -> str:
 
 
 def mean_of_tasks(answers: list[dict[str, Any]]) -> float:
+    """The mean over tasks of the fraction of correct answers, 0 to 1."""
     tasks: dict[str, list[bool]] = {}
     for answer in answers:
         tasks.setdefault(answer["task"], []).append(answer["correct"])
@@ -74,7 +81,10 @@ def mean_of_tasks(answers: list[dict[str, Any]]) -> float:
 
 
 def interval(seeds: list[list[dict[str, Any]]], resamples: int, seed: int = 0) -> tuple[float, float, float]:
-    """(value, low, high) of the mean of the tasks' means. All seeds answered the same questions; a clip's questions stay together."""
+    """(value, low, high) of the mean of the tasks' means, 0 to 1, with a bootstrap interval of 95 %.
+
+    seeds: the answers of each seed, to the same questions in the same order. The questions of a clip are drawn together.
+    """
     rng = np.random.default_rng(seed)
     tasks: dict[str, dict[str, list[int]]] = {}
     for number, answer in enumerate(seeds[0]):
@@ -99,12 +109,12 @@ def _chart(path: Path, study: Study, rows: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    places = range(len(rows))
+    positions = range(len(rows))
     values = [100 * row["value"] for row in rows.values()]
     below = [value - 100 * row["low"] for value, row in zip(values, rows.values(), strict=True)]
     above = [100 * row["high"] - value for value, row in zip(values, rows.values(), strict=True)]
-    axes.errorbar(places, values, yerr=[below, above], fmt="o-", capsize=4)
-    axes.set_xticks(list(places), list(rows))
+    axes.errorbar(positions, values, yerr=[below, above], fmt="o-", capsize=4)
+    axes.set_xticks(list(positions), list(rows))
     axes.set(xlabel=study.axis, ylabel="% right", title=study.title, ylim=(0, 102))
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)

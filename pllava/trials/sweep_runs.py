@@ -12,7 +12,7 @@ from pllava.tracking.store import client, experiment_id
 
 
 def parent(params: Params, root: Path, name: str, known: str | None, tags: dict[str, str]) -> str:
-    """The id of the sweep's run, set going: the one that is known, when it is still there, else a new one."""
+    """Set the sweep's run to RUNNING, or make a new one when MLflow has no run `known`, of an earlier start. Returns the run's id."""
     from mlflow.exceptions import MlflowException
 
     connection = client()
@@ -22,16 +22,19 @@ def parent(params: Params, root: Path, name: str, known: str | None, tags: dict[
             return known
         except MlflowException:  # deleted, or of another store
             pass
-    made = connection.create_run(
+    run = connection.create_run(
         experiment_id(connection, params.registry.experiment),
         tags=provenance.code_tags(root) | tags | {"sweep": name},
         run_name=f"sweep {name}",
     )
-    return made.info.run_id
+    return run.info.run_id
 
 
 def child(params: Params, parent_id: str, row: dict[str, Any], files: list[Path]) -> str:
-    """A finished run under the parent: settings, scores, files. A second call for the same point and strength changes nothing."""
+    """Log a finished run under the parent, with settings, scores and files. Returns its id.
+
+    A second call for the same point and alpha changes nothing.
+    """
     from mlflow.entities import Param
 
     connection = client()
@@ -47,8 +50,7 @@ def child(params: Params, parent_id: str, row: dict[str, Any], files: list[Path]
         "alpha": f"{row['alpha']:g}",
         "point_adapter_sha256": row["adapter_sha256"],
     }
-    made = connection.create_run(experiment, tags=tags, run_name=name)
-    run_id = made.info.run_id
+    run_id = connection.create_run(experiment, tags=tags, run_name=name).info.run_id
     settings = {"evaluate.lora_alpha": row["alpha"], "model.pooling_shape": row["pooling_shape"]} | row["settings"]
     connection.log_batch(run_id, params=[Param(key, str(value)) for key, value in settings.items()])
     run = Run(connection, run_id)
@@ -65,7 +67,7 @@ BOUNDS = {"value": "", "low": "_low", "high": "_high"}
 
 
 def finish(parent_id: str, folder: Path | None, scores: dict[str, float], status: str) -> None:
-    """The table and the chart into the parent; it ends FINISHED, FAILED or KILLED."""
+    """Log the scores and the report's folder into the parent run, and end it. status: FINISHED, FAILED or KILLED."""
     run = Run(client(), parent_id)
     run.log_metrics(scores)
     run.flush()

@@ -156,7 +156,7 @@ def test_what_ran_when_the_services_were_killed_does_not_look_as_if_it_went_on(p
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.states import Running
 
-    from flows.deployments import bury_the_dead
+    from flows.deployments import mark_cut_off_runs
     from pllava.services.programs import POOL
 
     @flow(name="cut-off")
@@ -168,7 +168,7 @@ def test_what_ran_when_the_services_were_killed_does_not_look_as_if_it_went_on(p
         deployment = client.create_deployment(client.create_flow(cut_off), "cut-off", work_pool_name=POOL)
         run = client.create_flow_run_from_deployment(deployment)
         client.set_flow_run_state(run.id, Running(), force=True)
-        bury_the_dead(client)
+        mark_cut_off_runs(client)
         assert client.read_flow_run(run.id).state.is_crashed()
 
 
