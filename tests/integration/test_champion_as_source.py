@@ -42,7 +42,8 @@ def test_the_first_evaluation_is_the_champions(
     provenance = {"data_sha256": "d" * 64, "template_sha256": "t" * 64, "adapter_sha256": digest}
     models = {name: {"average": score, "tasks": {"Moving Direction": score}} for name in ("base", "single_frame", "adapted")}
     write_json("metrics/mvbench.json", {"benchmark": "mvbench", "provenance": provenance, "models": models})
-    answer = {"id": "0", "task": "Moving Direction", "media": "0.mp4", "candidates": ["left", "right"], "correct": True, "error": None}
+    asked = {"id": "0", "task": "Moving Direction", "media": "0.mp4", "start": None, "end": None, "question": "Where to?"}
+    answer = asked | {"candidates": ["left", "right"], "answer": "(A) left", "prediction": "(A) left", "correct": True, "error": None}
     Path("outputs/evaluate/mvbench").mkdir(parents=True)
     Path("outputs/evaluate/mvbench/results.jsonl").write_text("".join(json.dumps({"model": name} | answer) + "\n" for name in models))
     registry.register(params)
