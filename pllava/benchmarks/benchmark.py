@@ -66,8 +66,8 @@ class Score:
 
     def as_dict(self) -> dict[str, Any]:
         """Without the fields that say nothing; `value` always."""
-        said = {name: value for name, value in asdict(self).items() if value is not None}
-        return {"value": self.value} | {name: value for name, value in said.items() if name != "suspicious" or value}
+        present = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"value": self.value} | {name: value for name, value in present.items() if name != "suspicious" or value}
 
 
 class Benchmark(ABC):
@@ -122,7 +122,7 @@ def load_benchmark(name: str, source: str | Path | None = None) -> Benchmark:
         raise PllavaError(f"evaluate.benchmarks.{name}.source is {path}, which is no Python file. See docs/evaluation.md")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found = getattr(module, "BENCHMARK", None)
-    if not isinstance(found, Benchmark):
+    benchmark = getattr(module, "BENCHMARK", None)
+    if not isinstance(benchmark, Benchmark):
         raise PllavaError(f"{path} has no BENCHMARK that is a pllava.benchmarks.benchmark.Benchmark. See docs/evaluation.md")
-    return found
+    return benchmark

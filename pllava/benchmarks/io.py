@@ -61,12 +61,12 @@ class MediaIndex:
 
         Raises PllavaError for a name that leads out of the root.
         """
-        asked = PurePosixPath(name)
-        if asked.is_absolute() or ".." in asked.parts:
+        requested = PurePosixPath(name)
+        if requested.is_absolute() or ".." in requested.parts:
             raise PllavaError(f"{name!r} leads out of {self.root}. Name a clip that lies under it")
-        folders = asked.parts[:-1]
-        short = asked.stem if asked.suffix.lower() in SUFFIXES else asked.name
-        for path in (*self._paths.get(asked.name, ()), *self._paths.get(short, ())):
+        folders = requested.parts[:-1]
+        stem = requested.stem if requested.suffix.lower() in SUFFIXES else requested.name
+        for path in (*self._paths.get(requested.name, ()), *self._paths.get(stem, ())):
             if not folders or path.parent.parts[-len(folders) :] == folders:
                 return path
         return self.root / "videos" / name
@@ -84,10 +84,10 @@ def data_sha256(root: str | Path, annotations: Iterable[Path], samples: Sequence
         if not media.is_relative_to(root):
             raise PllavaError(f"{media} does not lie under {root}, the benchmark's root. Put it there, or mend the root in params.yaml")
         try:
-            found = known.get(media.as_posix()) or media_sha256(media)
+            digest = known.get(media.as_posix()) or media_sha256(media)
         except OSError:  # no permission, or a name that is too long: its questions will count as wrong
-            found = "unreadable"
-        lines.append(f"{media.relative_to(root).as_posix()} {found}")
+            digest = "unreadable"
+        lines.append(f"{media.relative_to(root).as_posix()} {digest}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ from pllava.benchmarks.judge import Judge
 from pllava.core.errors import PllavaError
 
 QUEUE = 64  # rows that wait, for each request at once
-HOPELESS = 64  # judgements: when so many failed and none has come, the rest is not asked for hours
+GIVE_UP_AFTER = 64  # judgements: when so many failed and none has come, the rest is not asked for hours
 
 
 def score_rows(rows: Iterable[dict[str, Any]], benchmark: Benchmark, judge: Judge, max_missing: float = 0.0) -> Iterator[dict[str, Any]]:
@@ -27,19 +27,19 @@ def score_rows(rows: Iterable[dict[str, Any]], benchmark: Benchmark, judge: Judg
     """
     if not benchmark.judged:  # nothing can be missing
         for row in rows:
-            yield _write(row, _scores(row, benchmark, judge), judged=False)
+            yield _with_scores(row, _scores(row, benchmark, judge), judged=False)
         return
-    total, missing, first, heard, hopeless = 0, 0, None, False, False
-    for row, found in _judge(rows, benchmark, judge):
-        reasons = [score.missing for score in found.values() if score.value is None]
-        total, missing, first = total + len(found), missing + len(reasons), first or next(iter(reasons), None)
-        heard = heard or (row["error"] is None and len(reasons) < len(found))
-        hopeless = not heard and missing >= HOPELESS and max_missing < 1
-        if hopeless:
+    total, missing, first, any_verdict, gave_up = 0, 0, None, False, False
+    for row, scores in _judge(rows, benchmark, judge):
+        reasons = [score.missing for score in scores.values() if score.value is None]
+        total, missing, first = total + len(scores), missing + len(reasons), first or next(iter(reasons), None)
+        any_verdict = any_verdict or (row["error"] is None and len(reasons) < len(scores))
+        gave_up = not any_verdict and missing >= GIVE_UP_AFTER and max_missing < 1
+        if gave_up:
             break
-        yield _write(row, found, judged=True)
+        yield _with_scores(row, scores, judged=True)
     if missing > max_missing * total:
-        rest = "; the rest was not asked" if hopeless else ""
+        rest = "; the rest was not asked" if gave_up else ""
         raise PllavaError(
             f"{missing} of {total} judgements failed{rest}, judge.max_missing allows {max_missing:.1%}. The first: {first}. "
             "Answers and replies are kept; when the judge is well, run the same command again"
@@ -49,9 +49,9 @@ def score_rows(rows: Iterable[dict[str, Any]], benchmark: Benchmark, judge: Judg
 def _judge(rows: Iterable[dict[str, Any]], benchmark: Benchmark, judge: Judge) -> Iterator[tuple[dict[str, Any], dict[str, Score]]]:
     """As many rows at once as the judge allows; a queue of a few hundred waits, not all of them."""
     pool = ThreadPoolExecutor(judge.concurrency)
-    coming = iter(rows)
+    remaining = iter(rows)
     try:
-        while queue := list(islice(coming, QUEUE * judge.concurrency)):
+        while queue := list(islice(remaining, QUEUE * judge.concurrency)):
             yield from zip(queue, pool.map(lambda row: _scores(row, benchmark, judge), queue), strict=True)
     except BaseException:
         judge.stop()  # after an error nothing more is asked, and nobody waits to ask again
@@ -74,7 +74,7 @@ def _scores(row: Mapping[str, Any], benchmark: Benchmark, judge: Judge) -> dict[
     return benchmark.score(row, judge) if benchmark.tasks(row) else {}
 
 
-def _write(row: dict[str, Any], scores: Mapping[str, Score], judged: bool) -> dict[str, Any]:
+def _with_scores(row: dict[str, Any], scores: Mapping[str, Score], judged: bool) -> dict[str, Any]:
     """The row with `correct` of a row: right on all its tasks; None when one is missing or there is none."""
     verdicts = [score.correct for score in scores.values()]
     row["correct"] = None if not verdicts or None in verdicts else all(verdicts)

@@ -71,10 +71,12 @@ class Bootstrap:
         a, b = self.models.index(model), self.models.index(other)
         differences = resampled[:, a] - resampled[:, b]
         differences = differences[~np.isnan(differences)]
-        found = interval(float(observed[a] - observed[b]), differences)
+        observed_interval = interval(float(observed[a] - observed[b]), differences)
         # +1: a p-value of exactly 0 would claim more than R resamples can show. 1e-12: sums of equal shares differ in the last bit
         tail = min((differences <= 1e-12).sum(), (differences >= -1e-12).sum()) + 1
-        return Interval(found.value, found.low, found.high, p=min(1.0, 2 * float(tail) / (len(differences) + 1)))
+        return Interval(
+            observed_interval.value, observed_interval.low, observed_interval.high, p=min(1.0, 2 * float(tail) / (len(differences) + 1))
+        )
 
     def _mean(self, tasks: Sequence[str] | None, over: Over) -> tuple[np.ndarray, np.ndarray]:
         chosen = [self.tasks[name] for name in (self.tasks if tasks is None else tasks)]
@@ -150,14 +152,14 @@ class _Questions:
 
     def scores(self, task: str, models: Sequence[str]) -> np.ndarray:
         """[questions, models]. Raises PllavaError when a model has not answered one."""
-        found = np.full((len(self.media), len(models)), self.NOT_ANSWERED)
-        for place, model in enumerate(models):
+        scores = np.full((len(self.media), len(models)), self.NOT_ANSWERED)
+        for position, model in enumerate(models):
             column = self._values.get(model, array("d"))
-            found[: len(column), place] = column
-        for index in np.flatnonzero(np.isinf(found).any(axis=1)):
-            id_ = next(id_ for id_, place in self._index.items() if place == index)
+            scores[: len(column), position] = column
+        for index in np.flatnonzero(np.isinf(scores).any(axis=1)):
+            id_ = next(id_ for id_, position in self._index.items() if position == index)
             raise PllavaError(f"{task}: {id_} was not answered by all of {', '.join(models)}. Evaluate again: pllava evaluate")
-        return found
+        return scores
 
 
 def resampled_accuracy(

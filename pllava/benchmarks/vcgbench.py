@@ -39,24 +39,24 @@ class VCGBench(Benchmark):
     def samples(self, root: str | Path, limit: int | None = None) -> list[Sample]:
         media = MediaIndex(root)
         present = self.annotations(root) or [self._file(root, "generic")]  # none: the first one is missed by name
-        found = []
+        samples = []
         for file in present:
             kind = file.stem.removesuffix("_qa")
-            asked = ("Q1", "Q2") if kind == "consistency" else ("Q",)
-            for index, entry in enumerate(read_entries(file, ("video_name", *asked, "A"))[:limit]):
-                found.append(
+            question_keys = ("Q1", "Q2") if kind == "consistency" else ("Q",)
+            for index, entry in enumerate(read_entries(file, ("video_name", *question_keys, "A"))[:limit]):
+                samples.append(
                     Sample(
                         id=f"{kind}/{index:04d}",
                         task=kind,
                         media=media[str(entry["video_name"])],
                         start=None,
                         end=None,
-                        question=str(entry[asked[0]]),
+                        question=str(entry[question_keys[0]]),
                         answer=str(entry["A"]),
                         second_question=str(entry["Q2"]) if kind == "consistency" else None,
                     )
                 )
-        return found
+        return samples
 
     def tasks(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(dimension.title for dimension in DIMENSIONS[row["task"]])

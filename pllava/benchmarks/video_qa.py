@@ -45,17 +45,19 @@ class VideoQA(Benchmark):
                 "Fetch both files of one release"
             )
         media = MediaIndex(home, self.first_suffix)
-        found = []
-        for index, (asked, told) in enumerate(zip(questions[:limit], answers[:limit], strict=True)):
-            if "question_id" in asked and "question_id" in told and asked["question_id"] != told["question_id"]:
+        samples = []
+        for index, (question, answer) in enumerate(zip(questions[:limit], answers[:limit], strict=True)):
+            if "question_id" in question and "question_id" in answer and question["question_id"] != answer["question_id"]:
                 raise PllavaError(
-                    f"{home}: entry {index} is question {asked['question_id']!r} in test_q.json, {told['question_id']!r} in test_a.json. "
+                    f"{home}: entry {index} is question {question['question_id']!r} in test_q.json, {answer['question_id']!r} in test_a.json. "
                     "Fetch both files of one release"
                 )
-            clip = media[f"{self.video_prefix}{asked['video_name']}"]
-            sample = Sample(f"{self.name}/{index:05d}", self.title, clip, None, None, str(asked["question"]), answer=str(told["answer"]))
-            found.append(sample)
-        return found
+            clip = media[f"{self.video_prefix}{question['video_name']}"]
+            sample = Sample(
+                f"{self.name}/{index:05d}", self.title, clip, None, None, str(question["question"]), answer=str(answer["answer"])
+            )
+            samples.append(sample)
+        return samples
 
     def score(self, row: Mapping[str, Any], judge: Judge) -> dict[str, Score]:
         from pllava.benchmarks.judge.rubric import ANSWER

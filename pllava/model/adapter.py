@@ -26,8 +26,8 @@ from torch import Tensor
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, atomic_write_text, read_json, write_json
 from pllava.core.hashing import sha256_file
-from pllava.model import layouts as checkpoint
-from pllava.model.adapter_names import current_name, name_anew, peft_name, published_adapter_name
+from pllava.model import layouts
+from pllava.model.adapter_names import current_name, update_layer_names, peft_name, published_adapter_name
 
 if TYPE_CHECKING:
     from pllava.core.params import Lora
@@ -72,27 +72,27 @@ def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
     return wrapped
 
 
-def go_on_with(model: PeftModel, lora: Lora, source: str) -> PeftModel:
+def continue_adapter(model: PeftModel, lora: Lora, source: str) -> PeftModel:
     """Make a loaded adapter trainable, in fp32. Its rank, alpha and layers must be those asked for: another alpha would be another model.
 
     rsLoRA, DoRA, rank_pattern, alpha_pattern and a choice of layers are kept as they are. Raises PllavaError that names what differs, or
     what this training would make something else of.
     """
-    found = model.peft_config["default"]
-    if strange := _strange(model):
+    peft_config = model.peft_config["default"]
+    if unsupported := _unsupported_features(model):
         raise PllavaError(
-            f"train.init_from {source} is another kind of adapter than this training can go on with: {'; '.join(strange)}\n"
+            f"train.init_from {source} is another kind of adapter than this training can go on with: {'; '.join(unsupported)}\n"
             "Merge it into its base and train fresh LoRA on that: pllava export --adapter, then set model.base"
         )
     layers = {name.rsplit(".", 1)[1] for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    have = {"r": found.r, "alpha": found.lora_alpha, "target_modules": sorted(layers)}  # type: ignore[attr-defined]
-    asked = {"r": lora.r, "alpha": lora.alpha, "target_modules": sorted(lora.target_modules)}
-    lines = [f"  train.lora.{key}: {asked[key]} in params.yaml, {have[key]} there" for key in have if have[key] != asked[key]]
+    actual = {"r": peft_config.r, "alpha": peft_config.lora_alpha, "target_modules": sorted(layers)}  # type: ignore[attr-defined]
+    requested = {"r": lora.r, "alpha": lora.alpha, "target_modules": sorted(lora.target_modules)}
+    lines = [f"  train.lora.{key}: {requested[key]} in params.yaml, {actual[key]} there" for key in actual if actual[key] != requested[key]]
     if lines:
         raise PllavaError(
             f"train.init_from {source} has other LoRA than params.yaml asks for\n" + "\n".join(lines) + "\nSet these to what is there"
         )
-    found.lora_dropout = lora.dropout  # type: ignore[attr-defined]
+    peft_config.lora_dropout = lora.dropout  # type: ignore[attr-defined]
     for module in model.modules():
         if hasattr(module, "lora_A"):
             module.lora_dropout["default"] = torch.nn.Dropout(lora.dropout) if lora.dropout else torch.nn.Identity()
@@ -103,7 +103,7 @@ def go_on_with(model: PeftModel, lora: Lora, source: str) -> PeftModel:
     return model
 
 
-def _strange(model: PeftModel) -> list[str]:
+def _unsupported_features(model: PeftModel) -> list[str]:
     """What of an adapter this training has no name for, in words."""
     reasons = []
     saved = [name for name, module in model.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)]
@@ -212,7 +212,7 @@ def verify_adapter(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
         raise PllavaError(f"{folder}: no manifest.json, so this adapter folder is not whole. Train again: pllava train")
-    manifest = checkpoint.read_mapping(folder / "manifest.json")
+    manifest = layouts.read_mapping(folder / "manifest.json")
     if not isinstance(manifest.get("files"), dict):
         raise PllavaError(f"{folder}/manifest.json names no files: it is damaged. Fetch or train the adapter again")
     problems = []
@@ -237,7 +237,7 @@ def base_sha256(base: str | Path) -> str:
 def base_of(folder: Path) -> str:
     """Name or folder of the base an adapter of ours was trained on. A relative folder is looked for here, then above the adapter."""
     config = resolved_config(folder)
-    base = _base_of(config) or checkpoint.read_mapping(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = _base_of(config) or layouts.read_mapping(folder / "adapter_config.json").get("base_model_name_or_path")
     if not base:
         raise PllavaError(f"{folder}: doesn't say which base it belongs to. Give it: pllava.load(base, adapter={str(folder)!r})")
     carried = folder.resolve().parent / "base"
@@ -269,36 +269,36 @@ def _base_of(config: dict[str, Any]) -> str | None:
 
 def stores_alpha(folder: Path) -> bool:
     """Whether an adapter says its alpha; in the published layout it is for the caller to know."""
-    found = checkpoint.read(folder)
-    return found.layout == "peft" or found.config.get("lora_alpha") is not None
+    checkpoint = layouts.read(folder)
+    return checkpoint.layout == "peft" or checkpoint.config.get("lora_alpha") is not None
 
 
-def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraConfig:
+def lora_config(checkpoint: layouts.Checkpoint, lora_alpha: float | None) -> LoraConfig:
     """peft's own config as it is. In the published layout: rank and layers as the tensors show; alpha: the caller's, else what the folder
     says, else 32 with a notice."""
-    if found.layout == "peft":
-        file = found.folder / "adapter_config.json"
-        kind = checkpoint.read_mapping(file).get("peft_type")
+    if checkpoint.layout == "peft":
+        file = checkpoint.folder / "adapter_config.json"
+        kind = layouts.read_mapping(file).get("peft_type")
         if kind != "LORA":
             raise PllavaError(f"{file} has peft_type {kind!r}: only LoRA is known here, peft_type 'LORA'")
         try:
-            config = LoraConfig.from_pretrained(str(found.folder))
+            config = LoraConfig.from_pretrained(str(checkpoint.folder))
         except (TypeError, ValueError) as error:
             raise PllavaError(f"{file} describes no LoRA: {error}. Fetch the folder again") from None
         config.base_model_name_or_path = None  # get_peft_model fills it in
-        name_anew(config, found.lora)
+        update_layer_names(config, checkpoint.lora)
         config.inference_mode = False  # keeps LoRA and projector trainable; dropout is off in eval()
         return config
-    shapes = {key: tuple(value.get_shape()) for key, value in found.lora.items() if ".lora_A." in key}
+    shapes = {key: tuple(value.get_shape()) for key, value in checkpoint.lora.items() if ".lora_A." in key}
     ranks = {shape[0] for shape in shapes.values()}
     if len(ranks) != 1:
-        raise PllavaError(f"{found.folder}: LoRA of ranks {sorted(ranks)}; one rank for all layers is needed")
+        raise PllavaError(f"{checkpoint.folder}: LoRA of ranks {sorted(ranks)}; one rank for all layers is needed")
     if lora_alpha is None:
-        lora_alpha = found.config.get("lora_alpha")
+        lora_alpha = checkpoint.config.get("lora_alpha")
     if lora_alpha is None:
         lora_alpha = DEFAULT_ALPHA
-        checkpoint.logger.warning(
-            "%s doesn't store LoRA's alpha: %s, as in training; the paper used 4 at inference", found.folder, lora_alpha
+        layouts.logger.warning(
+            "%s doesn't store LoRA's alpha: %s, as in training; the paper used 4 at inference", checkpoint.folder, lora_alpha
         )
     return LoraConfig(
         r=ranks.pop(),
@@ -308,23 +308,23 @@ def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraC
     )
 
 
-def attach(model: Any, found: checkpoint.Checkpoint, lora_alpha: float | None) -> PeftModel:
+def attach(model: Any, checkpoint: layouts.Checkpoint, lora_alpha: float | None) -> PeftModel:
     """Put an adapter of any layout on a plain model. Strict: raises PllavaError before anything is changed."""
     if lora_alpha is not None:
         check_alpha(lora_alpha)
     try:
-        wrapped = _wrap(model, lora_config(found, lora_alpha), autocast_adapter_dtype=False)
+        wrapped = _wrap(model, lora_config(checkpoint, lora_alpha), autocast_adapter_dtype=False)
     except ValueError as error:  # peft's word for layers that are not there
         raise PllavaError(
-            f"{found.folder}: its LoRA does not fit this model: {error}. Check that base and adapter belong together"
+            f"{checkpoint.folder}: its LoRA does not fit this model: {error}. Check that base and adapter belong together"
         ) from None
     expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
-    if found.layout == "peft":
-        tensors = {current_name(key): value for key, value in found.lora.items()}
-        checkpoint.check(expected, tensors, found.folder)
+    if checkpoint.layout == "peft":
+        tensors = {current_name(key): value for key, value in checkpoint.lora.items()}
+        layouts.check(expected, tensors, checkpoint.folder)
     else:  # what is wrong is listed under the names in the file
-        checkpoint.check({published_adapter_name(key): shape for key, shape in expected.items()}, found.lora, found.folder)
-        tensors = {peft_name(key): value for key, value in found.lora.items()}
+        layouts.check({published_adapter_name(key): shape for key, shape in expected.items()}, checkpoint.lora, checkpoint.folder)
+        tensors = {peft_name(key): value for key, value in checkpoint.lora.items()}
     state: dict[str, Tensor] = {key: value[:] for key, value in tensors.items()}
     set_peft_model_state_dict(wrapped, state)
     if lora_alpha is not None:

@@ -41,7 +41,7 @@ def current_name(key: str) -> str:
     return PEFT + re.sub(r"^model\.vision_tower\.vision_model\.", "model.vision_tower.", key)
 
 
-def name_anew(config: LoraConfig, keys: Collection[str]) -> None:
+def update_layer_names(config: LoraConfig, keys: Collection[str]) -> None:
     """Make a config that goes with tensors of old names fit the model of today: its layers, ranks and alphas by each layer's full name."""
     names = {key: current_name(key) for key in keys}
     if all(key == name for key, name in names.items()):

@@ -41,17 +41,17 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     lengths = [segment.length for segment in segments]
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    found = []
+    outputs = []
     for segment, (q, k, v) in zip(segments, parts, strict=True):
         if segment.mask is None:
-            found.append(sdpa_attention_forward(module, q, k, v, None, **kwargs)[0])
+            outputs.append(sdpa_attention_forward(module, q, k, v, None, **kwargs)[0])
             continue
         rest = segment.mask.shape[2]
         shared = segment.length - rest
-        before = [tensor[:, :, :shared] for tensor in (q, k, v)]
-        found.append(sdpa_attention_forward(module, *before, None, **kwargs)[0])
-        found.append(sdpa_attention_forward(module, q[:, :, shared:], k, v, segment.mask.to(q.device), **kwargs)[0])
-    return torch.cat(found, dim=1), None
+        prefix = [tensor[:, :, :shared] for tensor in (q, k, v)]
+        outputs.append(sdpa_attention_forward(module, *prefix, None, **kwargs)[0])
+        outputs.append(sdpa_attention_forward(module, q[:, :, shared:], k, v, segment.mask.to(q.device), **kwargs)[0])
+    return torch.cat(outputs, dim=1), None
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, atomic_write_text, read_json, write_json
 from pllava.model import adapter
-from pllava.model import layouts as checkpoint
+from pllava.model import layouts
 from pllava.model.adapter_names import peft_name, published_adapter_name
 from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
 from pllava.model.layouts import Checkpoint
 
-UNSAID = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "bias", "lora_bias")  # keys of peft's config
+NOT_IN_PUBLISHED = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "bias", "lora_bias")  # keys of peft's config
 
 
 def convert(source: str | Path, target: str | Path, base: str | None = None, lora_alpha: float | None = None) -> Path:
@@ -29,27 +29,29 @@ def convert(source: str | Path, target: str | Path, base: str | None = None, lor
     base: needed for published adapters, which don't name theirs. lora_alpha: what loading uses when nobody says otherwise;
     default: what the source says, else 32. Raises PllavaError when `source` is not an adapter, or `target` holds something else.
     """
-    checkpoint.check_target(Path(target), source, base)
-    found = checkpoint.read(checkpoint.resolve(source))
-    if found.layout == "adapter":
-        _to_ours(found, Path(target), base, lora_alpha)
-    elif found.layout == "peft":
-        _to_published(found, Path(target), base, lora_alpha)
+    layouts.check_target(Path(target), source, base)
+    checkpoint = layouts.read(layouts.resolve(source))
+    if checkpoint.layout == "adapter":
+        _to_ours(checkpoint, Path(target), base, lora_alpha)
+    elif checkpoint.layout == "peft":
+        _to_published(checkpoint, Path(target), base, lora_alpha)
     else:
         raise PllavaError(f"{source}: holds a whole model, not an adapter. It needs no conversion: pllava.load({str(source)!r})")
     return Path(target)
 
 
-def _to_ours(found: Checkpoint, target: Path, base: str | None, lora_alpha: float | None) -> None:
+def _to_ours(checkpoint: Checkpoint, target: Path, base: str | None, lora_alpha: float | None) -> None:
     if base is None:
-        raise PllavaError(f"{found.folder} doesn't name its base, as no published adapter does. Give it: pllava convert ... --base NAME")
-    peft_config = adapter.lora_config(found, lora_alpha)
+        raise PllavaError(
+            f"{checkpoint.folder} doesn't name its base, as no published adapter does. Give it: pllava convert ... --base NAME"
+        )
+    peft_config = adapter.lora_config(checkpoint, lora_alpha)
     peft_config.base_model_name_or_path = base
     peft_config.inference_mode = True
-    settings = {key: value for key, value in found.config.items() if key in VIDEO_KEYS}
+    settings = {key: value for key, value in checkpoint.config.items() if key in VIDEO_KEYS}
     config = {"base": base, "model": {"base": base, **settings}, "lora_alpha": peft_config.lora_alpha}
     with atomic_dir(target) as partial:
-        tensors = {peft_name(key): value[:] for key, value in found.lora.items()}
+        tensors = {peft_name(key): value[:] for key, value in checkpoint.lora.items()}
         save_file(tensors, partial / adapter.WEIGHTS, metadata={"format": "pt"})
         peft_config.save_pretrained(str(partial))
         write_json(partial / "adapter_config.json", read_json(partial / "adapter_config.json"))
@@ -57,22 +59,26 @@ def _to_ours(found: Checkpoint, target: Path, base: str | None, lora_alpha: floa
         adapter.write_manifest(partial, base)
 
 
-def _to_published(found: Checkpoint, target: Path, base: str | None, lora_alpha: float | None) -> None:
+def _to_published(checkpoint: Checkpoint, target: Path, base: str | None, lora_alpha: float | None) -> None:
     """model.safetensors and the config.json of the base with our video settings; alpha goes there too, where loading finds it."""
-    stored = read_json(found.folder / "adapter_config.json")
-    if unsaid := [key for key in UNSAID if stored.get(key) not in (None, False, {}, "none")]:
-        raise PllavaError(f"{found.folder}: the published layout has no place for {', '.join(unsaid)}. Keep this layout, or pllava export")
-    if not any("multi_modal_projector" in key for key in found.lora):
-        raise PllavaError(f"{found.folder}: no projector in here, and the published layout has one. Keep this layout, or pllava export")
-    raw = checkpoint.read_config(base or adapter.base_of(found.folder))
-    settings: dict[str, Any] = adapter.resolved_config(found.folder).get("model") or {}
+    stored = read_json(checkpoint.folder / "adapter_config.json")
+    if lost := [key for key in NOT_IN_PUBLISHED if stored.get(key) not in (None, False, {}, "none")]:
+        raise PllavaError(
+            f"{checkpoint.folder}: the published layout has no place for {', '.join(lost)}. Keep this layout, or pllava export"
+        )
+    if not any("multi_modal_projector" in key for key in checkpoint.lora):
+        raise PllavaError(
+            f"{checkpoint.folder}: no projector in here, and the published layout has one. Keep this layout, or pllava export"
+        )
+    raw = layouts.read_config(base or adapter.base_of(checkpoint.folder))
+    settings: dict[str, Any] = adapter.resolved_config(checkpoint.folder).get("model") or {}
     config = PllavaConfig.from_llava(raw, **{key: settings.get(key) for key in VIDEO_KEYS})
     alpha = lora_alpha if lora_alpha is not None else stored["lora_alpha"]
     # The base's own spelling of everything else: the published code doesn't read what transformers 5 makes of it.
     video = {key: getattr(config, key) for key in (*VIDEO_KEYS, "frame_shape") if key != "frame_repeat" or key in settings}
     published = {"model_type": "llava", "text_config": _with_rope_theta(raw["text_config"]), "lora_alpha": alpha}
     with atomic_dir(target) as partial:
-        tensors = {published_adapter_name(key): value[:] for key, value in found.lora.items()}
+        tensors = {published_adapter_name(key): value[:] for key, value in checkpoint.lora.items()}
         save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
         write_json(partial / "config.json", raw | video | published)
 

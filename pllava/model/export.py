@@ -53,6 +53,6 @@ def _modules() -> dict[str, str]:
         if f"{name}.py" in sources:
             continue
         text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
-        waiting += [found for _, found in IMPORT.findall(text)]
+        waiting += [imported for _, imported in IMPORT.findall(text)]
         sources[f"{name}.py"] = IMPORT.sub(lambda match: f"{match[1]}from .{match[2].rsplit('.', 1)[-1]} import", text)
     return sources

@@ -161,9 +161,9 @@ def published_name(key: str) -> str:
     return re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", key)  # since 5.6
 
 
-def without_ignored(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+def without_ignored(tensors: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Leaves out tensors no PLLaVA model has a place for and nobody misses, saying so."""
-    kept = dict(found)
+    kept = dict(tensors)
     for pattern, reason in IGNORED.items():
         names = [key for key in kept if re.search(pattern, key)]
         for name in names:
@@ -175,12 +175,12 @@ def without_ignored(found: dict[str, Any], folder: Path) -> dict[str, Any]:
     return kept
 
 
-def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], folder: Path) -> None:
+def check(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Any], folder: Path) -> None:
     """Raise PllavaError that lists every missing, unexpected and misshapen tensor.
 
     expected: name -> shape; found: name -> anything with get_shape().
     """
-    shapes = {name: tuple(value.get_shape()) for name, value in found.items()}
+    shapes = {name: tuple(value.get_shape()) for name, value in tensors.items()}
     lines = [f"  missing: {name} {list(shape)}" for name, shape in expected.items() if name not in shapes]
     lines += [f"  unexpected: {name} {list(shape)}" for name, shape in shapes.items() if name not in expected]
     lines += [

@@ -21,7 +21,7 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 
 from pllava.core.errors import PllavaError
 from pllava.model import adapter as lora
-from pllava.model import layouts as checkpoint
+from pllava.model import layouts
 from pllava.model import sources
 from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
 from pllava.model.layouts import Checkpoint, logger
@@ -60,20 +60,22 @@ def load(
     Raises PllavaError for anything wrong with the folders or the settings.
     """
     _check_attention(attn_implementation)
-    found, extra = _find(base, adapter)
-    config = _config(found, extra, {"num_frames": num_frames, "pooling_shape": pooling_shape, "pooling_method": pooling_method})
+    checkpoint, adapter_checkpoint = _read_checkpoints(base, adapter)
+    config = _config(
+        checkpoint, adapter_checkpoint, {"num_frames": num_frames, "pooling_shape": pooling_shape, "pooling_method": pooling_method}
+    )
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
     logger.info("device %s, dtype %s, attention %s", chosen_device, chosen_dtype, attn_implementation)
     if quantization_config is not None:
         quantization_config = language_model_only(quantization_config)
         device_map = device_map or {"": chosen_device}
-    processor = _processor(found.folder, config)
+    processor = _processor(checkpoint.folder, config)
     if config.pad_token_id is None:
         config.pad_token_id = processor.tokenizer.pad_token_id
-    model: Any = _plain_model(found, config, chosen_dtype, attn_implementation, device_map, quantization_config)
-    if extra is not None:
-        model = lora.attach(model, extra, lora_alpha)
+    model: Any = _plain_model(checkpoint, config, chosen_dtype, attn_implementation, device_map, quantization_config)
+    if adapter_checkpoint is not None:
+        model = lora.attach(model, adapter_checkpoint, lora_alpha)
         if merge:
             model = model.merge_and_unload()
     elif lora_alpha is not None or merge:
@@ -83,63 +85,69 @@ def load(
     return model.eval(), processor
 
 
-def _find(base: str | Path, adapter: str | Path | None) -> tuple[Checkpoint, Checkpoint | None]:
+def _read_checkpoints(base: str | Path, adapter: str | Path | None) -> tuple[Checkpoint, Checkpoint | None]:
     """The checkpoint that holds the plain model, and the one that holds LoRA and projector (the same for the full layout)."""
     if adapter is None and sources.scheme_of(base):
         base = sources.resolve(str(base)).folder
-    first = checkpoint.read(checkpoint.resolve(base))
-    second = None
+    plain = layouts.read(layouts.resolve(base))
+    adapted = None
     if adapter is not None:
-        folder = sources.resolve(str(adapter)).folder if sources.scheme_of(adapter) else checkpoint.resolve(adapter)
-        second = checkpoint.read(folder)
-    elif first.layout == "peft":
-        second, first = first, checkpoint.read(checkpoint.resolve(lora.base_of(first.folder)))
-    elif first.layout == "full":
-        second = first
-    if second is not None and second.layout == "full":  # whole in itself
-        if first.folder.resolve() != second.folder.resolve():
-            logger.warning("%s holds a whole model: %s is not read", second.folder, first.folder)
-        first = second
-    if first.layout not in ("base", "full"):
+        folder = sources.resolve(str(adapter)).folder if sources.scheme_of(adapter) else layouts.resolve(adapter)
+        adapted = layouts.read(folder)
+    elif plain.layout == "peft":
+        adapted, plain = plain, layouts.read(layouts.resolve(lora.base_of(plain.folder)))
+    elif plain.layout == "full":
+        adapted = plain
+    if adapted is not None and adapted.layout == "full":  # whole in itself
+        if plain.folder.resolve() != adapted.folder.resolve():
+            logger.warning("%s holds a whole model: %s is not read", adapted.folder, plain.folder)
+        plain = adapted
+    if plain.layout not in ("base", "full"):
         raise PllavaError(
-            f"{first.folder}: only LoRA and projector in here. Give the base too: pllava.load(base, adapter={str(first.folder)!r})"
+            f"{plain.folder}: only LoRA and projector in here. Give the base too: pllava.load(base, adapter={str(plain.folder)!r})"
         )
-    if second is not None and second.layout == "base":
-        if not any(key.startswith("language_model.") for key in second.base):
-            raise PllavaError(f"{second.folder}: no LoRA in here, only {', '.join(sorted(second.base)[:4])} ...: it is no adapter")
-        raise PllavaError(f"{second.folder}: a whole model without LoRA. Load it alone: pllava.load({str(second.folder)!r})")
-    if second is not None and second.layout == "peft" and (second.folder / "manifest.json").exists():
-        _check_base(first.folder, lora.verify_adapter(second.folder), second.folder)
-    return first, second
+    if adapted is not None and adapted.layout == "base":
+        if not any(key.startswith("language_model.") for key in adapted.base):
+            raise PllavaError(f"{adapted.folder}: no LoRA in here, only {', '.join(sorted(adapted.base)[:4])} ...: it is no adapter")
+        raise PllavaError(f"{adapted.folder}: a whole model without LoRA. Load it alone: pllava.load({str(adapted.folder)!r})")
+    if adapted is not None and adapted.layout == "peft" and (adapted.folder / "manifest.json").exists():
+        _check_base(plain.folder, lora.verify_adapter(adapted.folder), adapted.folder)
+    return plain, adapted
 
 
 def _check_base(base: Path, manifest: dict[str, Any], folder: Path) -> None:
-    wanted = manifest.get("base_sha256")
+    expected = manifest.get("base_sha256")
     size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    if wanted and size <= HASHED_AT_LOAD and lora.base_sha256(base) != wanted:
+    if expected and size <= HASHED_AT_LOAD and lora.base_sha256(base) != expected:
         raise PllavaError(f"{folder} was trained on another base than {base}: the weights there have changed. Train again: pllava train")
 
 
-def _config(found: Checkpoint, extra: Checkpoint | None, asked: dict[str, Any]) -> PllavaConfig:
+def _config(checkpoint: Checkpoint, adapter_checkpoint: Checkpoint | None, overrides: dict[str, Any]) -> PllavaConfig:
     """The base's config with the video settings of the caller, else of the adapter."""
-    if not found.config:
-        raise PllavaError(f"{found.folder}: no config.json beside the weights")
-    theirs: dict[str, Any] = {}
-    if extra is not None:
-        theirs = extra.config or lora.resolved_config(extra.folder).get("model") or {}
-    settings = {key: theirs[key] for key in VIDEO_KEYS if key in theirs} | {key: value for key, value in asked.items() if value is not None}
+    if not checkpoint.config:
+        raise PllavaError(f"{checkpoint.folder}: no config.json beside the weights")
+    adapter_settings: dict[str, Any] = {}
+    if adapter_checkpoint is not None:
+        adapter_settings = adapter_checkpoint.config or lora.resolved_config(adapter_checkpoint.folder).get("model") or {}
+    settings = {key: adapter_settings[key] for key in VIDEO_KEYS if key in adapter_settings} | {
+        key: value for key, value in overrides.items() if value is not None
+    }
     try:
-        return PllavaConfig.from_llava(found.config, **settings)
+        return PllavaConfig.from_llava(checkpoint.config, **settings)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise PllavaError(f"{found.folder}/config.json describes no model: {error.__cause__ or error}. Fetch the folder again") from error
+        raise PllavaError(
+            f"{checkpoint.folder}/config.json describes no model: {error.__cause__ or error}. Fetch the folder again"
+        ) from error
 
 
-def _plain_model(found: Checkpoint, config: PllavaConfig, dtype: torch.dtype, attention: str, device_map: Any, quantization: Any) -> Any:
-    tensors = checkpoint.without_ignored(found.base, found.folder)
+def _plain_model(
+    checkpoint: Checkpoint, config: PllavaConfig, dtype: torch.dtype, attention: str, device_map: Any, quantization: Any
+) -> Any:
+    tensors = layouts.without_ignored(checkpoint.base, checkpoint.folder)
     expected = expected_tensors(config)
     if config.tie_word_embeddings and "language_model.lm_head.weight" not in tensors:
         del expected["language_model.lm_head.weight"]
-    checkpoint.check(expected, tensors, found.folder)
+    layouts.check(expected, tensors, checkpoint.folder)
     if not sys.stderr.isatty():  # a bar in a log file is noise
         transformers.utils.logging.disable_progress_bar()
     try:
@@ -155,12 +163,14 @@ def _plain_model(found: Checkpoint, config: PllavaConfig, dtype: torch.dtype, at
     except ValueError as error:
         if "attn_implementation" not in str(error):
             raise
-        raise PllavaError(f"{found.folder}: no {attention} attention for this language model. Use attn_implementation='eager'") from error
-    if (found.folder / "generation_config.json").exists():
+        raise PllavaError(
+            f"{checkpoint.folder}: no {attention} attention for this language model. Use attn_implementation='eager'"
+        ) from error
+    if (checkpoint.folder / "generation_config.json").exists():
         try:
-            model.generation_config = GenerationConfig.from_pretrained(found.folder)
+            model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
         except (OSError, ValueError, TypeError) as error:
-            raise PllavaError(f"{found.folder}/generation_config.json does not load: {error}. Fetch the folder again") from None
+            raise PllavaError(f"{checkpoint.folder}/generation_config.json does not load: {error}. Fetch the folder again") from None
     return model
 
 
@@ -168,13 +178,13 @@ def expected_tensors(config: PllavaConfig) -> dict[str, tuple[int, ...]]:
     """Published name -> shape of every tensor of a model of this config, from the meta device: no memory, whatever the size."""
     with torch.device("meta"):
         model = PllavaForConditionalGeneration(config)
-    return {checkpoint.published_name(key): tuple(value.shape) for key, value in model.state_dict().items()}
+    return {layouts.published_name(key): tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 def _processor(folder: Path, config: PllavaConfig) -> PllavaProcessor:
-    needed = [name for name in ("preprocessor_config.json", "tokenizer.json") if not (folder / name).exists()]
-    if needed:
-        raise PllavaError(f"{folder}: no {' and no '.join(needed)}. Copy the processor's files from the base the weights were made from")
+    missing = [name for name in ("preprocessor_config.json", "tokenizer.json") if not (folder / name).exists()]
+    if missing:
+        raise PllavaError(f"{folder}: no {' and no '.join(missing)}. Copy the processor's files from the base the weights were made from")
     try:
         processor = PllavaProcessor.from_pretrained(folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
     except PllavaError:
@@ -213,10 +223,10 @@ def choose_device(device: str | torch.device) -> torch.device:
             chosen = torch.device(device)
         except RuntimeError as error:
             raise PllavaError(f"device {str(device)!r} is not known: {error}. One of auto, cpu, cuda, cuda:1, mps") from None
-        there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(chosen.type, 1 << 30)
-        if (chosen.index or 0) >= there:
+        available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(chosen.type, 1 << 30)
+        if (chosen.index or 0) >= available:
             raise PllavaError(
-                f"device {str(device)!r}: torch sees {there} of this kind here. Take cpu or auto; pllava doctor says what is there"
+                f"device {str(device)!r}: torch sees {available} of this kind here. Take cpu or auto; pllava doctor says what is there"
             )
         return chosen
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")

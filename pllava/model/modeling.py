@@ -84,11 +84,11 @@ class PllavaModel(LlavaModel):
                 "the first patch would be lost. Set it to 'full' in config.json"
             )
         (height, width), tokens = config.patch_grid, getattr(embeddings, "num_positions", None)
-        read = None if tokens is None else tokens - 1 if strategy == "default" else tokens
-        if read is not None and read != height * width:
+        num_features = None if tokens is None else tokens - 1 if strategy == "default" else tokens
+        if num_features is not None and num_features != height * width:
             advice = "'default' in config.json leaves the class token out" if strategy == "full" else "Mend frame_shape in config.json"
             raise PllavaError(
-                f"vision_feature_select_strategy {strategy!r} reads {read} features a frame of the tower, a {kind}, "
+                f"vision_feature_select_strategy {strategy!r} reads {num_features} features a frame of the tower, a {kind}, "
                 f"and the grid of a frame is {height} x {width} = {height * width} patches. {advice}"
             )
 
@@ -153,10 +153,10 @@ class PllavaModel(LlavaModel):
         if not visual_tokens:
             return embeddings
         visual = torch.cat(list(visual_tokens)).to(embeddings.device, embeddings.dtype)
-        given = int(placeholders.sum())
-        if given != len(visual):
+        num_placeholders = int(placeholders.sum())
+        if num_placeholders != len(visual):
             raise PllavaError(
-                f"input_ids hold {given} placeholders (id {self.config.image_token_index}), but {len(visual_tokens)} videos and images "
+                f"input_ids hold {num_placeholders} placeholders (id {self.config.image_token_index}), but {len(visual_tokens)} videos and images "
                 f"give {len(visual)} visual tokens. Expand each <image> to {self.config.num_visual_tokens}: PllavaProcessor does"
             )
         return embeddings.masked_scatter(placeholders.unsqueeze(-1), visual)

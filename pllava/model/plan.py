@@ -137,14 +137,14 @@ def describe(plan: Plan) -> str:
 
 
 def _advice(plan: Plan) -> list[str]:
-    found = []
+    advice = []
     if not plan.fits(plan.training) and plan.clips > 1:
         if plan.recompute != "blocks":
-            found.append("  train.gradient_checkpointing: mlp or blocks keeps less; the update stays the same")
-        found.append("  fewer clips at once: raise train.gradient_accumulation, or --processes for more GPUs; the update stays the same")
+            advice.append("  train.gradient_checkpointing: mlp or blocks keeps less; the update stays the same")
+        advice.append("  fewer clips at once: raise train.gradient_accumulation, or --processes for more GPUs; the update stays the same")
     if not plan.fits(plan.inference) or (not plan.fits(plan.training) and plan.clips == 1):
-        found.append("  --bits 8 or --bits 4 shows the language model packed; device_map spreads a model over several GPUs")
-    return found
+        advice.append("  --bits 8 or --bits 4 shows the language model packed; device_map spreads a model over several GPUs")
+    return advice
 
 
 def _size(count: int) -> str:

@@ -26,16 +26,16 @@ def repeat_frames(features: Tensor, num_frames: int, rule: str = "published") ->
     "published": every frame int(num_frames / T) + 1 times, cut at num_frames (uneven: the last frames can be lost);
     "even": frame i of the result is frame floor(i * T / num_frames). Both give a still image num_frames equal frames.
     """
-    given = features.shape[1]
-    if given == num_frames:
+    frames = features.shape[1]
+    if frames == num_frames:
         return features
-    if given > num_frames:
+    if frames > num_frames:
         raise PllavaError(
-            f"a video has {given} frames, the model takes {num_frames}. Sample {num_frames} of them, "
-            f"or load the model with num_frames={given}"
+            f"a video has {frames} frames, the model takes {num_frames}. Sample {num_frames} of them, "
+            f"or load the model with num_frames={frames}"
         )
     index = torch.arange(num_frames, device=features.device)
-    index = index * given // num_frames if rule == "even" else index // (num_frames // given + 1)
+    index = index * frames // num_frames if rule == "even" else index // (num_frames // frames + 1)
     return features[:, index]
 
 

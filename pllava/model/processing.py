@@ -161,9 +161,9 @@ class PllavaProcessor(ProcessorMixin):
         input_ids = torch.full((len(rows), length), pad_id, dtype=torch.int64)
         attention_mask = torch.zeros_like(input_ids)
         for i, row in enumerate(rows):
-            place = slice(length - len(row), None) if padding_side == "left" else slice(len(row))
-            input_ids[i, place] = torch.tensor(row, dtype=torch.int64)
-            attention_mask[i, place] = 1
+            columns = slice(length - len(row), None) if padding_side == "left" else slice(len(row))
+            input_ids[i, columns] = torch.tensor(row, dtype=torch.int64)
+            attention_mask[i, columns] = 1
         return BatchFeature({"input_ids": input_ids, "attention_mask": attention_mask})
 
     def __call__(  # type: ignore[override]

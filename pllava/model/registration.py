@@ -44,18 +44,18 @@ class _Registrations(dict[Any, Any]):
 
     pending = True  # one flag for the three mappings: `register` fills them all
 
-    def _settle(self) -> None:
+    def _register_once(self) -> None:
         if _Registrations.pending:
             _Registrations.pending = False
             register()
 
     def __contains__(self, key: object) -> bool:
         if key in KEYS or getattr(key, "__name__", None) in KEYS:
-            self._settle()
+            self._register_once()
         return super().__contains__(key)
 
     def values(self) -> Any:
-        self._settle()
+        self._register_once()
         return super().values()
 
 
@@ -75,16 +75,16 @@ def _prepare(module: ModuleType) -> None:
 class _AutoClassFinder(MetaPathFinder):
     """Lets the other finders find the modules of MAPPINGS, and has them prepared once they are executed."""
 
-    asking = False
+    delegating = False
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if self.asking or fullname not in MAPPINGS:
+        if self.delegating or fullname not in MAPPINGS:
             return None
-        self.asking = True
+        self.delegating = True
         try:
             spec = find_spec(fullname)
         finally:
-            self.asking = False
+            self.delegating = False
         if spec is not None and spec.loader is not None:
             spec.loader = _PreparingLoader(spec.loader)
         return spec

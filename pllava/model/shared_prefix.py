@@ -122,10 +122,10 @@ class SharedPrefixCache(Cache):
         self.device, self.dtype = device, dtype
         self.prefix = layers[0].length
         self.num_videos = layers[0].keys.shape[0]
-        turn = [self.videos[:row].count(video) for row, video in enumerate(self.videos)]
-        self.group = max(turn) + 1
-        self.place = torch.tensor([video * self.group + k for video, k in zip(self.videos, turn, strict=True)], device=device)
-        self.answers = self.place  # where the logits of each row are in the last call's output
+        ordinals = [self.videos[:row].count(video) for row, video in enumerate(self.videos)]
+        self.group = max(ordinals) + 1
+        self.slots = torch.tensor([video * self.group + k for video, k in zip(self.videos, ordinals, strict=True)], device=device)
+        self.logit_index = self.slots  # where the logits of each row are in the last call's output
         self.positions = torch.zeros(self.num_videos * self.group, dtype=torch.long, device=device)  # of the next token
         self.hidden: Tensor | None = None  # additive mask [V, G, capacity] of the rows' next tokens: 0 is seen
 
@@ -138,36 +138,45 @@ class SharedPrefixCache(Cache):
         if self.hidden is None:
             return self._begin(input_ids, attention_mask)
         videos, group, length = self.num_videos, self.group, self.length
-        ids = input_ids.new_zeros(videos * group).index_copy_(0, self.place, input_ids[:, -1])
+        ids = input_ids.new_zeros(videos * group).index_copy_(0, self.slots, input_ids[:, -1])
         mask = None
         if videos * group > 1:
             self._make_room(length + group)
             own = torch.arange(group, device=self.device)
             self.hidden[:, own, length + own] = 0
             mask = self.hidden[:, None, :, : length + group]
-        self.answers = self.place
+        self.logit_index = self.slots
         positions, self.positions = self.positions, self.positions + 1
         return self._inputs(ids.view(videos, group), positions.view(videos, group), mask, group)
 
     def _begin(self, input_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Any]:
         """What follows the prefix. Equal rows of a video (beams) are computed once. Last tokens stand at the end, in the order of rows."""
-        given = input_ids.tolist()
+        row_tokens = input_ids.tolist()
         if attention_mask is not None:
-            there = attention_mask[:, -input_ids.shape[1] :].tolist()
-            given = [[token for token, seen in zip(row, mask, strict=True) if seen] for row, mask in zip(given, there, strict=True)]
-        different: list[dict[tuple[int, ...], int]] = [{} for _ in range(self.num_videos)]
-        twin = [different[video].setdefault(tuple(row), len(different[video])) for video, row in zip(self.videos, given, strict=True)]
-        lasts = max(len(rows) for rows in different)
-        body = max(sum(len(row) - 1 for row in rows) for rows in different)
-        shape = (self.num_videos, body + lasts)
+            masks = attention_mask[:, -input_ids.shape[1] :].tolist()
+            row_tokens = [
+                [token for token, seen in zip(row, mask, strict=True) if seen] for row, mask in zip(row_tokens, masks, strict=True)
+            ]
+        distinct: list[dict[tuple[int, ...], int]] = [{} for _ in range(self.num_videos)]
+        distinct_index = [
+            distinct[video].setdefault(tuple(row), len(distinct[video])) for video, row in zip(self.videos, row_tokens, strict=True)
+        ]
+        num_last = max(len(rows) for rows in distinct)
+        num_body = max(sum(len(row) - 1 for row in rows) for rows in distinct)
+        shape = (self.num_videos, num_body + num_last)
         ids, positions, owner, order = ([[fill] * shape[1] for _ in range(shape[0])] for fill in (0, 0, -1, 0))
-        for video, rows in enumerate(different):
+        for video, rows in enumerate(distinct):
             slot = 0
             for row, number in rows.items():
                 for k, token in enumerate(row):
                     last = k == len(row) - 1
-                    at = body + number if last else slot
-                    ids[video][at], positions[video][at], owner[video][at], order[video][at] = token, self.prefix + k, number, k
+                    column = num_body + number if last else slot
+                    ids[video][column], positions[video][column], owner[video][column], order[video][column] = (
+                        token,
+                        self.prefix + k,
+                        number,
+                        k,
+                    )
                     slot += not last
         ids_, positions_, owner_, order_ = (torch.tensor(values, device=self.device) for values in (ids, positions, owner, order))
         own = owner_[:, :, None] == owner_[:, None, :]
@@ -181,14 +190,14 @@ class SharedPrefixCache(Cache):
         self._make_room(self.prefix + shape[1])
         self.hidden[:, :, : self.prefix] = 0
         rows_ = self.hidden.view(self.num_videos * self.group, -1)
-        where = torch.tensor(self.videos, device=self.device)
-        mine = owner_[where] == torch.tensor(twin, device=self.device)[:, None]  # [R, N]
-        now = rows_[self.place]
-        now[:, self.prefix : self.prefix + shape[1]].masked_fill_(mine, 0)
-        rows_[self.place] = now
-        self.positions[self.place] = torch.tensor([self.prefix + len(row) for row in given], device=self.device)
-        self.answers = where * lasts + torch.tensor(twin, device=self.device)
-        return self._inputs(ids_, positions_, mask[:, None], lasts)
+        video_index = torch.tensor(self.videos, device=self.device)
+        own_tokens = owner_[video_index] == torch.tensor(distinct_index, device=self.device)[:, None]  # [R, N]
+        row_masks = rows_[self.slots]
+        row_masks[:, self.prefix : self.prefix + shape[1]].masked_fill_(own_tokens, 0)
+        rows_[self.slots] = row_masks
+        self.positions[self.slots] = torch.tensor([self.prefix + len(row) for row in row_tokens], device=self.device)
+        self.logit_index = video_index * num_last + torch.tensor(distinct_index, device=self.device)
+        return self._inputs(ids_, positions_, mask[:, None], num_last)
 
     @staticmethod
     def _inputs(ids: Tensor, positions: Tensor, mask: Tensor | None, keep: int) -> dict[str, Any]:
@@ -203,10 +212,10 @@ class SharedPrefixCache(Cache):
 
     def unpack(self, logits: Tensor) -> Tensor:
         """[V, kept, vocabulary] -> [R, 1, vocabulary]."""
-        return logits.flatten(0, 1)[self.answers.to(logits.device)].unsqueeze(1)
+        return logits.flatten(0, 1)[self.logit_index.to(logits.device)].unsqueeze(1)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows go on from other rows of the same video: they see what those see."""
         assert self.hidden is not None
         rows = self.hidden.view(self.num_videos * self.group, -1)
-        self.hidden = rows.index_copy(0, self.place, rows[self.place[beam_idx.to(self.device)]]).view_as(self.hidden)
+        self.hidden = rows.index_copy(0, self.slots, rows[self.slots[beam_idx.to(self.device)]]).view_as(self.hidden)

@@ -24,10 +24,10 @@ class ReplyCache:
     def get(self, prompt_sha256: str) -> dict[str, Any] | None:
         """{"reply", "usage"}, or None. A damaged file counts as none."""
         try:
-            found = json.loads(self._path(prompt_sha256).read_text())
+            entry = json.loads(self._path(prompt_sha256).read_text())
         except (OSError, ValueError):
             return None
-        return found if isinstance(found, dict) and isinstance(found.get("reply"), str) else None
+        return entry if isinstance(entry, dict) and isinstance(entry.get("reply"), str) else None
 
     def put(self, prompt_sha256: str, reply: str, usage: dict[str, int]) -> None:
         write_json(self._path(prompt_sha256), {"model": self.model, "prompt_sha256": prompt_sha256, "reply": reply, "usage": usage})

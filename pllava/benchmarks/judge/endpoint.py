@@ -81,13 +81,13 @@ class EndpointJudge:
         self.concurrency = settings.concurrency
         self.cache = ReplyCache(endpoint.model)
         self._client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.key, timeout=settings.timeout_seconds, max_retries=0)
-        self._form = {settings.length_parameter: settings.max_tokens} | (
+        self._parameters = {settings.length_parameter: settings.max_tokens} | (
             {} if settings.temperature is None else {"temperature": settings.temperature}
         )  # of a request, beside model and messages: how this endpoint wants it
         self._refused: set[str] = set()  # parameters of which the other spelling was tried and is no better
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._asking: dict[str, threading.Lock] = {}  # equal requests wait for the first one's reply
+        self._request_locks: dict[str, threading.Lock] = {}  # equal requests wait for the first one's reply
         self._usage = {"requests": 0, "cached": 0, "tokens_read": 0, "tokens_written": 0}
 
     def score(self, rubric: Rubric, **fields: str) -> Score:
@@ -95,9 +95,9 @@ class EndpointJudge:
         suspicious = any(LOOKS_LIKE_A_VERDICT.search(fields[name]) for name in ("prediction", "second_prediction") if name in fields)
         key = prompt_sha256(messages)
         with self._lock:
-            asking = self._asking.setdefault(key, threading.Lock())
+            request_lock = self._request_locks.setdefault(key, threading.Lock())
         try:
-            with asking:
+            with request_lock:
                 right, score = self._verdict(messages, key, rubric.decides, suspicious)
         except UnreadableReplyError as error:
             return Score(None, missing=str(error), suspicious=suspicious)
@@ -107,15 +107,15 @@ class EndpointJudge:
         return Score(0.0, correct=False, score=0.0)
 
     def provenance(self) -> dict[str, Any]:
-        every = [value for value in vars(rubrics).values() if isinstance(value, Rubric)]
+        all_rubrics = [value for value in vars(rubrics).values() if isinstance(value, Rubric)]
         return {
             "kind": "endpoint",
             "name": self.name,
             "model": self.endpoint.model,
             "measure": self.measure,
-            "temperature": self._form.get("temperature"),
+            "temperature": self._parameters.get("temperature"),
             "max_tokens": self.settings.max_tokens,
-            "rubrics_sha256": prompt_sha256([{rubric.name: rubric.sha256()} for rubric in every]),
+            "rubrics_sha256": prompt_sha256([{rubric.name: rubric.sha256()} for rubric in all_rubrics]),
         }
 
     def stop(self) -> None:
@@ -141,7 +141,7 @@ class EndpointJudge:
                 verdict = parse(reply, decides, alone)
             except _FailedError as error:
                 problem, wait = str(error), max(wait, error.wait)
-                if not error.may_pass:
+                if not error.retryable:
                     raise UnreadableReplyError(problem) from None
             except UnreadableReplyError as error:
                 problem = f"unreadable reply: {error}"
@@ -153,21 +153,21 @@ class EndpointJudge:
     def _ask(self, messages: list[dict[str, str]]) -> tuple[str, dict[str, int]]:
         """One reply. An endpoint that refuses `max_tokens` or a temperature is asked once more in the other spelling, which is kept when it
         serves. Raises _FailedError when it fails, PllavaError when the set-up is wrong, so that every request would."""
-        form, changed = dict(self._form), set[str]()
+        parameters, changed = dict(self._parameters), set[str]()
         while True:
             try:
-                reply = self._request(messages, form)
+                reply = self._request(messages, parameters)
             except _RefusedError as error:
-                parameter, other = _other_spelling(form, str(error), changed | self._refused)
+                parameter, other = _other_spelling(parameters, str(error), changed | self._refused)
                 if parameter is None:
                     self._refused |= changed
                     raise
-                form, changed = other, changed | {parameter, *other.keys() - form.keys()}
+                parameters, changed = other, changed | {parameter, *other.keys() - parameters.keys()}
             else:
-                self._form = form
+                self._parameters = parameters
                 return reply
 
-    def _request(self, messages: list[dict[str, str]], form: dict[str, Any]) -> tuple[str, dict[str, int]]:
+    def _request(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> tuple[str, dict[str, int]]:
         import openai
 
         self._count(requests=1)
@@ -175,7 +175,7 @@ class EndpointJudge:
             with self._client.chat.completions.with_streaming_response.create(
                 model=self.endpoint.model,
                 messages=messages,  # type: ignore[arg-type]
-                **form,
+                **parameters,
             ) as response:
                 body = self._body(response)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
@@ -186,9 +186,9 @@ class EndpointJudge:
                 f"Check {URL}, {MODEL} and {KEY}; answers are kept, so only judging is repeated"
             ) from None
         except openai.APIStatusError as error:
-            may_pass = error.status_code in (408, 409, 425, 429) or error.status_code >= 500
+            retryable = error.status_code in (408, 409, 425, 429) or error.status_code >= 500
             kind = _RefusedError if error.status_code in (400, 422) else _FailedError
-            raise kind(f"status {error.status_code}{self._sentence(error)}", _retry_after(error), may_pass) from None
+            raise kind(f"status {error.status_code}{self._sentence(error)}", _retry_after(error), retryable) from None
         except openai.APITimeoutError:
             raise _FailedError(f"no reply within {self.settings.timeout_seconds:g} s") from None
         except _FailedError:
@@ -198,8 +198,11 @@ class EndpointJudge:
         try:
             completion = json.loads(body)
             content, usage = completion["choices"][0]["message"]["content"], completion.get("usage") or {}
-            said = {"tokens_read": "prompt_tokens", "tokens_written": "completion_tokens"}  # a server may count one of them, or none
-            counted = {name: usage[field] for name, field in said.items() if isinstance(usage.get(field), int)}
+            usage_fields = {
+                "tokens_read": "prompt_tokens",
+                "tokens_written": "completion_tokens",
+            }  # a server may count one of them, or none
+            counted = {name: usage[field] for name, field in usage_fields.items() if isinstance(usage.get(field), int)}
         except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             raise _FailedError("a body that is no chat completion") from None
         self._count(**counted)
@@ -209,18 +212,18 @@ class EndpointJudge:
 
     def _sentence(self, error: Any) -> str:
         """What the endpoint says is wrong, on one line, without the key."""
-        said = error.body.get("message") or error.body.get("detail") or error.body if isinstance(error.body, dict) else error.body
-        said = said if isinstance(said, str) else json.dumps(said) if said else ""
-        said = said if self.endpoint.key == NO_KEY else said.replace(self.endpoint.key, "***")
-        line = " ".join(said.split()).rstrip(".")
+        message = error.body.get("message") or error.body.get("detail") or error.body if isinstance(error.body, dict) else error.body
+        message = message if isinstance(message, str) else json.dumps(message) if message else ""
+        message = message if self.endpoint.key == NO_KEY else message.replace(self.endpoint.key, "***")
+        line = " ".join(message.split()).rstrip(".")
         return f": {line[:LONGEST_SENTENCE]}" if line else ""
 
     def _body(self, response: Any) -> bytes:
         """All of it. The client's time-out is of one read: a body that comes byte by byte would take for ever."""
-        parts, until = [], time.monotonic() + self.settings.timeout_seconds
+        parts, deadline = [], time.monotonic() + self.settings.timeout_seconds
         for part in response.iter_bytes():
             parts.append(part)
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise _FailedError(f"no whole reply within {self.settings.timeout_seconds:g} s")
         return b"".join(parts)
 
@@ -233,24 +236,24 @@ class EndpointJudge:
 class _FailedError(Exception):
     """`wait`: seconds the server asks for. `may_pass`: another try makes sense."""
 
-    def __init__(self, problem: str, wait: float = 0.0, may_pass: bool = True):
+    def __init__(self, problem: str, wait: float = 0.0, retryable: bool = True):
         super().__init__(problem)
         self.wait = wait
-        self.may_pass = may_pass
+        self.retryable = retryable
 
 
 class _RefusedError(_FailedError):
     """The request itself is wrong in the endpoint's eyes."""
 
 
-def _other_spelling(form: dict[str, Any], said: str, tried: set[str]) -> tuple[str | None, dict[str, Any]]:
+def _other_spelling(parameters: dict[str, Any], refusal: str, tried: set[str]) -> tuple[str | None, dict[str, Any]]:
     """The parameter that a refusal names, and the request's form without it; (None, form) where there is no other way to say it."""
-    for parameter, value in form.items():
-        if re.search(rf"\b{parameter}\b", said) and parameter not in tried:
-            rest = {name: value for name, value in form.items() if name != parameter}
+    for parameter, value in parameters.items():
+        if re.search(rf"\b{parameter}\b", refusal) and parameter not in tried:
+            rest = {name: value for name, value in parameters.items() if name != parameter}
             other = OTHER_SPELLING[parameter]
             return parameter, rest if other is None else {other: value} | rest
-    return None, form
+    return None, parameters
 
 
 def _retry_after(error: Any) -> float:

@@ -63,8 +63,8 @@ def exact_match(prediction: str, answer: str) -> bool:
 
 def token_f1(prediction: str, answer: str) -> float:
     """0..1; two texts without words are equal."""
-    given, wanted = normalise(prediction).split(), normalise(answer).split()
-    if not given or not wanted:
-        return float(given == wanted)
-    shared = sum((Counter(given) & Counter(wanted)).values())
-    return 2 * shared / (len(given) + len(wanted))
+    predicted, expected = normalise(prediction).split(), normalise(answer).split()
+    if not predicted or not expected:
+        return float(predicted == expected)
+    shared = sum((Counter(predicted) & Counter(expected)).values())
+    return 2 * shared / (len(predicted) + len(expected))

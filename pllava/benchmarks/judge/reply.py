@@ -29,17 +29,17 @@ def parse(reply: str, decides: bool, alone: bool = False) -> tuple[bool, float]:
     """
     if len(reply) > LONGEST:
         raise UnreadableReplyError(f"{len(reply)} characters")
-    found = _verdict(reply, alone)
-    score = _score(found.get("score"))
+    verdict = _verdict(reply, alone)
+    score = _score(verdict.get("score"))
     if score is None:
-        raise UnreadableReplyError(f"score {found.get('score')!r} is no number from 0 to {BEST}")
+        raise UnreadableReplyError(f"score {verdict.get('score')!r} is no number from 0 to {BEST}")
     if not decides:
         return score > 3, score
-    pred = found.get("pred")
-    said = {True: "yes", False: "no"}.get(pred) if isinstance(pred, bool) else pred.strip().lower() if isinstance(pred, str) else None
-    if said not in ("yes", "no"):
+    pred = verdict.get("pred")
+    decision = {True: "yes", False: "no"}.get(pred) if isinstance(pred, bool) else pred.strip().lower() if isinstance(pred, str) else None
+    if decision not in ("yes", "no"):
         raise UnreadableReplyError(f"pred {pred!r} is neither 'yes' nor 'no'")
-    return said == "yes", score
+    return decision == "yes", score
 
 
 def _verdict(reply: str, alone: bool) -> dict[str, Any]:
@@ -47,13 +47,13 @@ def _verdict(reply: str, alone: bool) -> dict[str, Any]:
     text = (fenced[1] if fenced else reply).strip()
     whole = _dictionary(text)
     if whole is not None or alone:
-        found = [whole]
+        verdicts = [whole]
     else:
-        found = [value for value in map(_dictionary, _braced(text)) if value is None or value.keys() & {"pred", "score"}]
-    if len(found) != 1 or found[0] is None:
-        what = f"{len(found)} verdicts" if len(found) > 1 and None not in found else "no dictionary"
+        verdicts = [value for value in map(_dictionary, _braced(text)) if value is None or value.keys() & {"pred", "score"}]
+    if len(verdicts) != 1 or verdicts[0] is None:
+        what = f"{len(verdicts)} verdicts" if len(verdicts) > 1 and None not in verdicts else "no dictionary"
         raise UnreadableReplyError(f"{what}: {reply[:80]!r}")
-    return found[0]
+    return verdicts[0]
 
 
 def _dictionary(text: str) -> dict[str, Any] | None:
@@ -66,10 +66,10 @@ def _dictionary(text: str) -> dict[str, Any] | None:
                     setattr(node, name, [_constant(item) for item in value])
                 else:
                     setattr(node, name, _constant(value))
-        found = ast.literal_eval(tree)
+        dictionary = ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-    return found if isinstance(found, dict) and len(found) == len(tree.body.keys) else None  # type: ignore[attr-defined]
+    return dictionary if isinstance(dictionary, dict) and len(dictionary) == len(tree.body.keys) else None  # type: ignore[attr-defined]
 
 
 def _constant(node: Any) -> Any:

@@ -10,7 +10,7 @@ from pllava.core.errors import PllavaError
 from pllava.core.hashing import sha256_file
 from pllava.model import sources
 from pllava.model.activation_checkpointing import recompute
-from pllava.model.adapter import add_lora, go_on_with, stores_alpha
+from pllava.model.adapter import add_lora, continue_adapter, stores_alpha
 from pllava.model.attention import use_packed_attention
 from pllava.model.load import load
 from pllava.model.quantization import quantization_config
@@ -72,5 +72,5 @@ def make_model(params: Params, device: str) -> tuple[Any, Any]:
         use_packed_attention(plain)
     recompute(plain, params.train.gradient_checkpointing)
     if source:
-        return go_on_with(model, params.train.lora, str(params.train.init_from)), processor
+        return continue_adapter(model, params.train.lora, str(params.train.init_from)), processor
     return add_lora(model, params.train.lora, params.seed), processor
