@@ -1,4 +1,4 @@
-"""Adapters between the published layout and ours, tensor for tensor: `pllava convert SOURCE TARGET`.
+"""`pllava convert SOURCE TARGET` converts an adapter between the published layout and ours, tensor by tensor.
 
 convert("published_adapter", "ours", base="llava-hf/llava-v1.6-vicuna-7b-hf", lora_alpha=4)
 convert("ours", "published")
@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, atomic_write_text, read_json, write_json
-from pllava.model import adapter
-from pllava.model import layouts
+from pllava.model import adapter, layouts
 from pllava.model.adapter_names import peft_name, published_adapter_name
 from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
 from pllava.model.layouts import Checkpoint
@@ -26,8 +25,8 @@ NOT_IN_PUBLISHED = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "
 def convert(source: str | Path, target: str | Path, base: str | None = None, lora_alpha: float | None = None) -> Path:
     """Write the adapter of `source` to the folder `target` in the other layout. Every tensor keeps its bits and its dtype.
 
-    base: needed for published adapters, which don't name theirs. lora_alpha: what loading uses when nobody says otherwise;
-    default: what the source says, else 32. Raises PllavaError when `source` is not an adapter, or `target` holds something else.
+    base: required for published adapters, which don't name their base. lora_alpha: the alpha to store, which loading uses by default;
+    default: the alpha of the source, else 32. Raises PllavaError if `source` is no adapter, or if `target` is no checkpoint.
     """
     layouts.check_target(Path(target), source, base)
     checkpoint = layouts.read(layouts.resolve(source))
@@ -41,6 +40,7 @@ def convert(source: str | Path, target: str | Path, base: str | None = None, lor
 
 
 def _to_ours(checkpoint: Checkpoint, target: Path, base: str | None, lora_alpha: float | None) -> None:
+    """Write a published adapter in our layout: peft's files, config.yaml and manifest.json."""
     if base is None:
         raise PllavaError(
             f"{checkpoint.folder} doesn't name its base, as no published adapter does. Give it: pllava convert ... --base NAME"
@@ -60,7 +60,7 @@ def _to_ours(checkpoint: Checkpoint, target: Path, base: str | None, lora_alpha:
 
 
 def _to_published(checkpoint: Checkpoint, target: Path, base: str | None, lora_alpha: float | None) -> None:
-    """model.safetensors and the config.json of the base with our video settings; alpha goes there too, where loading finds it."""
+    """Write model.safetensors, and config.json: the base's with the adapter's video settings and its alpha, which loading reads there."""
     stored = read_json(checkpoint.folder / "adapter_config.json")
     if lost := [key for key in NOT_IN_PUBLISHED if stored.get(key) not in (None, False, {}, "none")]:
         raise PllavaError(
@@ -74,7 +74,7 @@ def _to_published(checkpoint: Checkpoint, target: Path, base: str | None, lora_a
     settings: dict[str, Any] = adapter.resolved_config(checkpoint.folder).get("model") or {}
     config = PllavaConfig.from_llava(raw, **{key: settings.get(key) for key in VIDEO_KEYS})
     alpha = lora_alpha if lora_alpha is not None else stored["lora_alpha"]
-    # The base's own spelling of everything else: the published code doesn't read what transformers 5 makes of it.
+    # All other keys stay as the base spells them: the published code can't read a config that transformers 5 has rewritten.
     video = {key: getattr(config, key) for key in (*VIDEO_KEYS, "frame_shape") if key != "frame_repeat" or key in settings}
     published = {"model_type": "llava", "text_config": _with_rope_theta(raw["text_config"]), "lora_alpha": alpha}
     with atomic_dir(target) as partial:
@@ -84,6 +84,6 @@ def _to_published(checkpoint: Checkpoint, target: Path, base: str | None, lora_a
 
 
 def _with_rope_theta(text_config: dict[str, Any]) -> dict[str, Any]:
-    """The rotation base at the top level too, where transformers 4 looks; without it Yi's 5e6 would silently be 1e4."""
+    """text_config with rope_theta at the top level too, where transformers 4 reads it. Without it, Yi's 5e6 would silently become 1e4."""
     theta = (text_config.get("rope_parameters") or {}).get("rope_theta")
     return text_config if theta is None else {"rope_theta": theta} | text_config

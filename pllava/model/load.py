@@ -1,7 +1,7 @@
-"""`pllava.load`: a model and its processor from a folder or hub id, whatever of the four layouts it holds.
+"""`pllava.load` loads a model and its processor from a folder or hub id in any of the four layouts.
 
 model, processor = pllava.load("ermu2001/pllava-7b")
-model, processor = pllava.load("outputs/train/adapter")                           # ours: knows its base
+model, processor = pllava.load("outputs/train/adapter")                           # an adapter of ours names its base
 model, processor = pllava.load("llava-hf/llava-v1.6-vicuna-7b-hf", adapter=folder, lora_alpha=4)
 """
 
@@ -21,8 +21,7 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 
 from pllava.core.errors import PllavaError
 from pllava.model import adapter as lora
-from pllava.model import layouts
-from pllava.model import sources
+from pllava.model import layouts, sources
 from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
 from pllava.model.layouts import Checkpoint, logger
 from pllava.model.modeling import PllavaForConditionalGeneration
@@ -50,14 +49,14 @@ def load(
     device_map: Any = None,
     quantization_config: Any = None,
 ) -> tuple[Any, PllavaProcessor]:
-    """Model (in eval mode) and processor. Strict: every tensor must have its place, or nothing is loaded.
+    """The model (in eval mode) and its processor. Loads nothing unless every tensor fits the model.
 
     base: folder or hub id of a base, a full model, or an adapter of ours (which names its base).
     adapter: folder, hub id, or registry uri (models:/pllava@champion) of LoRA and projector.
-    lora_alpha: strength of LoRA; default: what the folder says, else 32 with a notice. merge: fold LoRA into the weights.
+    lora_alpha: strength of LoRA; default: the folder's alpha, else 32 with a warning. merge: add LoRA to the weights.
     num_frames, pooling_shape, pooling_method: default: the adapter's, else the base's, else 16, (16, 12, 12) and "avg".
     device_map, quantization_config: transformers' own; quantisation leaves tower, projector and head alone.
-    Raises PllavaError for anything wrong with the folders or the settings.
+    Raises PllavaError for a wrong folder or a wrong setting.
     """
     _check_attention(attn_implementation)
     checkpoint, adapter_checkpoint = _read_checkpoints(base, adapter)
@@ -86,7 +85,7 @@ def load(
 
 
 def _read_checkpoints(base: str | Path, adapter: str | Path | None) -> tuple[Checkpoint, Checkpoint | None]:
-    """The checkpoint that holds the plain model, and the one that holds LoRA and projector (the same for the full layout)."""
+    """The checkpoint with the plain model, and the checkpoint with LoRA and projector or None. In the full layout both are the same one."""
     if adapter is None and sources.scheme_of(base):
         base = sources.resolve(str(base)).folder
     plain = layouts.read(layouts.resolve(base))
@@ -98,7 +97,7 @@ def _read_checkpoints(base: str | Path, adapter: str | Path | None) -> tuple[Che
         adapted, plain = plain, layouts.read(layouts.resolve(lora.base_of(plain.folder)))
     elif plain.layout == "full":
         adapted = plain
-    if adapted is not None and adapted.layout == "full":  # whole in itself
+    if adapted is not None and adapted.layout == "full":  # it holds the plain model too
         if plain.folder.resolve() != adapted.folder.resolve():
             logger.warning("%s holds a whole model: %s is not read", adapted.folder, plain.folder)
         plain = adapted
@@ -116,6 +115,7 @@ def _read_checkpoints(base: str | Path, adapter: str | Path | None) -> tuple[Che
 
 
 def _check_base(base: Path, manifest: dict[str, Any], folder: Path) -> None:
+    """Raises PllavaError if the base's weights are not those that the adapter `folder` was trained on. Skips large bases."""
     expected = manifest.get("base_sha256")
     size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
     if expected and size <= HASHED_AT_LOAD and lora.base_sha256(base) != expected:
@@ -123,7 +123,7 @@ def _check_base(base: Path, manifest: dict[str, Any], folder: Path) -> None:
 
 
 def _config(checkpoint: Checkpoint, adapter_checkpoint: Checkpoint | None, overrides: dict[str, Any]) -> PllavaConfig:
-    """The base's config with the video settings of the caller, else of the adapter."""
+    """The base's config with the video settings of `overrides` (None: not set), else of the adapter."""
     if not checkpoint.config:
         raise PllavaError(f"{checkpoint.folder}: no config.json beside the weights")
     adapter_settings: dict[str, Any] = {}
@@ -148,7 +148,7 @@ def _plain_model(
     if config.tie_word_embeddings and "language_model.lm_head.weight" not in tensors:
         del expected["language_model.lm_head.weight"]
     layouts.check(expected, tensors, checkpoint.folder)
-    if not sys.stderr.isatty():  # a bar in a log file is noise
+    if not sys.stderr.isatty():  # a progress bar would fill a log file
         transformers.utils.logging.disable_progress_bar()
     try:
         model = PllavaForConditionalGeneration.from_pretrained(
@@ -175,7 +175,7 @@ def _plain_model(
 
 
 def expected_tensors(config: PllavaConfig) -> dict[str, tuple[int, ...]]:
-    """Published name -> shape of every tensor of a model of this config, from the meta device: no memory, whatever the size."""
+    """Published name -> shape of every tensor of a model with this config. Uses the meta device, so a large model takes no memory."""
     with torch.device("meta"):
         model = PllavaForConditionalGeneration(config)
     return {layouts.published_name(key): tuple(value.shape) for key, value in model.state_dict().items()}
@@ -189,14 +189,14 @@ def _processor(folder: Path, config: PllavaConfig) -> PllavaProcessor:
         processor = PllavaProcessor.from_pretrained(folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
     except PllavaError:
         raise
-    except Exception as error:  # OSError, ValueError, and what the tokenizer's Rust raises
+    except Exception as error:  # OSError, ValueError, and plain Exception from the Rust tokenizer
         raise PllavaError(f"{folder}: the processor's files do not load: {error}. Fetch the folder again") from error
     _check_pictures(folder, processor, config)
     return processor
 
 
 def _check_pictures(folder: Path, processor: PllavaProcessor, config: PllavaConfig) -> None:
-    """Raises PllavaError unless the processor makes the pictures that the tower takes."""
+    """Raises PllavaError unless the processor makes pictures of the size that the tower takes."""
     size, side = dict(processor.image_processor.size), config.vision_config.image_size
     tower = f"the tower takes {side} x {side} pixels (vision_config.image_size in config.json)"
     if "shortest_edge" not in size:
@@ -218,6 +218,7 @@ def _check_pictures(folder: Path, processor: PllavaProcessor, config: PllavaConf
 
 
 def choose_device(device: str | torch.device) -> torch.device:
+    """auto: cuda if there is one, else mps, else cpu. Raises PllavaError for a device that this machine lacks."""
     if str(device) != "auto":
         try:
             chosen = torch.device(device)
@@ -233,7 +234,7 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU, where it is exact and fp16 is slower still."""
+    """auto: bf16 on a GPU that supports it, fp16 on other GPUs, fp32 on a CPU, where fp16 is slower."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
@@ -246,6 +247,7 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def _check_attention(name: str) -> None:
+    """Raises PllavaError for an unknown attention, or for flash_attention_2 without its package."""
     if name not in ("sdpa", "eager", "flash_attention_2"):
         raise PllavaError(f"attn_implementation {name!r} is not known; one of sdpa, eager, flash_attention_2")
     if name == "flash_attention_2" and find_spec("flash_attn") is None:
@@ -255,11 +257,11 @@ def _check_attention(name: str) -> None:
 
 
 def language_model_only(quantization_config: Any) -> Any:
-    """A copy that leaves tower, projector and head in their dtype: they are small, and every visual token goes through them."""
+    """A copy of the config that quantises the language model only. Tower, projector and head are small; every visual token uses them."""
     config = copy.deepcopy(quantization_config)
     if isinstance(config, dict):
         config = AutoQuantizationConfig.from_dict(config)
     field = "llm_int8_skip_modules" if hasattr(config, "llm_int8_skip_modules") else "modules_to_not_convert"
-    skipped = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]  # matched from the beginning of a module's name
+    skipped = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]  # each matches the beginning of a module's name
     setattr(config, field, sorted({*(getattr(config, field, None) or []), *skipped}))
     return config

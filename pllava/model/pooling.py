@@ -1,7 +1,7 @@
-"""The one idea of PLLaVA: the [T, H, W] grid of frame features is pooled to fewer visual tokens (paper, section 3.3).
+"""The idea of PLLaVA: pool the [T, H, W] grid of frame features to fewer visual tokens (paper, section 3.3).
 
 A pooling is a function `(features [V, T, P, D], frame_shape (H, W), pooling_shape (t, h, w)) -> [V, t * h * w, D]` with P = H * W. `avg`,
-the method of every released model, is here; others are entry points of the group `pllava.poolings` (docs/extending.md).
+the method of every released model, is in this module; others are entry points of the group `pllava.poolings` (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Pooling = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]
 def repeat_frames(features: Tensor, num_frames: int, rule: str = "published") -> Tensor:
     """Stretch [V, T, ...] with T <= num_frames to [V, num_frames, ...] by repeating frames.
 
-    "published": every frame int(num_frames / T) + 1 times, cut at num_frames (uneven: the last frames can be lost);
-    "even": frame i of the result is frame floor(i * T / num_frames). Both give a still image num_frames equal frames.
+    "published": each frame int(num_frames / T) + 1 times, cut at num_frames, so the last frames can be missing;
+    "even": frame i of the result is frame floor(i * T / num_frames). Both rules turn a still image into num_frames equal frames.
     """
     frames = features.shape[1]
     if frames == num_frames:
@@ -52,5 +52,5 @@ def pool(features: Tensor, frame_shape: Sequence[int], pooling_shape: Sequence[i
 
 
 def pooling(method: str) -> Pooling:
-    """The pooling function of a name. Raises PllavaError when no installed package provides it."""
+    """The pooling function named `method`. Raises PllavaError if no installed package provides it."""
     return pool if method == AVERAGE else plugins.load(GROUP, method)

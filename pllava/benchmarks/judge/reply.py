@@ -1,7 +1,7 @@
-"""A judge's reply: `parse("{'pred': 'yes', 'score': 4}", decides=True)` is (True, 4).
+"""Reads the reply of a judge: `parse("{'pred': 'yes', 'score': 4}", decides=True)` is (True, 4).
 
-A reply is read when exactly one verdict is in it: a dictionary in Python's or JSON's spelling, alone, in a code fence, or with words
-around it. What can't be read is an error, for which the caller asks again; it is never a 0.
+A readable reply has exactly one verdict: a dictionary in Python or JSON, alone, in a code fence, or with words around it. Any other reply
+raises an error and never scores 0. The caller then asks again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ast
 import re
 from typing import Any
 
-LONGEST = 2000  # characters; a verdict has some thirty
+LONGEST = 2000  # characters; a verdict has about thirty
 BEST = 5
 FENCE = re.compile(r"\s*```\w*\s*(.*?)\s*```\s*", re.DOTALL)
 NUMBER = re.compile(r"\s*\d+(\.\d+)?\s*")
@@ -18,14 +18,15 @@ JSON_NAMES = {"true": True, "false": False, "null": None}
 
 
 class UnreadableReplyError(ValueError):
-    """A reply that is no verdict."""
+    """The reply has no readable verdict."""
 
 
 def parse(reply: str, decides: bool, alone: bool = False) -> tuple[bool, float]:
-    """(right, score). With `decides` the reply says which ('pred': 'yes' or 'no'); without, a score above 3 is right.
+    """(right, score), with a score from 0 to 5. Raises UnreadableReplyError.
 
-    A score of True or False counts as 1 or 0, as in the published scripts. alone: the verdict must be the whole reply; for an answer that
-    looks like a verdict itself, which a judge may repeat. Raises UnreadableReplyError.
+    decides: the reply says whether the answer is right ('pred': 'yes' or 'no'); otherwise a score above 3 is right.
+    A score of True or False counts as 1 or 0, as in the published scripts.
+    alone: the verdict must be the whole reply. Needed if the answer looks like a verdict, because a judge may repeat the answer.
     """
     if len(reply) > LONGEST:
         raise UnreadableReplyError(f"{len(reply)} characters")
@@ -43,6 +44,7 @@ def parse(reply: str, decides: bool, alone: bool = False) -> tuple[bool, float]:
 
 
 def _verdict(reply: str, alone: bool) -> dict[str, Any]:
+    """The one verdict in a reply. Raises UnreadableReplyError if there is none, or more than one."""
     fenced = FENCE.fullmatch(reply)
     text = (fenced[1] if fenced else reply).strip()
     whole = _dictionary(text)
@@ -57,7 +59,7 @@ def _verdict(reply: str, alone: bool) -> dict[str, Any]:
 
 
 def _dictionary(text: str) -> dict[str, Any] | None:
-    """A literal of Python or JSON, no code is run; None when it is no dictionary, or holds a key twice."""
+    """The dictionary that `text` is in Python or JSON; no code is run. None if it is no dictionary, or has a key twice."""
     try:
         tree = ast.parse(text, mode="eval")
         for node in ast.walk(tree):
@@ -73,12 +75,12 @@ def _dictionary(text: str) -> dict[str, Any] | None:
 
 
 def _constant(node: Any) -> Any:
-    """JSON's true, false and null as Python's."""
+    """The Python constant for JSON's true, false and null; other nodes unchanged."""
     return ast.Constant(JSON_NAMES[node.id]) if isinstance(node, ast.Name) and node.id in JSON_NAMES else node
 
 
 def _braced(text: str) -> list[str]:
-    """Every {...} of the text, outermost; one that never ends is the rest of the text."""
+    """Every outermost {...} of the text. If a brace is never closed, the last part is the rest of the text."""
     parts, begin, depth, quote, position = [], 0, 0, "", 0
     while position < len(text):
         character = text[position]
@@ -100,6 +102,7 @@ def _braced(text: str) -> list[str]:
 
 
 def _score(value: Any) -> float | None:
+    """A number, or a number as text, from 0 to BEST; None for anything else."""
     if isinstance(value, str) and NUMBER.fullmatch(value):
         value = float(value) if "." in value else int(value)
     return value if isinstance(value, int | float) and 0 <= value <= BEST else None
