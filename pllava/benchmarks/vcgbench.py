@@ -65,9 +65,7 @@ class VCGBench(Benchmark):
         fields = {"question": row["question"], "answer": row["answer"], "prediction": row["prediction"]}
         if row["task"] == "consistency":
             fields |= {"second_question": row["second_question"], "second_prediction": row["second_prediction"]}
-        if not fields["prediction"] or not fields.get(
-            "second_prediction", "-"
-        ):  # as published: an empty answer is 0, without asking the judge
+        if not fields["prediction"] or not fields.get("second_prediction", "-"):  # as published: 0, without asking the judge
             return {task: judge.nothing() for task in self.tasks(row)}
         return {dimension.title: judge.score(dimension, **fields) for dimension in DIMENSIONS[row["task"]]}
 

@@ -149,7 +149,7 @@ class PllavaProcessor(ProcessorMixin):
         return [i for token in ids for i in ([token] * self.num_visual_tokens if token == self.image_token_id else [token])]
 
     def decode_new(self, prompt_ids: Sequence[int], new_ids: Sequence[int]) -> str:
-        """The text of the generated ids. Decoded alone they could lose a leading space. `prompt_ids`: all ids of the prompt, or the last."""
+        """The text of the generated ids. Decoded alone they could lose a leading space. `prompt_ids`: the prompt's ids, all or the last."""
         before = self.tokenizer.decode(prompt_ids, skip_special_tokens=True)
         whole = self.tokenizer.decode([*prompt_ids, *new_ids], skip_special_tokens=True)
         if whole.startswith(before):

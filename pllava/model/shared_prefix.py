@@ -131,7 +131,7 @@ class SharedPrefixCache(Cache):
         self.slots = torch.tensor([video * self.group + k for video, k in zip(self.videos, ordinals, strict=True)], device=device)
         self.logit_index = self.slots  # [R]: index of each row's logits in the flattened output of the last call
         self.positions = torch.zeros(self.num_videos * self.group, dtype=torch.long, device=device)  # [V * G], of the next tokens
-        self.hidden: Tensor | None = None  # additive mask [V, G, capacity] of the next tokens: 0 where a token is visible
+        self.next_mask: Tensor | None = None  # additive mask [V, G, capacity] of the next tokens: 0 where a token is visible
 
     @property
     def length(self) -> int:
@@ -140,7 +140,7 @@ class SharedPrefixCache(Cache):
 
     def pack(self, input_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Any]:
         """New tokens [R, n] of all rows -> arguments of the model. A mask of 0 marks padding. After the first call, n is 1."""
-        if self.hidden is None:
+        if self.next_mask is None:
             return self._begin(input_ids, attention_mask)
         videos, group, length = self.num_videos, self.group, self.length
         ids = input_ids.new_zeros(videos * group).index_copy_(0, self.slots, input_ids[:, -1])
@@ -148,8 +148,8 @@ class SharedPrefixCache(Cache):
         if videos * group > 1:
             self._make_room(length + group)
             own = torch.arange(group, device=self.device)
-            self.hidden[:, own, length + own] = 0
-            mask = self.hidden[:, None, :, : length + group]
+            self.next_mask[:, own, length + own] = 0
+            mask = self.next_mask[:, None, :, : length + group]
         self.logit_index = self.slots
         positions, self.positions = self.positions, self.positions + 1
         return self._inputs(ids.view(videos, group), positions.view(videos, group), mask, group)
@@ -172,20 +172,19 @@ class SharedPrefixCache(Cache):
         num_last = max(len(rows) for rows in distinct)
         num_body = max(sum(len(row) - 1 for row in rows) for rows in distinct)
         shape = (self.num_videos, num_body + num_last)
+        # [V, N] each: token, position, index of the distinct row (-1: padding), and index in the row
         ids, positions, owner, order = ([[fill] * shape[1] for _ in range(shape[0])] for fill in (0, 0, -1, 0))
         for video, rows in enumerate(distinct):
-            slot = 0
+            body_column = 0
             for row, number in rows.items():
                 for k, token in enumerate(row):
                     last = k == len(row) - 1
-                    column = num_body + number if last else slot
-                    ids[video][column], positions[video][column], owner[video][column], order[video][column] = (
-                        token,
-                        self.prefix + k,
-                        number,
-                        k,
-                    )
-                    slot += not last
+                    column = num_body + number if last else body_column
+                    ids[video][column] = token
+                    positions[video][column] = self.prefix + k
+                    owner[video][column] = number
+                    order[video][column] = k
+                    body_column += not last
         ids_, positions_, owner_, order_ = (torch.tensor(values, device=self.device) for values in (ids, positions, owner, order))
         own = owner_[:, :, None] == owner_[:, None, :]
         sees = own & (order_[:, None, :] <= order_[:, :, None])
@@ -193,11 +192,11 @@ class SharedPrefixCache(Cache):
         mask[:, :, self.prefix :].masked_fill_(~sees, torch.finfo(self.dtype).min)
 
         # The next token of a row sees the prefix, and the tokens of the distinct row that equals the row.
-        self.hidden = torch.full((self.num_videos * self.group, 0), torch.finfo(self.dtype).min, dtype=self.dtype, device=self.device)
-        self.hidden = self.hidden.view(self.num_videos, self.group, 0)
+        self.next_mask = torch.full((self.num_videos * self.group, 0), torch.finfo(self.dtype).min, dtype=self.dtype, device=self.device)
+        self.next_mask = self.next_mask.view(self.num_videos, self.group, 0)
         self._make_room(self.prefix + shape[1])
-        self.hidden[:, :, : self.prefix] = 0
-        rows_ = self.hidden.view(self.num_videos * self.group, -1)
+        self.next_mask[:, :, : self.prefix] = 0
+        rows_ = self.next_mask.view(self.num_videos * self.group, -1)
         video_index = torch.tensor(self.videos, device=self.device)
         own_tokens = owner_[video_index] == torch.tensor(distinct_index, device=self.device)[:, None]  # [R, N]
         row_masks = rows_[self.slots]
@@ -212,12 +211,12 @@ class SharedPrefixCache(Cache):
         return {"input_ids": ids, "position_ids": positions, "attention_mask": mask, "logits_to_keep": keep}
 
     def _make_room(self, tokens: int) -> None:
-        """Widen `hidden` to at least `tokens` columns; the new columns are invisible."""
-        assert self.hidden is not None
-        missing = tokens - self.hidden.shape[2]
+        """Widen `next_mask` to at least `tokens` columns; the new columns are invisible."""
+        assert self.next_mask is not None
+        missing = tokens - self.next_mask.shape[2]
         if missing > 0:
-            more = self.hidden.new_full((*self.hidden.shape[:2], missing + GROWTH), torch.finfo(self.dtype).min)
-            self.hidden = torch.cat([self.hidden, more], dim=2)
+            more = self.next_mask.new_full((*self.next_mask.shape[:2], missing + GROWTH), torch.finfo(self.dtype).min)
+            self.next_mask = torch.cat([self.next_mask, more], dim=2)
 
     def unpack(self, logits: Tensor) -> Tensor:
         """[V, kept, vocabulary] -> [R, 1, vocabulary]."""
@@ -225,6 +224,6 @@ class SharedPrefixCache(Cache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Row i continues row beam_idx[i] of the same video: it takes the mask of that row."""
-        assert self.hidden is not None
-        rows = self.hidden.view(self.num_videos * self.group, -1)
-        self.hidden = rows.index_copy(0, self.slots, rows[self.slots[beam_idx.to(self.device)]]).view_as(self.hidden)
+        assert self.next_mask is not None
+        rows = self.next_mask.view(self.num_videos * self.group, -1)
+        self.next_mask = rows.index_copy(0, self.slots, rows[self.slots[beam_idx.to(self.device)]]).view_as(self.next_mask)

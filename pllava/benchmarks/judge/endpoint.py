@@ -205,10 +205,8 @@ class EndpointJudge:
         try:
             completion = json.loads(body)
             content, usage = completion["choices"][0]["message"]["content"], completion.get("usage") or {}
-            usage_fields = {
-                "tokens_read": "prompt_tokens",
-                "tokens_written": "completion_tokens",
-            }  # a server may omit either
+            usage_fields = {"tokens_read": "prompt_tokens", "tokens_written": "completion_tokens"}
+            # A server may omit either number.
             counted = {name: usage[field] for name, field in usage_fields.items() if isinstance(usage.get(field), int)}
         except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             raise _FailedError("a body that is no chat completion") from None
