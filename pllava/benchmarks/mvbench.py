@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pllava.benchmarks import io
 from pllava.benchmarks.benchmark import Benchmark, Sample, Score
 from pllava.benchmarks.io import media_sha256
 from pllava.benchmarks.letter_match import LETTERS, format_question, score
@@ -76,11 +75,6 @@ def annotation_files(root: str | Path) -> list[Path]:
             f"{Path(root) / 'json'}: no <task>.json there. Point evaluate.benchmarks.mvbench.root in params.yaml to MVBench data"
         )
     return files
-
-
-def data_sha256(root: str | Path, samples: list[Sample], known: dict[str, str] | None = None) -> str:
-    """Hash of the JSON files and the media (`pllava.benchmarks.io.data_sha256`)."""
-    return io.data_sha256(root, annotation_files(root), samples, known)
 
 
 def _task(root: Path, file: Path) -> list[Sample]:

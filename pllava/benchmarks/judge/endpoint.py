@@ -216,7 +216,7 @@ class EndpointJudge:
         return content, counted
 
     def _sentence(self, error: Any) -> str:
-        """ ": " and the endpoint's error message on one line, without the key; "" if it sent no message."""
+        """The error message of the endpoint on one line, after a colon and without the key; "" if it sent no message."""
         message = error.body.get("message") or error.body.get("detail") or error.body if isinstance(error.body, dict) else error.body
         message = message if isinstance(message, str) else json.dumps(message) if message else ""
         message = message if self.endpoint.key == NO_KEY else message.replace(self.endpoint.key, "***")
