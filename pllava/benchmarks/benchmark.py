@@ -1,12 +1,12 @@
-"""The contract of a benchmark: which samples, how each is asked, how an answer is scored.
+"""The interface of a benchmark: its samples, the prompt of a sample, and the score of an answer.
 
     benchmark = load_benchmark("msvd_qa")
     sample = benchmark.samples("data/raw/VideoQA/MSVD_QA")[0]
-    benchmark.prompt(sample)                               # what the model is asked, before the conversation template
+    benchmark.prompt(sample)                               # the user's message, without the conversation template
     benchmark.score(row, judge)                            # {"MSVD-QA": Score(value=1.0, ...)}
 
-A benchmark is an entry point of the group `pllava.benchmarks` (pyproject.toml lists ours), or a file anywhere with a `BENCHMARK`, named by
-`source` in params.yaml (docs/extending.md has an example of both).
+A benchmark is an entry point of the group `pllava.benchmarks` (pyproject.toml lists ours), or the `BENCHMARK` of a Python file that
+`source` in params.yaml names. docs/extending.md has an example of both.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 GROUP = "pllava.benchmarks"
 
 
-@dataclass(frozen=True, slots=True)  # there may be a hundred thousand
+@dataclass(frozen=True, slots=True)  # slots, because a run may hold a hundred thousand samples
 class Sample:
-    """One question about one clip; two about one clip where both answers are scored together (VCGBench's consistency)."""
+    """One question about one clip. VCGBench's consistency asks two questions about it, and scores the two answers together."""
 
     id: str  # "<annotation file's stem>/<index in the file>"
     task: str
@@ -38,76 +38,76 @@ class Sample:
     start: float | None  # seconds
     end: float | None
     question: str
-    candidates: tuple[str, ...] = ()  # multiple choice only
-    answer: str = ""  # the truth: text of the right candidate, reference answer or caption; "" where there is none
+    candidates: tuple[str, ...] = ()  # of multiple choice; () for an open question
+    answer: str = ""  # text of the right candidate, reference answer or caption; "" if there is none
     second_question: str | None = None
 
     @property
     def letter_answer(self) -> str:
-        """The right option as it is scored, "(B) left"; "(@) ..." when the answer is none of the options and nothing can be right."""
+        """The right option with its letter, "(B) left"; "(@) ..." if the answer is none of the options, so no reply can be right."""
         return letter_answer(self.answer, self.candidates)
 
     @property
     def chance(self) -> float:
-        """Accuracy of a blind guess; 0 for an open question."""
+        """Expected accuracy of a random guess, 0..1; 0 for an open question."""
         return 1 / len(self.candidates) if self.candidates else 0.0
 
 
 @dataclass(frozen=True)
 class Score:
-    """One answer on one task. `value` is what is averaged; None: the judgement failed, which is missing and never 0."""
+    """The score of one answer on one task. Averages are taken of `value`. A failed judgement has the value None, never 0."""
 
     value: float | None  # 0..1
     correct: bool | None = None
-    score: float | None = None  # 0..5, by a judge
-    f1: float | None = None  # 0..1, by the offline scorer
-    missing: str | None = None  # why there is no value
-    suspicious: bool = False  # the answer looks like a verdict: somebody may have tried to talk to the judge
+    score: float | None = None  # 0..5, from a judge
+    f1: float | None = None  # 0..1, from the offline scorer
+    missing: str | None = None  # why the value is None
+    suspicious: bool = False  # the answer looks like a verdict, and may try to instruct the judge
 
     def as_dict(self) -> dict[str, Any]:
-        """Without the fields that say nothing; `value` always."""
-        said = {name: value for name, value in asdict(self).items() if value is not None}
-        return {"value": self.value} | {name: value for name, value in said.items() if name != "suspicious" or value}
+        """`value`, and every other field that is not None; `suspicious` only if True."""
+        present = {name: value for name, value in asdict(self).items() if value is not None}
+        return {"value": self.value} | {name: value for name, value in present.items() if name != "suspicious" or value}
 
 
 class Benchmark(ABC):
-    """Subclass it and give `title`, `samples` and `score`; the rest has defaults."""
+    """A subclass defines `title`, `samples` and `score`. The other members have defaults."""
 
     title: ClassVar[str]
-    judged: ClassVar[bool] = False  # `score` asks the judge
-    frame_rule: ClassVar[str] = "eval"  # sampling of pllava.read_video
-    average_over: ClassVar[Literal["tasks", "questions"]] = "tasks"  # what the main average weighs alike; both are reported
-    share_clips: ClassVar[bool] = False  # tasks are several scores of the same answers: intervals draw the same videos for all of them
+    judged: ClassVar[bool] = False  # whether `score` calls the judge
+    frame_rule: ClassVar[str] = "eval"  # how pllava.read_video samples frames
+    average_over: ClassVar[Literal["tasks", "questions"]] = "tasks"  # units of equal weight in the main average; reports show both averages
+    share_clips: ClassVar[bool] = False  # the tasks score the same answers, so all tasks resample the same videos
 
     @abstractmethod
     def samples(self, root: str | Path, limit: int | None = None) -> list[Sample]:
-        """Every question under `root`, in a fixed order; the first `limit` of each task."""
+        """The questions under `root`, in a fixed order. `limit`: only the first so many of each task."""
 
     @abstractmethod
     def score(self, row: Mapping[str, Any], judge: Judge) -> dict[str, Score]:
-        """{task: score} of one row of results.jsonl, whose clip could be read."""
+        """{task: score} of one row of results.jsonl. The clip of the row could be read."""
 
     def annotations(self, root: str | Path) -> list[Path]:
-        """The files that define the benchmark: they are hashed with the media."""
+        """The annotation files. They enter the benchmark's hash beside the media."""
         return sorted(Path(root).rglob("*.json"))
 
     def prompt(self, sample: Sample) -> str:
-        """The user's message about the clip; the template is put around it."""
+        """The user's message about the clip, without the conversation template."""
         return sample.question
 
     def expected(self, sample: Sample) -> str:
-        """The truth, as results.jsonl shows it and `score` gets it."""
+        """The right answer, as results.jsonl stores it and `score` reads it."""
         return sample.answer
 
     def tasks(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """The tasks an answer counts for. None: it is kept, but has nothing to be scored by."""
+        """The tasks that an answer counts for. (): the answer is kept and not scored."""
         return (row["task"],)
 
 
 def load_benchmark(name: str, source: str | Path | None = None) -> Benchmark:
-    """The benchmark that an installed package provides under this name, or the BENCHMARK of the Python file `source`.
+    """The benchmark `name` of an installed package, or the BENCHMARK of the Python file `source`.
 
-    Raises PllavaError when there is none.
+    Raises PllavaError if there is none.
     """
     if source is None:
         if name not in plugins.names(GROUP):
@@ -122,7 +122,7 @@ def load_benchmark(name: str, source: str | Path | None = None) -> Benchmark:
         raise PllavaError(f"evaluate.benchmarks.{name}.source is {path}, which is no Python file. See docs/evaluation.md")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found = getattr(module, "BENCHMARK", None)
-    if not isinstance(found, Benchmark):
+    benchmark = getattr(module, "BENCHMARK", None)
+    if not isinstance(benchmark, Benchmark):
         raise PllavaError(f"{path} has no BENCHMARK that is a pllava.benchmarks.benchmark.Benchmark. See docs/evaluation.md")
-    return found
+    return benchmark

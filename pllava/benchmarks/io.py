@@ -1,4 +1,4 @@
-"""Files of a benchmark: its JSON lists, its media by name, and one hash of all of them."""
+"""Reads the files of a benchmark: JSON lists, media by name, and one hash of all files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif")
 
 
 def read_entries(path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
-    """The list in a JSON file. Raises PllavaError when the file is not there, is no list, or an entry lacks a field."""
+    """The list in a JSON file. Raises PllavaError if the file is missing or holds no list, or if an entry lacks a field of `needed`."""
     if not path.is_file():
         raise PllavaError(
             f"{path} is not there. Put the benchmark in its published layout (docs/evaluation.md), or mend its root in params.yaml"
@@ -36,10 +36,10 @@ def read_entries(path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
 
 
 class MediaIndex:
-    """All media files under a folder, by the name annotations use, which often has no suffix: `MediaIndex(root)["vid1201"]`.
+    """Finds media files under a folder by their name in annotations, which often lacks the suffix: `MediaIndex(root)["vid1201"]`.
 
-    A name may hold folders, which tell clips of one name apart: `MediaIndex(root)["day2/clip.mp4"]`.
-    first: the suffix that wins where a clip is there twice.
+    A name may include folders, to distinguish clips of equal name: `MediaIndex(root)["day2/clip.mp4"]`.
+    first: the preferred suffix, if a clip exists with several.
     """
 
     def __init__(self, root: str | Path, first: str = ".mp4"):
@@ -57,26 +57,26 @@ class MediaIndex:
                 self._paths.setdefault(name, []).append(path)
 
     def __getitem__(self, name: str) -> Path:
-        """The file; where there is none, the place it would be missed at: evaluation then counts its questions as wrong and lists it.
+        """The path of the media file, or a path that does not exist: evaluation lists such a path and counts its questions as wrong.
 
-        Raises PllavaError for a name that leads out of the root.
+        Raises PllavaError if the name leads out of the root.
         """
-        asked = PurePosixPath(name)
-        if asked.is_absolute() or ".." in asked.parts:
+        requested = PurePosixPath(name)
+        if requested.is_absolute() or ".." in requested.parts:
             raise PllavaError(f"{name!r} leads out of {self.root}. Name a clip that lies under it")
-        folders = asked.parts[:-1]
-        short = asked.stem if asked.suffix.lower() in SUFFIXES else asked.name
-        for path in (*self._paths.get(asked.name, ()), *self._paths.get(short, ())):
+        folders = requested.parts[:-1]
+        stem = requested.stem if requested.suffix.lower() in SUFFIXES else requested.name
+        for path in (*self._paths.get(requested.name, ()), *self._paths.get(stem, ())):
             if not folders or path.parent.parts[-len(folders) :] == folders:
                 return path
         return self.root / "videos" / name
 
 
 def data_sha256(root: str | Path, annotations: Iterable[Path], samples: Sequence[Sample], known: Mapping[str, str] | None = None) -> str:
-    """Each annotation file and each medium enters with its own sha256 and its path under `root`, so where `root` lies does not matter.
-    Raises PllavaError for a medium that is not under `root`.
+    """Hash of the sha256 and the path under `root` of each annotation file and medium. The location of `root` has no influence.
 
-    `known` maps a media path (as in Sample.media) to its sha256, so that what `prepare` hashed is not read again.
+    known: media path (as in Sample.media) -> sha256, for media that `prepare` has hashed already.
+    Raises PllavaError for a medium that is not under `root`.
     """
     root, known = Path(root), known or {}
     lines = [f"{file.relative_to(root).as_posix()} {sha256_file(file)}" for file in annotations]
@@ -84,15 +84,15 @@ def data_sha256(root: str | Path, annotations: Iterable[Path], samples: Sequence
         if not media.is_relative_to(root):
             raise PllavaError(f"{media} does not lie under {root}, the benchmark's root. Put it there, or mend the root in params.yaml")
         try:
-            found = known.get(media.as_posix()) or media_sha256(media)
-        except OSError:  # no permission, or a name that is too long: its questions will count as wrong
-            found = "unreadable"
-        lines.append(f"{media.relative_to(root).as_posix()} {found}")
+            digest = known.get(media.as_posix()) or media_sha256(media)
+        except OSError:  # no permission, or too long a name: evaluation counts its questions as wrong
+            digest = "unreadable"
+        lines.append(f"{media.relative_to(root).as_posix()} {digest}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def media_sha256(media: Path) -> str:
-    """sha256 of a file, of a folder's numbered frames, or "missing"."""
+    """sha256 of a file or of the frames in a folder; "missing" if neither exists."""
     if media.is_file():
         return sha256_file(media)
     if not media.is_dir():

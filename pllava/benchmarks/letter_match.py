@@ -1,4 +1,4 @@
-"""How MVBench asks and scores multiple choice: options (A), (B), ... and the letter in the first word of the reply.
+"""MVBench's multiple choice: the prompt lists options (A), (B), ..., and the first word of the reply must name the right letter.
 
 format_question("Which way?", ["left", "right"])   # "Question: Which way?\\nOptions:\\n(A) left\\n(B) right"
 letter_answer("right", ["left", "right"])          # "(B) right"
@@ -15,13 +15,13 @@ LETTERS = "abcdefg"  # MVBench has at most seven options
 
 
 def format_question(question: str, candidates: Sequence[str]) -> str:
-    """The question with its lettered options, as the benchmark's script writes it (the end of the last option is stripped)."""
+    """The question with its lettered options, as the benchmark's script writes it (white space at the end is stripped)."""
     options = "".join(f"({chr(ord('A') + i)}) {candidate}\n" for i, candidate in enumerate(candidates))
     return f"Question: {question}\nOptions:\n{options}".rstrip()
 
 
 def letter_answer(answer: str, candidates: Sequence[str]) -> str:
-    """The answer with its letter; of equal options the last one. An answer that is no option gets "@", which no reply can match."""
+    """The answer with its letter: the last one if several options are equal; "@" if the answer is no option, which no reply matches."""
     index = max((i for i, candidate in enumerate(candidates) if candidate == answer), default=-1)
     return f"({chr(ord('A') + index)}) {answer}"
 
@@ -29,8 +29,8 @@ def letter_answer(answer: str, candidates: Sequence[str]) -> str:
 def score(prediction: str, answer: str) -> bool:
     """Whether the first word of the reply names the letter of `answer`, which is "(B) right".
 
-    The published rule: words end at a space, case and a closing full stop are ignored; the first word must hold one of the letters a-g,
-    and one of reply and letter must be contained in the other. So "B", "(B)", "b." and "(B)/(C)" match "(B) ...", "Option B" does not.
+    The published rule: words end at a space; case and a closing full stop are ignored. The first word must hold one of the letters a-g,
+    and one of first word and "(b)" must be contained in the other. So "B", "(B)", "b." and "(B)/(C)" match "(B) ...", "Option B" does not.
     Raises PllavaError for an answer without text after its letter.
     """
     reply, _, _ = prediction.lower().partition(" ")

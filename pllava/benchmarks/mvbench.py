@@ -1,9 +1,9 @@
 """MVBench (arXiv 2311.17005): `python -c "from pllava.benchmarks.mvbench import load_samples; print(load_samples('DATA/MVBench')[0])"`.
 
 Layout under a data root, as published: `json/<task>.json`, a list of `{video, question, candidates, answer, start?, end?}`, and
-the media in `video/<folder>/<video>`. The published tasks share folders (table below). Where a task's folder of the table is not on
-disk, the folder is named as its JSON file, so any benchmark of this form can be read without code. Only tasks that have a JSON file
-are evaluated.
+the media in `video/<folder>/<video>`. The published tasks share folders (table below). If a task is not in the table, or its folder of the
+table is not on disk, the folder has the name of the JSON file. So any benchmark of this layout can be read without code. Only tasks with a
+JSON file are evaluated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pllava.benchmarks import io
 from pllava.benchmarks.benchmark import Benchmark, Sample, Score
 from pllava.benchmarks.io import media_sha256
 from pllava.benchmarks.letter_match import LETTERS, format_question, score
@@ -48,19 +47,19 @@ TASKS: dict[str, tuple[str, str, bool]] = {
     "counterfactual_inference": ("Counterfactual Inference", "clevrer/video_validation", False),
 }
 
-STILL_TASKS = ("Object Existence",)  # one frame can be enough; the other tasks need time
+STILL_TASKS = ("Object Existence",)  # one frame can be enough; the other tasks need several frames
 
 
 def task_name(stem: str) -> str:
-    """Published name of a task, else the file's stem in title case: `moving_direction` -> `Moving Direction`."""
+    """Published name of a task; for an unpublished task, the file's stem in title case: `moving_direction` -> `Moving Direction`."""
     return TASKS[stem][0] if stem in TASKS else stem.replace("_", " ").title()
 
 
 def load_samples(root: str | Path, limit: int | None = None) -> list[Sample]:
-    """Every question under `root`, in the order of the published tasks, then by file name; `limit` keeps the first so many of each task.
+    """Every question under `root`, in the order of the published tasks, then by file name. `limit`: only the first so many of each task.
 
-    Raises PllavaError when there is no task, when a task's video folder is missing, or when an entry lacks a field.
-    A single video that is missing or unreadable is not looked for here: it counts as wrong in its own task when it is evaluated.
+    Raises PllavaError if there is no task, if a task's video folder is missing, or if an entry is wrong.
+    Does not check single videos: evaluation counts the questions of a missing or unreadable video as wrong.
     """
     root = Path(root)
     files = annotation_files(root)
@@ -69,18 +68,13 @@ def load_samples(root: str | Path, limit: int | None = None) -> list[Sample]:
 
 
 def annotation_files(root: str | Path) -> list[Path]:
-    """The `json/<task>.json` files under a data root, sorted. Raises PllavaError when there is none."""
+    """The `json/<task>.json` files under a data root, sorted. Raises PllavaError if there is none."""
     files = sorted(Path(root).glob("json/*.json"))
     if not files:
         raise PllavaError(
             f"{Path(root) / 'json'}: no <task>.json there. Point evaluate.benchmarks.mvbench.root in params.yaml to MVBench data"
         )
     return files
-
-
-def data_sha256(root: str | Path, samples: list[Sample], known: dict[str, str] | None = None) -> str:
-    """Hash of the JSON files and the media (`pllava.benchmarks.fingerprint`)."""
-    return io.data_sha256(root, annotation_files(root), samples, known)
 
 
 def _task(root: Path, file: Path) -> list[Sample]:

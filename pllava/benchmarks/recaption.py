@@ -1,7 +1,7 @@
-"""Dense captions of Inter4K or one's own videos, with or without a caption to compare with.
+"""Dense captions of Inter4K or of other videos, with or without reference captions.
 
-Layout: one or more JSON lists of `{video_name, caption?}` in the root, a task each, and the videos in any folder under it. Without a
-caption the model's text is kept in results.jsonl and not scored.
+Layout: one or more JSON lists of `{video_name, caption?}` in the root, and the videos in any folder under it. Each list is a task. If an
+entry has no caption, results.jsonl keeps the model's text without a score.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Accuracy with 95 % bootstrap intervals: `bootstrap(rows, resamples=2000, seed=0).average("adapted")`.
 
-Videos are resampled, not questions: questions about one clip are answered from the same pixels and are not independent draws.
-All models of a run share the resamples, so a difference between two models is a paired bootstrap (Efron & Tibshirani 1993, chapter 16).
+The bootstrap resamples videos, not questions, because questions about one clip are not independent: they share its pixels.
+All models of a run share the resamples, so the difference between two models is a paired bootstrap (Efron & Tibshirani 1993, chapter 16).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,14 +19,14 @@ from pllava.benchmarks.scoring import values
 from pllava.core.errors import PllavaError
 
 CONFIDENCE = 0.95
-DRAWS_AT_ONCE = 500_000  # counts in memory while resampling, 4 MB
+DRAWS_AT_ONCE = 500_000  # counts in memory at a time while resampling: 4 MB
 
 Over = Literal["tasks", "questions"]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its percentile interval. `p` is the two-sided bootstrap p-value of "the value is 0", for differences only."""
+    """A value and its percentile interval. `p`, for differences only: the two-sided bootstrap p-value of "the value is 0"."""
 
     value: float
     low: float
@@ -39,12 +39,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class TaskBootstrap:
-    """One task: observed and resampled means of each model (columns in the order of `Bootstrap.models`); NaN where nothing is scored."""
+    """Observed and resampled means of one task. Columns are models, in the order of `Bootstrap.models`. NaN if no question is scored."""
 
     observed: np.ndarray  # [M]
     resampled: np.ndarray  # [R, M]
     n: int  # questions
-    scored: np.ndarray  # [M]: questions whose judgement is not missing
+    scored: np.ndarray  # [M]: questions with a judgement
     chance: float
 
 
@@ -54,12 +54,15 @@ class Bootstrap:
     tasks: dict[str, TaskBootstrap]
 
     def task(self, model: str, task: str) -> Interval:
+        """Mean of `model` on one task, with its interval."""
         column, entry = self.models.index(model), self.tasks[task]
         return interval(float(entry.observed[column]), entry.resampled[:, column])
 
     def average(self, model: str, tasks: Sequence[str] | None = None, over: Over = "tasks") -> Interval:
-        """Mean of the tasks' means: each task weighs the same ("tasks", as in MVBench's tables) or as many as its scored questions
-        ("questions", as in the published scripts and the paper's VCG average). Resampled with the tasks.
+        """Weighted mean of the tasks' means, with its interval from the tasks' resamples. `tasks`: None for all.
+
+        over="tasks": each task weighs the same, as in MVBench's tables. over="questions": a task weighs as much as it has scored
+        questions, as in the published scripts and the paper's VCG average.
         """
         column = self.models.index(model)
         observed, resampled = self._mean(tasks, over)
@@ -71,16 +74,18 @@ class Bootstrap:
         a, b = self.models.index(model), self.models.index(other)
         differences = resampled[:, a] - resampled[:, b]
         differences = differences[~np.isnan(differences)]
-        found = interval(float(observed[a] - observed[b]), differences)
-        # +1: a p-value of exactly 0 would claim more than R resamples can show. 1e-12: sums of equal shares differ in the last bit
+        observed_interval = interval(float(observed[a] - observed[b]), differences)
+        # +1: R resamples can't show a p-value of exactly 0. 1e-12: equal means can differ in the last bit
         tail = min((differences <= 1e-12).sum(), (differences >= -1e-12).sum()) + 1
-        return Interval(found.value, found.low, found.high, p=min(1.0, 2 * float(tail) / (len(differences) + 1)))
+        return Interval(
+            observed_interval.value, observed_interval.low, observed_interval.high, p=min(1.0, 2 * float(tail) / (len(differences) + 1))
+        )
 
     def _mean(self, tasks: Sequence[str] | None, over: Over) -> tuple[np.ndarray, np.ndarray]:
         chosen = [self.tasks[name] for name in (self.tasks if tasks is None else tasks)]
         if not chosen:
             raise PllavaError("No task to average over. Choose at least one task of the benchmark")
-        # [tasks, M]; a draw may hold no scored question of a small task (NaN): the other tasks are its mean
+        # [tasks, M]. A resample may have no scored question of a small task (NaN): its average is then over the other tasks
         weights = np.array([t.scored if over == "questions" else np.ones(len(t.scored)) for t in chosen], dtype=float)
         return (
             _weighted(np.array([t.observed for t in chosen]), weights),
@@ -89,22 +94,24 @@ class Bootstrap:
 
 
 def _weighted(means: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted mean over the first axis, of what is not NaN."""
+    """Weighted mean over the first axis, without NaNs."""
     with np.errstate(invalid="ignore"):
         return (np.nan_to_num(means) * weights).sum(axis=0) / (~np.isnan(means) * weights).sum(axis=0)
 
 
-def bootstrap(rows: Iterable[dict], resamples: int, seed: int, share_clips: bool = False) -> Bootstrap:
-    """Resample the scored answers of a run. A row of `results.jsonl` holds `model, id, task, media, correct, candidates`, maybe `scores`.
+def bootstrap(rows: Iterable[Mapping[str, Any]], resamples: int, seed: int, share_clips: bool = False) -> Bootstrap:
+    """Resample the scored answers of a run.
 
-    A task's draws depend on the seed and the task's name only: another task added or removed changes nothing. With `share_clips` all
-    tasks draw the same videos, because they score the same answers (the dimensions of VCGBench).
-    Raises PllavaError if the models did not answer the same questions, since then nothing can be paired.
+    rows: of `results.jsonl`, with `model, id, task, media, correct, candidates` and, if judged, `scores`.
+
+    The resamples of a task depend on the seed and the task's name only, so other tasks have no influence. With `share_clips` all tasks
+    resample the same videos, because they score the same answers (the dimensions of VCGBench).
+    Raises PllavaError if the models did not answer the same questions, because a paired bootstrap needs pairs.
     """
-    models: dict[str, None] = {}  # in the order they come
+    models: dict[str, None] = {}  # in the order of the rows
     media: set[str] = set()
     table: dict[str, _Questions] = {}
-    for row in rows:  # what is kept of a row is a few numbers
+    for row in rows:  # only a few numbers of each row stay in memory
         models.setdefault(row["model"])
         if share_clips:
             media.add(row["media"])
@@ -129,7 +136,7 @@ def bootstrap(rows: Iterable[dict], resamples: int, seed: int, share_clips: bool
 
 
 class _Questions:
-    """The scored questions of one task, in the order they come."""
+    """The values of all models on the questions of one task, in the order of the rows."""
 
     NOT_ANSWERED = float("inf")
 
@@ -139,7 +146,7 @@ class _Questions:
         self._index: dict[str, int] = {}
         self._values: dict[str, array] = {}  # model -> value of each question, NaN where a judgement is missing
 
-    def add(self, row: dict, value: float | None) -> None:
+    def add(self, row: Mapping[str, Any], value: float | None) -> None:
         index = self._index.setdefault(row["id"], len(self._index))
         if index == len(self.media):
             self.media.append(sys.intern(row["media"]))
@@ -149,22 +156,24 @@ class _Questions:
         column[index] = np.nan if value is None else value
 
     def scores(self, task: str, models: Sequence[str]) -> np.ndarray:
-        """[questions, models]. Raises PllavaError when a model has not answered one."""
-        found = np.full((len(self.media), len(models)), self.NOT_ANSWERED)
-        for place, model in enumerate(models):
+        """Values [questions, models]. Raises PllavaError if a model has not answered a question."""
+        scores = np.full((len(self.media), len(models)), self.NOT_ANSWERED)
+        for position, model in enumerate(models):
             column = self._values.get(model, array("d"))
-            found[: len(column), place] = column
-        for index in np.flatnonzero(np.isinf(found).any(axis=1)):
-            id_ = next(id_ for id_, place in self._index.items() if place == index)
+            scores[: len(column), position] = column
+        for index in np.flatnonzero(np.isinf(scores).any(axis=1)):
+            id_ = next(id_ for id_, position in self._index.items() if position == index)
             raise PllavaError(f"{task}: {id_} was not answered by all of {', '.join(models)}. Evaluate again: pllava evaluate")
-        return found
+        return scores
 
 
 def resampled_accuracy(
     correct: np.ndarray, media: Sequence[str], resamples: int, rng: np.random.Generator, clips: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Means [R, M] over videos drawn with replacement. `correct` [Q, M] holds values in 0..1, NaN where one is missing; `media` names the
-    video of each question; the videos drawn are those, or `clips`. NaN where a draw holds no scored question.
+    """Means [R, M] over videos drawn with replacement; NaN if a resample has no scored question.
+
+    correct [Q, M]: values in 0..1, NaN if missing. media: the video of each question. clips: the sorted videos to draw from; default: those
+    in `media`.
     """
     names, video = np.unique(np.asarray(media), return_inverse=True)
     if clips is not None:
@@ -176,7 +185,7 @@ def resampled_accuracy(
     drawn = np.empty((resamples, correct.shape[1]))
     step = max(1, DRAWS_AT_ONCE // count)
     with np.errstate(invalid="ignore"):
-        for first in range(0, resamples, step):  # the same stream of draws in any number of steps
+        for first in range(0, resamples, step):  # the number of steps does not change the draws
             draws = rng.multinomial(count, np.full(count, 1 / count), size=min(step, resamples - first))  # [r, videos]
             drawn[first : first + step] = (draws @ total) / (draws @ scored)
     return drawn

@@ -2,8 +2,8 @@
 
 Layout: `Zero_Shot_QA/Benchmarking_QA/{generic,temporal,consistency}_qa.json`, lists of `{video_name, Q, A}` (consistency: `{video_name, Q1,
 Q2, A}`), and the videos in any folder under the root. A generic answer is judged for correctness of information, detail orientation and
-contextual understanding; a temporal one for temporal understanding; the two answers of a consistency entry together, each beside the
-question it was given to.
+contextual understanding, and a temporal answer for temporal understanding. The two answers of a consistency entry are judged together, each
+with its question.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pllava.benchmarks.judge import rubric
 if TYPE_CHECKING:
     from pllava.benchmarks.judge import Judge
 
-# kind of question -> dimensions (rubrics); the short names CI, DO, CU, TU, CO are those of the tables
+# kind of question -> rubrics of its dimensions, which tables call CI, DO, CU, TU and CO
 DIMENSIONS: dict[str, tuple[rubric.Rubric, ...]] = {
     "generic": (rubric.CORRECTNESS, rubric.DETAIL, rubric.CONTEXT),
     "temporal": (rubric.TEMPORAL,),
@@ -38,25 +38,25 @@ class VCGBench(Benchmark):
 
     def samples(self, root: str | Path, limit: int | None = None) -> list[Sample]:
         media = MediaIndex(root)
-        present = self.annotations(root) or [self._file(root, "generic")]  # none: the first one is missed by name
-        found = []
+        present = self.annotations(root) or [self._file(root, "generic")]  # no file: read_entries raises and names the first
+        samples = []
         for file in present:
             kind = file.stem.removesuffix("_qa")
-            asked = ("Q1", "Q2") if kind == "consistency" else ("Q",)
-            for index, entry in enumerate(read_entries(file, ("video_name", *asked, "A"))[:limit]):
-                found.append(
+            question_keys = ("Q1", "Q2") if kind == "consistency" else ("Q",)
+            for index, entry in enumerate(read_entries(file, ("video_name", *question_keys, "A"))[:limit]):
+                samples.append(
                     Sample(
                         id=f"{kind}/{index:04d}",
                         task=kind,
                         media=media[str(entry["video_name"])],
                         start=None,
                         end=None,
-                        question=str(entry[asked[0]]),
+                        question=str(entry[question_keys[0]]),
                         answer=str(entry["A"]),
                         second_question=str(entry["Q2"]) if kind == "consistency" else None,
                     )
                 )
-        return found
+        return samples
 
     def tasks(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(dimension.title for dimension in DIMENSIONS[row["task"]])
@@ -65,7 +65,7 @@ class VCGBench(Benchmark):
         fields = {"question": row["question"], "answer": row["answer"], "prediction": row["prediction"]}
         if row["task"] == "consistency":
             fields |= {"second_question": row["second_question"], "second_prediction": row["second_prediction"]}
-        if not fields["prediction"] or not fields.get("second_prediction", "-"):  # as published: no answer is 0, nobody is asked
+        if not fields["prediction"] or not fields.get("second_prediction", "-"):  # as published: 0, without asking the judge
             return {task: judge.nothing() for task in self.tasks(row)}
         return {dimension.title: judge.score(dimension, **fields) for dimension in DIMENSIONS[row["task"]]}
 

@@ -1,7 +1,7 @@
-"""MSVD-QA, MSRVTT-QA, ActivityNet-QA and TGIF-QA: open questions in `<set>/test_q.json`, `test_a.json`, and the videos beside them.
+"""MSVD-QA, MSRVTT-QA, ActivityNet-QA and TGIF-QA: open questions, which a judge scores as right or wrong, and 0 to 5.
 
-Entry i of one file belongs to entry i of the other; where both carry a question_id, the two must agree.
-Scored by a judge: right or wrong, and 0 to 5.
+Layout: `<set>/test_q.json`, `<set>/test_a.json`, and the videos in any folder under `<set>`. Entry i of one file belongs to entry i of the
+other. If both have a question_id, the two must be equal.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 
 class VideoQA(Benchmark):
-    """`folder`: beginning of the set's folder name, for a root that holds several sets."""
+    """folder: the beginning of the set's folder name, in lower case, for a root with several sets.
+
+    video_prefix: stands before the annotation's video_name in the name of a video. first_suffix: the preferred suffix of videos.
+    """
 
     judged = True
-    frame_rule = "videoqa"  # "eval" for video files; GIF frames are counted as the published VideoQA script does
+    frame_rule = "videoqa"  # as "eval" for video files; counts GIF frames as the published VideoQA script does
 
     def __init__(self, name: str, title: str, folder: str, video_prefix: str = "", first_suffix: str = ".mp4"):
         self.name = name
@@ -45,17 +48,19 @@ class VideoQA(Benchmark):
                 "Fetch both files of one release"
             )
         media = MediaIndex(home, self.first_suffix)
-        found = []
-        for index, (asked, told) in enumerate(zip(questions[:limit], answers[:limit], strict=True)):
-            if "question_id" in asked and "question_id" in told and asked["question_id"] != told["question_id"]:
+        samples = []
+        for index, (question, answer) in enumerate(zip(questions[:limit], answers[:limit], strict=True)):
+            if "question_id" in question and "question_id" in answer and question["question_id"] != answer["question_id"]:
                 raise PllavaError(
-                    f"{home}: entry {index} is question {asked['question_id']!r} in test_q.json, {told['question_id']!r} in test_a.json. "
-                    "Fetch both files of one release"
+                    f"{home}: entry {index} is question {question['question_id']!r} in test_q.json, "
+                    f"{answer['question_id']!r} in test_a.json. Fetch both files of one release"
                 )
-            clip = media[f"{self.video_prefix}{asked['video_name']}"]
-            sample = Sample(f"{self.name}/{index:05d}", self.title, clip, None, None, str(asked["question"]), answer=str(told["answer"]))
-            found.append(sample)
-        return found
+            clip = media[f"{self.video_prefix}{question['video_name']}"]
+            sample = Sample(
+                f"{self.name}/{index:05d}", self.title, clip, None, None, str(question["question"]), answer=str(answer["answer"])
+            )
+            samples.append(sample)
+        return samples
 
     def score(self, row: Mapping[str, Any], judge: Judge) -> dict[str, Score]:
         from pllava.benchmarks.judge.rubric import ANSWER
@@ -63,7 +68,7 @@ class VideoQA(Benchmark):
         return {self.title: judge.score(ANSWER, question=row["question"], answer=row["answer"], prediction=row["prediction"])}
 
     def _home(self, root: Path) -> Path:
-        """The set's folder: `root` itself, or the one below it that bears its name."""
+        """The set's folder: `root` if it has a test_q.json, else the first folder in `root` with the set's name, else `root`."""
         if (root / "test_q.json").is_file():
             return root
         named = [folder for folder in sorted(root.glob("*/")) if folder.name.lower().startswith(self.folder) and folder.is_dir()]
@@ -74,7 +79,7 @@ class VideoQA(Benchmark):
 MSVD_QA = VideoQA("msvd_qa", "MSVD-QA", folder="msvd", first_suffix=".avi")
 # 72,821 questions about web video of 10 to 30 s
 MSRVTT_QA = VideoQA("msrvtt_qa", "MSRVTT-QA", folder="msrvtt")
-# 8,000 questions about 800 untrimmed clips of up to some minutes; a file's name is `v_` and the annotation's video_name
+# 8,000 questions about 800 untrimmed clips of up to some minutes; a file is named `v_` + video_name
 ACTIVITYNET_QA = VideoQA("activitynet_qa", "ActivityNet-QA", folder="activitynet", video_prefix="v_")
 # open frame questions about animated GIFs
 TGIF_QA = VideoQA("tgif_qa", "TGIF-QA", folder="tgif", first_suffix=".gif")

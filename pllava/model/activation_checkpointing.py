@@ -1,7 +1,7 @@
-"""Gradient checkpointing: activations that are computed again in the backward pass instead of kept.
+"""Gradient checkpointing: the backward pass computes activations again, so the forward pass need not keep them.
 
-recompute(model, "mlp")      # of the MLPs alone: about half of what a step keeps, for a few per cent of its time
-recompute(model, "blocks")   # of whole decoder blocks: nearly all of it, for a third of the time
+recompute(model, "mlp")      # the MLPs: saves about half of a step's activations, costs a few per cent of its time
+recompute(model, "blocks")   # whole decoder blocks: saves nearly all activations, costs a third of the time
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pllava.core.errors import PllavaError
 
 
 def recompute(model: Any, what: Literal["none", "mlp", "blocks"]) -> None:
-    """Switch it on for the language model of a loaded model; the gradients stay the same to the bit. The frozen tower keeps nothing."""
+    """Switch gradient checkpointing on in the language model. Gradients stay equal to the bit. The frozen tower keeps no activations."""
     language_model = model.model.language_model
     if what == "blocks":
         language_model.activation_checkpointing_enable({"use_reentrant": False})

@@ -1,7 +1,7 @@
-"""LoRA on the language model plus the projector: adding, saving, verifying, loading.
+"""An adapter is LoRA on the language model plus the projector. This module adds, saves, verifies and loads adapters.
 
 model = add_lora(model, params.train.lora, seed)            # trainable: LoRA and projector, nothing else
-save_adapter(model, "outputs/train/adapter", config)        # manifest last: a folder without one is not whole
+save_adapter(model, "outputs/train/adapter", config)        # writes manifest.json last: a folder without it is incomplete
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from torch import Tensor
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, atomic_write_text, read_json, write_json
 from pllava.core.hashing import sha256_file
-from pllava.model import layouts as checkpoint
-from pllava.model.adapter_names import current_name, name_anew, peft_name, published_adapter_name
+from pllava.model import layouts
+from pllava.model.adapter_names import current_name, peft_name, published_adapter_name, update_layer_names
 
 if TYPE_CHECKING:
     from pllava.core.params import Lora
 
 WEIGHTS = "adapter_model.safetensors"
-# keys of peft's config that a training which goes on keeps, or that say nothing about the weights
+# keys of peft's config that a continued training keeps, or that do not describe the weights
 KEPT = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "modules_to_save", "rank_pattern", "alpha_pattern"}
 KEPT |= {"use_rslora", "use_dora", "layers_to_transform", "layers_pattern", "inference_mode", "base_model_name_or_path", "revision"}
 KEPT |= {"task_type", "peft_type", "auto_mapping", "peft_version"}
-DEFAULT_ALPHA = 32  # what the published training used; its adapters don't store it
-AS_TRAINED = "as_trained"  # attribute of a loaded adapter's config: lora_alpha and alpha_pattern before they were changed
+DEFAULT_ALPHA = 32  # of the published training; published adapters don't store their alpha
+AS_TRAINED = "as_trained"  # attribute of a loaded adapter's config: (lora_alpha, alpha_pattern) before `set_lora_alpha` changed them
 
 
 def targets(names: Collection[str]) -> str:
-    """peft's pattern for these linear layers of the language model; bare names would match the vision tower's too."""
+    """peft's pattern for the linear layers `names` of the language model. Bare names would match layers of the vision tower too."""
     return rf".*language_model.*\.({'|'.join(re.escape(name) for name in sorted(names))})"
 
 
 def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
-    """Wrap the model with fresh LoRA (B = 0, so nothing changes yet) and make LoRA and projector trainable, in fp32.
+    """Wrap the model with new LoRA, and make LoRA and projector trainable, in fp32. LoRA's B is 0, so the outputs don't change yet.
 
-    Equal seeds give equal weights; the caller's random state is left alone.
+    Equal seeds give equal weights. The random state of the caller stays the same.
     """
     config = LoraConfig(
         r=lora.r,
@@ -60,7 +60,7 @@ def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
     )
     layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     unknown = [target for target in lora.target_modules if not any(re.fullmatch(targets([target]), layer) for layer in layers)]
-    if unknown:  # peft is content when one of several names is found
+    if unknown:  # peft itself raises only if none of the names matches
         known = sorted({layer.rsplit(".", 1)[1] for layer in layers if "language_model" in layer})
         raise PllavaError(f"train.lora.target_modules {unknown} are no linear layers of the language model. It has: {', '.join(known)}")
     with torch.random.fork_rng():
@@ -73,26 +73,27 @@ def add_lora(model: Any, lora: Lora, seed: int) -> PeftModel:
 
 
 def continue_adapter(model: PeftModel, lora: Lora, source: str) -> PeftModel:
-    """Make a loaded adapter trainable, in fp32, and return its model. source: the adapter's name in errors.
+    """Make a loaded adapter trainable, in fp32. The caller trains it further.
 
-    rsLoRA, DoRA, rank_pattern, alpha_pattern and a choice of layers are kept. Raises PllavaError when rank, alpha or layers differ from
-    `lora` (another alpha would be another model), or when this training cannot keep a setting of the adapter.
+    Rank, alpha and target_modules of the adapter must equal those of `lora`: another alpha would change the outputs. rsLoRA, DoRA,
+    rank_pattern, alpha_pattern and a choice of layers stay as they are. Raises PllavaError that names each difference,
+    or each feature of the adapter that this training does not support.
     """
-    found = model.peft_config["default"]
-    if strange := _strange(model):
+    peft_config = model.peft_config["default"]
+    if unsupported := _unsupported_features(model):
         raise PllavaError(
-            f"train.init_from {source} is another kind of adapter than this training can go on with: {'; '.join(strange)}\n"
+            f"train.init_from {source} is another kind of adapter than this training can go on with: {'; '.join(unsupported)}\n"
             "Merge it into its base and train fresh LoRA on that: pllava export --adapter, then set model.base"
         )
     layers = {name.rsplit(".", 1)[1] for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    have = {"r": found.r, "alpha": found.lora_alpha, "target_modules": sorted(layers)}  # type: ignore[attr-defined]
-    asked = {"r": lora.r, "alpha": lora.alpha, "target_modules": sorted(lora.target_modules)}
-    lines = [f"  train.lora.{key}: {asked[key]} in params.yaml, {have[key]} there" for key in have if have[key] != asked[key]]
+    actual = {"r": peft_config.r, "alpha": peft_config.lora_alpha, "target_modules": sorted(layers)}  # type: ignore[attr-defined]
+    requested = {"r": lora.r, "alpha": lora.alpha, "target_modules": sorted(lora.target_modules)}
+    lines = [f"  train.lora.{key}: {requested[key]} in params.yaml, {actual[key]} there" for key in actual if actual[key] != requested[key]]
     if lines:
         raise PllavaError(
             f"train.init_from {source} has other LoRA than params.yaml asks for\n" + "\n".join(lines) + "\nSet these to what is there"
         )
-    found.lora_dropout = lora.dropout  # type: ignore[attr-defined]
+    peft_config.lora_dropout = lora.dropout  # type: ignore[attr-defined]
     for module in model.modules():
         if hasattr(module, "lora_A"):
             module.lora_dropout["default"] = torch.nn.Dropout(lora.dropout) if lora.dropout else torch.nn.Identity()
@@ -103,8 +104,8 @@ def continue_adapter(model: PeftModel, lora: Lora, source: str) -> PeftModel:
     return model
 
 
-def _strange(model: PeftModel) -> list[str]:
-    """What of an adapter this training has no name for, in words."""
+def _unsupported_features(model: PeftModel) -> list[str]:
+    """The features of an adapter that this training does not support, as sentences for an error message."""
     reasons = []
     saved = [name for name, module in model.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)]
     if not any(name.endswith("multi_modal_projector") for name in saved):
@@ -125,17 +126,18 @@ def _strange(model: PeftModel) -> list[str]:
 
 def _wrap(model: Any, config: LoraConfig, **options: Any) -> PeftModel:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers the old way
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft calls a deprecated method of transformers
         return get_peft_model(model, config, **options)  # type: ignore[return-value]
 
 
 def set_lora_alpha(model: Any, alpha: float) -> None:
-    """Give the LoRA of a loaded model the strength `alpha`, in place. `load`, evaluate, study and the demo all go through here.
+    """Set the strength of a loaded model's LoRA to `alpha`, in place. `load`, evaluate, study and the demo all call this function.
 
-    `alpha` takes the place of `lora_alpha` in the adapter's config; the values of `alpha_pattern` change in proportion. A layer of rank r
-    (`rank_pattern`) adds its update times its alpha / r, with rsLoRA alpha / sqrt(r). DoRA's magnitudes stay as trained. Each call begins
-    at the trained values: the trained strength is the trained model bit for bit, whatever was set before. 0 switches the update off.
-    Raises PllavaError, before anything is changed, for what is no strength.
+    `alpha` replaces `lora_alpha` in the adapter's config, and the values of `alpha_pattern` change in proportion. A layer of rank r
+    (`rank_pattern`) scales its update by its alpha / r, with rsLoRA by alpha / sqrt(r). DoRA's magnitudes stay as trained.
+    0 switches LoRA off.
+    Every call starts from the trained values, so the trained alpha always gives the trained model, bit for bit.
+    Raises PllavaError for an invalid alpha before it changes the model.
     """
     check_alpha(alpha)
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
@@ -158,29 +160,30 @@ def set_lora_alpha(model: Any, alpha: float) -> None:
 
 
 def get_lora_alpha(model: Any) -> float | None:
-    """The strength of loaded LoRA, as it was set, else as trained; None where there is none."""
+    """The alpha of a loaded model's LoRA, as trained or as `set_lora_alpha` set it. None if the model has no LoRA."""
     if not any(isinstance(module, LoraLayer) for module in model.modules()):
         return None
     return float(next(iter(model.peft_config.values())).lora_alpha)
 
 
 def check_alpha(alpha: Any) -> None:
-    """Raises PllavaError for what is no strength of LoRA."""
+    """Raises PllavaError unless `alpha` is a finite number of 0 or more."""
     if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 <= float(alpha) < math.inf:
         raise PllavaError(f"lora_alpha {alpha!r} is no strength of LoRA; a number of 0 or more is needed, e.g. 4")
 
 
 def _in_proportion(value: float, alpha: float, trained: float) -> float:
-    """`value`, the trained alpha of a layer, times alpha / trained; exact where the quotient would be rounded."""
+    """value * alpha / trained, without rounding if alpha or value equals `trained`. `value` is the trained alpha of a layer."""
     return value if alpha == trained else alpha if value == trained else value * alpha / trained
 
 
 def save_adapter(model: PeftModel, folder: str | Path, config: dict[str, Any], weights: dict[str, Tensor] | None = None) -> dict[str, Any]:
-    """Write the one folder inference needs, and return its manifest.
+    """Write the adapter folder, which is all that inference needs besides the base. Returns its manifest.
 
-    adapter_model.safetensors (LoRA and projector), adapter_config.json (peft's), config.yaml (`config`: base, model, train, template,
-    seed ... as resolved), manifest.json (sha256 of each file, of the adapter and of the base). Equal inputs give equal bytes.
-    weights: by name of parameter, instead of the model's own.
+    The folder holds adapter_model.safetensors (LoRA and projector), adapter_config.json (peft's), config.yaml (`config`: base, model,
+    train, template, seed ... as resolved) and manifest.json (sha256 of each file, of the adapter and of the base).
+    Equal inputs give equal bytes.
+    weights: parameter name -> tensor; they are saved instead of the model's weights.
     """
     base = _base_of(config)
     peft_config = copy.copy(model.peft_config["default"])
@@ -196,7 +199,7 @@ def save_adapter(model: PeftModel, folder: str | Path, config: dict[str, Any], w
 
 
 def write_manifest(folder: Path, base: str | None) -> dict[str, Any]:
-    """manifest.json of a finished adapter folder; its existence means the folder is whole."""
+    """Write manifest.json into a finished adapter folder and return it. Its existence means that the folder is complete."""
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
     manifest = {
         "files": files,
@@ -208,11 +211,11 @@ def write_manifest(folder: Path, base: str | None) -> dict[str, Any]:
 
 
 def verify_adapter(folder: str | Path) -> dict[str, Any]:
-    """The manifest, after checking every file against it. Raises PllavaError that lists what is missing or changed."""
+    """The manifest of an adapter folder. Raises PllavaError that lists every file that is missing or has another sha256."""
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
         raise PllavaError(f"{folder}: no manifest.json, so this adapter folder is not whole. Train again: pllava train")
-    manifest = checkpoint.read_mapping(folder / "manifest.json")
+    manifest = layouts.read_mapping(folder / "manifest.json")
     if not isinstance(manifest.get("files"), dict):
         raise PllavaError(f"{folder}/manifest.json names no files: it is damaged. Fetch or train the adapter again")
     problems = []
@@ -227,7 +230,7 @@ def verify_adapter(folder: str | Path) -> dict[str, Any]:
 
 
 def base_sha256(base: str | Path) -> str:
-    """One digest over the base's weight files, by name."""
+    """sha256 over the names and sha256s of the base's safetensors files."""
     from hashlib import sha256
 
     files = sorted(Path(base).glob("*.safetensors"))
@@ -235,13 +238,17 @@ def base_sha256(base: str | Path) -> str:
 
 
 def base_of(folder: Path) -> str:
-    """Name or folder of the base an adapter of ours was trained on. A relative folder is looked for here, then above the adapter."""
+    """Hub id or folder of the base that an adapter of ours was trained on.
+
+    A relative folder is searched in the current folder, then in each parent of the adapter.
+    Raises PllavaError if the adapter names no base.
+    """
     config = resolved_config(folder)
-    base = _base_of(config) or checkpoint.read_mapping(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = _base_of(config) or layouts.read_mapping(folder / "adapter_config.json").get("base_model_name_or_path")
     if not base:
         raise PllavaError(f"{folder}: doesn't say which base it belongs to. Give it: pllava.load(base, adapter={str(folder)!r})")
     carried = folder.resolve().parent / "base"
-    if (carried.parent.parent / "MLmodel").is_file() and carried.is_dir():  # a registered version brings a small base along
+    if (carried.parent.parent / "MLmodel").is_file() and carried.is_dir():  # a registered version may include a small base
         return str(carried)
     for parent in (Path(), *folder.resolve().parents):
         if (parent / base).is_dir():
@@ -250,7 +257,7 @@ def base_of(folder: Path) -> str:
 
 
 def resolved_config(folder: Path) -> dict[str, Any]:
-    """config.yaml of an adapter folder of ours, or {}."""
+    """config.yaml of an adapter folder of ours; {} if there is no such file."""
     path = folder / "config.yaml"
     if not path.exists():
         return {}
@@ -268,37 +275,40 @@ def _base_of(config: dict[str, Any]) -> str | None:
 
 
 def stores_alpha(folder: Path) -> bool:
-    """Whether an adapter says its alpha; in the published layout it is for the caller to know."""
-    found = checkpoint.read(folder)
-    return found.layout == "peft" or found.config.get("lora_alpha") is not None
+    """Whether the adapter folder stores its LoRA alpha. Published adapters don't, so the caller must know it."""
+    checkpoint = layouts.read(folder)
+    return checkpoint.layout == "peft" or checkpoint.config.get("lora_alpha") is not None
 
 
-def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraConfig:
-    """peft's own config as it is. In the published layout: rank and layers as the tensors show; alpha: the caller's, else what the folder
-    says, else 32 with a notice."""
-    if found.layout == "peft":
-        file = found.folder / "adapter_config.json"
-        kind = checkpoint.read_mapping(file).get("peft_type")
+def lora_config(checkpoint: layouts.Checkpoint, lora_alpha: float | None) -> LoraConfig:
+    """The LoRA config of an adapter.
+
+    peft layout: peft's stored config. Published layout: rank and layers come from the tensors, alpha is `lora_alpha`, else the folder's,
+    else 32 with a warning. Raises PllavaError if the folder describes no LoRA.
+    """
+    if checkpoint.layout == "peft":
+        file = checkpoint.folder / "adapter_config.json"
+        kind = layouts.read_mapping(file).get("peft_type")
         if kind != "LORA":
             raise PllavaError(f"{file} has peft_type {kind!r}: only LoRA is known here, peft_type 'LORA'")
         try:
-            config = LoraConfig.from_pretrained(str(found.folder))
+            config = LoraConfig.from_pretrained(str(checkpoint.folder))
         except (TypeError, ValueError) as error:
             raise PllavaError(f"{file} describes no LoRA: {error}. Fetch the folder again") from None
         config.base_model_name_or_path = None  # get_peft_model fills it in
-        name_anew(config, found.lora)
+        update_layer_names(config, checkpoint.lora)
         config.inference_mode = False  # keeps LoRA and projector trainable; dropout is off in eval()
         return config
-    shapes = {key: tuple(value.get_shape()) for key, value in found.lora.items() if ".lora_A." in key}
+    shapes = {key: tuple(value.get_shape()) for key, value in checkpoint.lora.items() if ".lora_A." in key}
     ranks = {shape[0] for shape in shapes.values()}
     if len(ranks) != 1:
-        raise PllavaError(f"{found.folder}: LoRA of ranks {sorted(ranks)}; one rank for all layers is needed")
+        raise PllavaError(f"{checkpoint.folder}: LoRA of ranks {sorted(ranks)}; one rank for all layers is needed")
     if lora_alpha is None:
-        lora_alpha = found.config.get("lora_alpha")
+        lora_alpha = checkpoint.config.get("lora_alpha")
     if lora_alpha is None:
         lora_alpha = DEFAULT_ALPHA
-        checkpoint.logger.warning(
-            "%s doesn't store LoRA's alpha: %s, as in training; the paper used 4 at inference", found.folder, lora_alpha
+        layouts.logger.warning(
+            "%s doesn't store LoRA's alpha: %s, as in training; the paper used 4 at inference", checkpoint.folder, lora_alpha
         )
     return LoraConfig(
         r=ranks.pop(),
@@ -308,23 +318,23 @@ def lora_config(found: checkpoint.Checkpoint, lora_alpha: float | None) -> LoraC
     )
 
 
-def attach(model: Any, found: checkpoint.Checkpoint, lora_alpha: float | None) -> PeftModel:
-    """Put an adapter of any layout on a plain model. Strict: raises PllavaError before anything is changed."""
+def attach(model: Any, checkpoint: layouts.Checkpoint, lora_alpha: float | None) -> PeftModel:
+    """Wrap a plain model with the adapter of `checkpoint`, which may have any layout. Raises PllavaError unless every tensor fits."""
     if lora_alpha is not None:
         check_alpha(lora_alpha)
     try:
-        wrapped = _wrap(model, lora_config(found, lora_alpha), autocast_adapter_dtype=False)
-    except ValueError as error:  # peft's word for layers that are not there
+        wrapped = _wrap(model, lora_config(checkpoint, lora_alpha), autocast_adapter_dtype=False)
+    except ValueError as error:  # peft raises it if the model lacks the layers
         raise PllavaError(
-            f"{found.folder}: its LoRA does not fit this model: {error}. Check that base and adapter belong together"
+            f"{checkpoint.folder}: its LoRA does not fit this model: {error}. Check that base and adapter belong together"
         ) from None
     expected = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
-    if found.layout == "peft":
-        tensors = {current_name(key): value for key, value in found.lora.items()}
-        checkpoint.check(expected, tensors, found.folder)
-    else:  # what is wrong is listed under the names in the file
-        checkpoint.check({published_adapter_name(key): shape for key, shape in expected.items()}, found.lora, found.folder)
-        tensors = {peft_name(key): value for key, value in found.lora.items()}
+    if checkpoint.layout == "peft":
+        tensors = {current_name(key): value for key, value in checkpoint.lora.items()}
+        layouts.check(expected, tensors, checkpoint.folder)
+    else:  # the error lists tensors under their names in the file
+        layouts.check({published_adapter_name(key): shape for key, shape in expected.items()}, checkpoint.lora, checkpoint.folder)
+        tensors = {peft_name(key): value for key, value in checkpoint.lora.items()}
     state: dict[str, Tensor] = {key: value[:] for key, value in tensors.items()}
     set_peft_model_state_dict(wrapped, state)
     if lora_alpha is not None:

@@ -1,4 +1,4 @@
-"""Names of an adapter's tensors: as published, as peft writes them, and as peft wrote them on a Llava of transformers before 4.52."""
+"""Translates the names of an adapter's tensors: published names, peft's names, and peft's names for Llava in transformers before 4.52."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 
 PEFT = "base_model.model."
-PARTS = ("language_model", "vision_tower", "multi_modal_projector")  # were at the top of the model, and are under `model` now
+PARTS = ("language_model", "vision_tower", "multi_modal_projector")  # transformers 4.52 moved them from the top of the model to `model`
 
 
 def peft_name(key: str) -> str:
@@ -32,7 +32,7 @@ def published_adapter_name(key: str) -> str:
 
 
 def current_name(key: str) -> str:
-    """Name in a PEFT folder, of any version of transformers -> the name of today."""
+    """Name in a PEFT folder, written with any version of transformers -> the name in the current version."""
     if not key.startswith(PEFT):
         return key
     key = re.sub(r"^language_model\.lm_head\.", "lm_head.", key.removeprefix(PEFT))
@@ -41,8 +41,11 @@ def current_name(key: str) -> str:
     return PEFT + re.sub(r"^model\.vision_tower\.vision_model\.", "model.vision_tower.", key)
 
 
-def name_anew(config: LoraConfig, keys: Collection[str]) -> None:
-    """Make a config that goes with tensors of old names fit the model of today: its layers, ranks and alphas by each layer's full name."""
+def update_layer_names(config: LoraConfig, keys: Collection[str]) -> None:
+    """Adapt peft's config of an adapter with old tensor names to the current model, in place. `keys`: names of the adapter's tensors.
+
+    target_modules, rank_pattern and alpha_pattern then hold the full current name of each layer. Current names: nothing changes.
+    """
     names = {key: current_name(key) for key in keys}
     if all(key == name for key, name in names.items()):
         return
@@ -54,9 +57,11 @@ def name_anew(config: LoraConfig, keys: Collection[str]) -> None:
 
 
 def _by_name(pattern: dict[str, int], adapted: dict[str, str]) -> dict[str, int]:
+    """`pattern` (a rank or alpha pattern) keyed by full current names. adapted: old name -> current name of each layer with LoRA."""
     matched = {name: get_pattern_key(pattern.keys(), old) for old, name in adapted.items()}
     return {re.escape(name): pattern[key] for name, key in matched.items() if key in pattern}
 
 
 def _module(key: str) -> str:
+    """Name of the layer that a LoRA tensor belongs to."""
     return key.removeprefix(PEFT).partition(".lora_")[0]

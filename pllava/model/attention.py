@@ -1,8 +1,7 @@
 """Attention over a packed row: `use_packed_attention(model)`, then `model(..., position_ids=positions, segments=segments)`.
 
-Several samples stand one after the other in one row and none sees another. Each segment is attended by itself, causally, so no [S, S] mask
-exists and nothing is computed for pairs of samples. A segment with branches (a tree mask) is a causal prefix and a rest with a mask of its
-own, [rest, segment].
+A packed row holds several samples, one after the other. Attention runs causally inside each sample (segment), so samples don't see each
+other, and no [S, S] mask is made. A segment with a tree mask has a causal prefix, and R last positions with their own mask, [R, segment].
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ PACKED = "pllava_packed_sdpa"
 
 
 class Segment(NamedTuple):
-    """One sample of a packed row. `mask`: bool [1, 1, R, length], what each of the last R positions sees; None: plain causal."""
+    """One sample of a packed row. `mask`: bool [1, 1, R, length], True where one of the last R positions sees a token. None: causal."""
 
     length: int
     mask: Tensor | None = None
@@ -36,31 +35,31 @@ def packed_attention(
     segments: Sequence[Segment] = (),
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' sdpa, a segment at a time. query, key, value [1, heads, S, head_dim] -> [1, S, heads, head_dim]."""
+    """transformers' sdpa for each segment in turn. query, key, value [1, heads, S, head_dim] -> [1, S, heads, head_dim]."""
     if not segments:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     lengths = [segment.length for segment in segments]
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    found = []
+    outputs = []
     for segment, (q, k, v) in zip(segments, parts, strict=True):
         if segment.mask is None:
-            found.append(sdpa_attention_forward(module, q, k, v, None, **kwargs)[0])
+            outputs.append(sdpa_attention_forward(module, q, k, v, None, **kwargs)[0])
             continue
         rest = segment.mask.shape[2]
         shared = segment.length - rest
-        before = [tensor[:, :, :shared] for tensor in (q, k, v)]
-        found.append(sdpa_attention_forward(module, *before, None, **kwargs)[0])
-        found.append(sdpa_attention_forward(module, q[:, :, shared:], k, v, segment.mask.to(q.device), **kwargs)[0])
-    return torch.cat(found, dim=1), None
+        prefix = [tensor[:, :, :shared] for tensor in (q, k, v)]
+        outputs.append(sdpa_attention_forward(module, *prefix, None, **kwargs)[0])
+        outputs.append(sdpa_attention_forward(module, q[:, :, shared:], k, v, segment.mask.to(q.device), **kwargs)[0])
+    return torch.cat(outputs, dim=1), None
 
 
 AttentionInterface.register(PACKED, packed_attention)
 
 
 def use_packed_attention(model: Any) -> None:
-    """Make the language model of a loaded model take `segments`. flash_attention_2 needs none: it reads them off the positions.
+    """Make the language model of a loaded model accept `segments`. flash_attention_2 finds the segments in the position ids instead.
 
-    Raises PllavaError for a language model whose layers look through a sliding window.
+    Raises PllavaError for any other attention than these two, and for a language model with a sliding window.
     """
     config = model.model.language_model.config
     if config._attn_implementation == "flash_attention_2":

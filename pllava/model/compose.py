@@ -1,6 +1,6 @@
-"""A base out of any CLIP-like tower and any causal language model: `pllava compose TOWER LANGUAGE OUT`.
+"""`pllava compose TOWER LANGUAGE OUT` makes a base from a CLIP-like vision tower and a causal language model.
 
-The projector is new and random: train it (LLaVA's first stage) before expecting answers.
+The projector is new and random. Train it (LLaVA's first stage) before you expect answers.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def compose(
     seed: int = 0,
     dtype: str | torch.dtype = "float32",
 ) -> Path:
-    """Write a base folder in the published layout, with processor; returns it. Tower and language model keep their weights.
+    """Write a base folder in the published layout, with its processor. Returns the folder. Tower and language model keep their weights.
 
-    tower, language: folders or hub ids (a CLIP checkpoint may hold its text half too). `<image>` and, where it lacks one, a pad token
-    are added to the tokenizer and the embeddings. Raises PllavaError when the parts don't fit this model.
+    tower, language: folders or hub ids; a CLIP checkpoint may hold its text model too. `<image>` and, if missing, a pad token
+    are added to the tokenizer and the embeddings. Raises PllavaError if the parts don't fit PLLaVA.
     """
     check_target(Path(out), tower, language)
     dtype = choose_dtype(dtype, torch.device("cpu"))
@@ -79,7 +79,7 @@ def compose(
 
 @torch.no_grad()
 def _check_same(model: PllavaForConditionalGeneration, decoder: Any, language: str) -> None:
-    """Raises PllavaError unless text alone gets the decoder's own logits: some scale or cap them after the output layer."""
+    """Raises PllavaError unless model and decoder give equal logits for text. Some decoders scale or cap logits after the output layer."""
     ids = torch.arange(1, 9)[None]
     theirs = decoder.eval()(input_ids=ids).logits.float()
     try:
@@ -87,7 +87,7 @@ def _check_same(model: PllavaForConditionalGeneration, decoder: Any, language: s
     except (TypeError, ValueError, NotImplementedError) as error:
         raise PllavaError(f"{language}: a {type(decoder).__name__} can't be called as Llava calls its language model: {error}") from None
     difference = (ours - theirs).abs().max()
-    if difference > 0.02 * theirs.abs().max():  # 16-bit weights round differently in another order
+    if difference > 0.02 * theirs.abs().max():  # tolerance: 16-bit sums depend on the order of the terms
         raise PllavaError(
             f"{language}: inside Llava the logits of a {type(decoder).__name__} differ by {difference:.2g}: it does more than multiply "
             "by its output layer (scaling, soft capping). Choose a language model of the Llama, Mistral or Qwen kind"
@@ -95,6 +95,7 @@ def _check_same(model: PllavaForConditionalGeneration, decoder: Any, language: s
 
 
 def _tower(name: str, dtype: torch.dtype) -> Any:
+    """The vision model of a folder or hub id. Raises PllavaError if it is not built like CLIP's."""
     folder = resolve(name)
     config = AutoConfig.from_pretrained(folder)
     vision = AutoModel.from_pretrained(folder, config=getattr(config, "vision_config", config), dtype=dtype)

@@ -14,11 +14,11 @@ from transformers import LlavaConfig, PreTrainedConfig
 from pllava.core.errors import PllavaError
 from pllava.model.pooling import pooling
 
-# what a LLaVA base folder doesn't say: the settings of the released PLLaVA models
+# defaults for a LLaVA base folder, which lacks these settings: the values of the released PLLaVA models
 NUM_FRAMES = 16
 POOLING_SHAPE = (16, 12, 12)
 
-# what of a config is about video: an adapter's values win over its base's
+# keys about video. An adapter's values win over its base's
 VIDEO_KEYS = ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_repeat")
 
 # settings of LLaVA 1.6's image tiling; PLLaVA feeds whole frames instead
@@ -29,14 +29,15 @@ LLAVA_NEXT_ONLY = ("image_grid_pinpoints", "use_image_newline_parameter", "visio
 class PllavaConfig(LlavaConfig):
     """Llava's config with the video keys of the published checkpoints.
 
-    num_frames: frames of one video; shorter ones are repeated up to it.
+    num_frames: frames of one video; the frames of a shorter video are repeated up to this number.
     pooling_shape: (T, H, W) after adaptive average pooling; its product is the number of visual tokens.
     frame_shape: (H, W) patches of one frame; derived from the vision config when absent.
     pooling_method: "avg", or an entry point of `pllava.poolings`.
     use_pooling: False keeps every patch of every frame (the paper's "direct" baseline).
     frame_repeat: how a short video is stretched to num_frames; "published": each frame int(n / t) + 1 times, cut at n;
         "even": spread over the whole length.
-    pad_token_id: what a placeholder without a video is embedded as; LLaVA 1.6 folders lack it, and `pllava.load` takes the tokenizer's.
+    pad_token_id: a placeholder without a video gets the embedding of this token. LLaVA 1.6 folders lack it; `pllava.load` then takes
+        the tokenizer's.
     """
 
     model_type = "pllava"
@@ -59,7 +60,7 @@ class PllavaConfig(LlavaConfig):
             raise PllavaError(f"pooling_shape is {self.pooling_shape}; three positive numbers (T, H, W) are needed, e.g. {POOLING_SHAPE}")
         if not isinstance(self.vision_feature_layer, int):
             raise PllavaError(f"vision_feature_layer is {self.vision_feature_layer}; PLLaVA reads one layer, -2 in every released model")
-        pooling(self.pooling_method)  # an unknown one is refused here, not at the first clip
+        pooling(self.pooling_method)  # raises now for an unknown method, not at the first clip
 
     @property
     def patch_grid(self) -> tuple[int, int]:
@@ -76,12 +77,15 @@ class PllavaConfig(LlavaConfig):
 
     @property
     def num_visual_tokens(self) -> int:
-        """Placeholder tokens one `<image>` of a prompt expands into."""
+        """Number of placeholder tokens that one `<image>` of a prompt expands to."""
         return prod(self.visual_shape)
 
     @classmethod
     def from_llava(cls, config: PreTrainedConfig | dict[str, Any], **changes: Any) -> PllavaConfig:
-        """A PllavaConfig from any Llava or LLaVA-Next config (object or the dict of its config.json)."""
+        """A PllavaConfig from a Llava, LLaVA-Next or PLLaVA config, which is an object or the dict of its config.json.
+
+        changes: values that replace the config's; None changes nothing. Raises PllavaError for another model_type.
+        """
         values = config.to_dict() if isinstance(config, PreTrainedConfig) else dict(config)
         if values.get("model_type") not in ("llava", "llava_next", "pllava"):
             raise PllavaError(

@@ -1,6 +1,6 @@
-"""One folder that loads anywhere: `pllava export BASE OUT --adapter FOLDER`.
+"""`pllava export BASE OUT --adapter FOLDER` writes one folder that transformers loads without this project.
 
-AutoModelForImageTextToText.from_pretrained(out, trust_remote_code=True)      # no install of this project
+AutoModelForImageTextToText.from_pretrained(out, trust_remote_code=True)      # pllava need not be installed
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def export(
     base: str | Path, out: str | Path, adapter: str | Path | None = None, lora_alpha: float | None = None, dtype: str = "bfloat16"
 ) -> Path:
-    """Write weights (LoRA merged), processor, and the few modules of ours they need; returns the folder."""
+    """Write the weights (with LoRA merged), the processor, and the modules of this project that they need. Returns the folder."""
     check_target(Path(out), base, adapter)
     model, processor = load(base, adapter, lora_alpha, dtype=dtype, device="cpu")
     if hasattr(model, "merge_and_unload"):
@@ -41,7 +41,10 @@ def export(
 
 
 def _modules() -> dict[str, str]:
-    """File name -> source of the entry points' modules and of all they import from this project, side by side in one folder."""
+    """File name -> source code of the entry points' modules and of every module they import from this project.
+
+    The imports are rewritten for one flat folder. Raises PllavaError if two modules would have the same file name.
+    """
     waiting = [f"model.{entry.split('.')[0]}" for entry in ENTRY_POINTS.values()]
     sources: dict[str, str] = {}
     origin: dict[str, str] = {}
@@ -53,6 +56,6 @@ def _modules() -> dict[str, str]:
         if f"{name}.py" in sources:
             continue
         text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text()
-        waiting += [found for _, found in IMPORT.findall(text)]
+        waiting += [imported for _, imported in IMPORT.findall(text)]
         sources[f"{name}.py"] = IMPORT.sub(lambda match: f"{match[1]}from .{match[2].rsplit('.', 1)[-1]} import", text)
     return sources

@@ -1,7 +1,7 @@
-"""Reading a checkpoint folder: where it is, which of the four layouts it holds, and whether its keys are exactly the model's.
+"""Reads a checkpoint folder: finds the folder, tells which of the four layouts it has, and checks its tensors against the model's.
 
-Names in here are the published ones (`language_model.model.layers.0...`); the headers of the safetensors files are enough for the
-check, so nothing is loaded before it passes.
+The functions use the published names of tensors (`language_model.model.layers.0...`). `check` needs only the headers of the safetensors
+files, so no weights are loaded before the check passes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ HUB_FILES = ["*.json", "*.safetensors", "*.yaml", "*.model", "*.txt"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Headers of a folder's safetensors. `base`: every tensor of the plain model; `lora`: of LoRA, under the names in the file."""
+    """Headers of the safetensors files of one folder.
+
+    base: the tensors of the plain model. lora: the tensors of LoRA and the projector, under their names in the file.
+    Either is empty if there are none.
+    """
 
     folder: Path
     layout: Layout
@@ -46,7 +50,7 @@ class Checkpoint:
 
 
 def resolve(name: str | Path) -> Path:
-    """A folder here, or a hub id fetched into the hub's cache. Raises PllavaError when it is neither."""
+    """The folder `name`, or the hub's cached folder of the hub id `name`. Raises PllavaError if `name` is neither."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -61,7 +65,7 @@ def resolve(name: str | Path) -> Path:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A JSON file of a checkpoint. Raises PllavaError when it holds something else than a mapping."""
+    """The mapping in a JSON file of a checkpoint. Raises PllavaError if the file holds anything else."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise PllavaError(f"{path} holds a {type(value).__name__}, a mapping is needed. Fetch the folder again")
@@ -69,8 +73,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def check_target(target: Path, *sources: str | Path | None) -> None:
-    """Raises PllavaError where writing a checkpoint to the folder `target`, which takes the place of an older one, would remove more than
-    that: what it is made from, or what is no checkpoint."""
+    """Raises PllavaError if replacing the folder `target` by a new checkpoint would delete a source, or files that are no checkpoint.
+
+    sources: the folders that the new checkpoint is made from.
+    """
     for source in sources:
         if source is not None and target.resolve() in (Path(source).resolve(), *Path(source).resolve().parents):
             raise PllavaError(f"{target} holds {source}, which is read: it would be gone. Name another folder to write to")
@@ -84,7 +90,7 @@ def check_target(target: Path, *sources: str | Path | None) -> None:
 
 
 def read_config(name: str | Path) -> dict[str, Any]:
-    """config.json of a folder or a hub id; of a hub id nothing else is fetched. Raises PllavaError when there is none."""
+    """config.json of a folder or a hub id. Fetches no other file of a hub id. Raises PllavaError if there is no config.json."""
     path = Path(name).expanduser()
     if path.is_dir() or str(name).count("/") != 1:
         path = resolve(name) / "config.json"
@@ -101,7 +107,7 @@ def read_config(name: str | Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Checkpoint:
-    """Headers of every tensor in the folder. Raises PllavaError when files are missing, cut off, or not safetensors."""
+    """Headers of every tensor in the folder. Raises PllavaError if files are missing, cut off, or not safetensors."""
     slices: dict[str, Any] = {}
     for file in _weight_files(folder):
         try:
@@ -128,7 +134,7 @@ def read(folder: Path) -> Checkpoint:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Shards win over a single file, as in the published loader."""
+    """The safetensors files to read: the shards if there are any, else the single file, as in the published loader."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         weight_map = read_mapping(index).get("weight_map")
@@ -153,17 +159,17 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def published_name(key: str) -> str:
-    """The published name of a base tensor, from any of its spellings: with peft's wrapping, or as any version of transformers stores it."""
+    """The published name of a base tensor. `key` may carry peft's wrapping, or be the name in any version of transformers."""
     key = key.replace("language_model.base_model.model.", "language_model.").replace(".base_layer.", ".")
     key = re.sub(r"^model\.(language_model\.|vision_tower\.|multi_modal_projector\.|image_newline$)", r"\1", key)
     key = re.sub(r"^lm_head\.", "language_model.lm_head.", key)
-    key = re.sub(r"^language_model\.(?!model\.|lm_head\.)", "language_model.model.", key)  # since 4.52: without the head's own model
-    return re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", key)  # since 5.6
+    key = re.sub(r"^language_model\.(?!model\.|lm_head\.)", "language_model.model.", key)  # transformers 4.52 and later
+    return re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", key)  # transformers 5.6 and later
 
 
-def without_ignored(found: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Leaves out tensors no PLLaVA model has a place for and nobody misses, saying so."""
-    kept = dict(found)
+def without_ignored(tensors: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The tensors without those of IGNORED, which a PLLaVA model does not use. Logs a warning for each pattern it leaves out."""
+    kept = dict(tensors)
     for pattern, reason in IGNORED.items():
         names = [key for key in kept if re.search(pattern, key)]
         for name in names:
@@ -175,12 +181,12 @@ def without_ignored(found: dict[str, Any], folder: Path) -> dict[str, Any]:
     return kept
 
 
-def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], folder: Path) -> None:
-    """Raise PllavaError that lists every missing, unexpected and misshapen tensor.
+def check(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Any], folder: Path) -> None:
+    """Raises PllavaError that lists every tensor that is missing, unexpected, or of another shape.
 
-    expected: name -> shape; found: name -> anything with get_shape().
+    expected: name -> shape. tensors: name -> an object with get_shape().
     """
-    shapes = {name: tuple(value.get_shape()) for name, value in found.items()}
+    shapes = {name: tuple(value.get_shape()) for name, value in tensors.items()}
     lines = [f"  missing: {name} {list(shape)}" for name, shape in expected.items() if name not in shapes]
     lines += [f"  unexpected: {name} {list(shape)}" for name, shape in shapes.items() if name not in expected]
     lines += [

@@ -1,7 +1,7 @@
-"""`pllava.load`: a model and its processor from a folder or hub id, whatever of the four layouts it holds.
+"""`pllava.load` loads a model and its processor from a folder or hub id in any of the four layouts.
 
 model, processor = pllava.load("ermu2001/pllava-7b")
-model, processor = pllava.load("outputs/train/adapter")                           # ours: knows its base
+model, processor = pllava.load("outputs/train/adapter")                           # an adapter of ours names its base
 model, processor = pllava.load("llava-hf/llava-v1.6-vicuna-7b-hf", adapter=folder, lora_alpha=4)
 """
 
@@ -21,8 +21,7 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 
 from pllava.core.errors import PllavaError
 from pllava.model import adapter as lora
-from pllava.model import layouts as checkpoint
-from pllava.model import sources
+from pllava.model import layouts, sources
 from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
 from pllava.model.layouts import Checkpoint, logger
 from pllava.model.modeling import PllavaForConditionalGeneration
@@ -50,30 +49,32 @@ def load(
     device_map: Any = None,
     quantization_config: Any = None,
 ) -> tuple[Any, PllavaProcessor]:
-    """Model (in eval mode) and processor. Strict: every tensor must have its place, or nothing is loaded.
+    """The model (in eval mode) and its processor. Loads nothing unless every tensor fits the model.
 
     base: folder or hub id of a base, a full model, or an adapter of ours (which names its base).
     adapter: folder, hub id, or registry uri (models:/pllava@champion) of LoRA and projector.
-    lora_alpha: strength of LoRA; default: what the folder says, else 32 with a notice. merge: fold LoRA into the weights.
+    lora_alpha: strength of LoRA; default: the folder's alpha, else 32 with a warning. merge: add LoRA to the weights.
     num_frames, pooling_shape, pooling_method: default: the adapter's, else the base's, else 16, (16, 12, 12) and "avg".
     device_map, quantization_config: transformers' own; quantisation leaves tower, projector and head alone.
-    Raises PllavaError for anything wrong with the folders or the settings.
+    Raises PllavaError for a wrong folder or a wrong setting.
     """
     _check_attention(attn_implementation)
-    found, extra = _find(base, adapter)
-    config = _config(found, extra, {"num_frames": num_frames, "pooling_shape": pooling_shape, "pooling_method": pooling_method})
+    checkpoint, adapter_checkpoint = _read_checkpoints(base, adapter)
+    config = _config(
+        checkpoint, adapter_checkpoint, {"num_frames": num_frames, "pooling_shape": pooling_shape, "pooling_method": pooling_method}
+    )
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
     logger.info("device %s, dtype %s, attention %s", chosen_device, chosen_dtype, attn_implementation)
     if quantization_config is not None:
         quantization_config = language_model_only(quantization_config)
         device_map = device_map or {"": chosen_device}
-    processor = _processor(found.folder, config)
+    processor = _processor(checkpoint.folder, config)
     if config.pad_token_id is None:
         config.pad_token_id = processor.tokenizer.pad_token_id
-    model: Any = _plain_model(found, config, chosen_dtype, attn_implementation, device_map, quantization_config)
-    if extra is not None:
-        model = lora.attach(model, extra, lora_alpha)
+    model: Any = _plain_model(checkpoint, config, chosen_dtype, attn_implementation, device_map, quantization_config)
+    if adapter_checkpoint is not None:
+        model = lora.attach(model, adapter_checkpoint, lora_alpha)
         if merge:
             model = model.merge_and_unload()
     elif lora_alpha is not None or merge:
@@ -83,64 +84,71 @@ def load(
     return model.eval(), processor
 
 
-def _find(base: str | Path, adapter: str | Path | None) -> tuple[Checkpoint, Checkpoint | None]:
-    """The checkpoint that holds the plain model, and the one that holds LoRA and projector (the same for the full layout)."""
+def _read_checkpoints(base: str | Path, adapter: str | Path | None) -> tuple[Checkpoint, Checkpoint | None]:
+    """The checkpoint with the plain model, and the checkpoint with LoRA and projector or None. In the full layout both are the same one."""
     if adapter is None and sources.scheme_of(base):
         base = sources.resolve(str(base)).folder
-    first = checkpoint.read(checkpoint.resolve(base))
-    second = None
+    plain = layouts.read(layouts.resolve(base))
+    adapted = None
     if adapter is not None:
-        folder = sources.resolve(str(adapter)).folder if sources.scheme_of(adapter) else checkpoint.resolve(adapter)
-        second = checkpoint.read(folder)
-    elif first.layout == "peft":
-        second, first = first, checkpoint.read(checkpoint.resolve(lora.base_of(first.folder)))
-    elif first.layout == "full":
-        second = first
-    if second is not None and second.layout == "full":  # whole in itself
-        if first.folder.resolve() != second.folder.resolve():
-            logger.warning("%s holds a whole model: %s is not read", second.folder, first.folder)
-        first = second
-    if first.layout not in ("base", "full"):
+        folder = sources.resolve(str(adapter)).folder if sources.scheme_of(adapter) else layouts.resolve(adapter)
+        adapted = layouts.read(folder)
+    elif plain.layout == "peft":
+        adapted, plain = plain, layouts.read(layouts.resolve(lora.base_of(plain.folder)))
+    elif plain.layout == "full":
+        adapted = plain
+    if adapted is not None and adapted.layout == "full":  # it holds the plain model too
+        if plain.folder.resolve() != adapted.folder.resolve():
+            logger.warning("%s holds a whole model: %s is not read", adapted.folder, plain.folder)
+        plain = adapted
+    if plain.layout not in ("base", "full"):
         raise PllavaError(
-            f"{first.folder}: only LoRA and projector in here. Give the base too: pllava.load(base, adapter={str(first.folder)!r})"
+            f"{plain.folder}: only LoRA and projector in here. Give the base too: pllava.load(base, adapter={str(plain.folder)!r})"
         )
-    if second is not None and second.layout == "base":
-        if not any(key.startswith("language_model.") for key in second.base):
-            raise PllavaError(f"{second.folder}: no LoRA in here, only {', '.join(sorted(second.base)[:4])} ...: it is no adapter")
-        raise PllavaError(f"{second.folder}: a whole model without LoRA. Load it alone: pllava.load({str(second.folder)!r})")
-    if second is not None and second.layout == "peft" and (second.folder / "manifest.json").exists():
-        _check_base(first.folder, lora.verify_adapter(second.folder), second.folder)
-    return first, second
+    if adapted is not None and adapted.layout == "base":
+        if not any(key.startswith("language_model.") for key in adapted.base):
+            raise PllavaError(f"{adapted.folder}: no LoRA in here, only {', '.join(sorted(adapted.base)[:4])} ...: it is no adapter")
+        raise PllavaError(f"{adapted.folder}: a whole model without LoRA. Load it alone: pllava.load({str(adapted.folder)!r})")
+    if adapted is not None and adapted.layout == "peft" and (adapted.folder / "manifest.json").exists():
+        _check_base(plain.folder, lora.verify_adapter(adapted.folder), adapted.folder)
+    return plain, adapted
 
 
 def _check_base(base: Path, manifest: dict[str, Any], folder: Path) -> None:
-    wanted = manifest.get("base_sha256")
+    """Raises PllavaError if the base's weights are not those that the adapter `folder` was trained on. Skips large bases."""
+    expected = manifest.get("base_sha256")
     size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    if wanted and size <= HASHED_AT_LOAD and lora.base_sha256(base) != wanted:
+    if expected and size <= HASHED_AT_LOAD and lora.base_sha256(base) != expected:
         raise PllavaError(f"{folder} was trained on another base than {base}: the weights there have changed. Train again: pllava train")
 
 
-def _config(found: Checkpoint, extra: Checkpoint | None, asked: dict[str, Any]) -> PllavaConfig:
-    """The base's config with the video settings of the caller, else of the adapter."""
-    if not found.config:
-        raise PllavaError(f"{found.folder}: no config.json beside the weights")
-    theirs: dict[str, Any] = {}
-    if extra is not None:
-        theirs = extra.config or lora.resolved_config(extra.folder).get("model") or {}
-    settings = {key: theirs[key] for key in VIDEO_KEYS if key in theirs} | {key: value for key, value in asked.items() if value is not None}
+def _config(checkpoint: Checkpoint, adapter_checkpoint: Checkpoint | None, overrides: dict[str, Any]) -> PllavaConfig:
+    """The base's config with the video settings of `overrides` (None: not set), else of the adapter."""
+    if not checkpoint.config:
+        raise PllavaError(f"{checkpoint.folder}: no config.json beside the weights")
+    adapter_settings: dict[str, Any] = {}
+    if adapter_checkpoint is not None:
+        adapter_settings = adapter_checkpoint.config or lora.resolved_config(adapter_checkpoint.folder).get("model") or {}
+    settings = {key: adapter_settings[key] for key in VIDEO_KEYS if key in adapter_settings} | {
+        key: value for key, value in overrides.items() if value is not None
+    }
     try:
-        return PllavaConfig.from_llava(found.config, **settings)
+        return PllavaConfig.from_llava(checkpoint.config, **settings)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise PllavaError(f"{found.folder}/config.json describes no model: {error.__cause__ or error}. Fetch the folder again") from error
+        raise PllavaError(
+            f"{checkpoint.folder}/config.json describes no model: {error.__cause__ or error}. Fetch the folder again"
+        ) from error
 
 
-def _plain_model(found: Checkpoint, config: PllavaConfig, dtype: torch.dtype, attention: str, device_map: Any, quantization: Any) -> Any:
-    tensors = checkpoint.without_ignored(found.base, found.folder)
+def _plain_model(
+    checkpoint: Checkpoint, config: PllavaConfig, dtype: torch.dtype, attention: str, device_map: Any, quantization: Any
+) -> Any:
+    tensors = layouts.without_ignored(checkpoint.base, checkpoint.folder)
     expected = expected_tensors(config)
     if config.tie_word_embeddings and "language_model.lm_head.weight" not in tensors:
         del expected["language_model.lm_head.weight"]
-    checkpoint.check(expected, tensors, found.folder)
-    if not sys.stderr.isatty():  # a bar in a log file is noise
+    layouts.check(expected, tensors, checkpoint.folder)
+    if not sys.stderr.isatty():  # a progress bar would fill a log file
         transformers.utils.logging.disable_progress_bar()
     try:
         model = PllavaForConditionalGeneration.from_pretrained(
@@ -155,38 +163,40 @@ def _plain_model(found: Checkpoint, config: PllavaConfig, dtype: torch.dtype, at
     except ValueError as error:
         if "attn_implementation" not in str(error):
             raise
-        raise PllavaError(f"{found.folder}: no {attention} attention for this language model. Use attn_implementation='eager'") from error
-    if (found.folder / "generation_config.json").exists():
+        raise PllavaError(
+            f"{checkpoint.folder}: no {attention} attention for this language model. Use attn_implementation='eager'"
+        ) from error
+    if (checkpoint.folder / "generation_config.json").exists():
         try:
-            model.generation_config = GenerationConfig.from_pretrained(found.folder)
+            model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
         except (OSError, ValueError, TypeError) as error:
-            raise PllavaError(f"{found.folder}/generation_config.json does not load: {error}. Fetch the folder again") from None
+            raise PllavaError(f"{checkpoint.folder}/generation_config.json does not load: {error}. Fetch the folder again") from None
     return model
 
 
 def expected_tensors(config: PllavaConfig) -> dict[str, tuple[int, ...]]:
-    """Published name -> shape of every tensor of a model of this config, from the meta device: no memory, whatever the size."""
+    """Published name -> shape of every tensor of a model with this config. Uses the meta device, so a large model takes no memory."""
     with torch.device("meta"):
         model = PllavaForConditionalGeneration(config)
-    return {checkpoint.published_name(key): tuple(value.shape) for key, value in model.state_dict().items()}
+    return {layouts.published_name(key): tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 def _processor(folder: Path, config: PllavaConfig) -> PllavaProcessor:
-    needed = [name for name in ("preprocessor_config.json", "tokenizer.json") if not (folder / name).exists()]
-    if needed:
-        raise PllavaError(f"{folder}: no {' and no '.join(needed)}. Copy the processor's files from the base the weights were made from")
+    missing = [name for name in ("preprocessor_config.json", "tokenizer.json") if not (folder / name).exists()]
+    if missing:
+        raise PllavaError(f"{folder}: no {' and no '.join(missing)}. Copy the processor's files from the base the weights were made from")
     try:
         processor = PllavaProcessor.from_pretrained(folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
     except PllavaError:
         raise
-    except Exception as error:  # OSError, ValueError, and what the tokenizer's Rust raises
+    except Exception as error:  # OSError, ValueError, and plain Exception from the Rust tokenizer
         raise PllavaError(f"{folder}: the processor's files do not load: {error}. Fetch the folder again") from error
     _check_pictures(folder, processor, config)
     return processor
 
 
 def _check_pictures(folder: Path, processor: PllavaProcessor, config: PllavaConfig) -> None:
-    """Raises PllavaError unless the processor makes the pictures that the tower takes."""
+    """Raises PllavaError unless the processor makes pictures of the size that the tower takes."""
     size, side = dict(processor.image_processor.size), config.vision_config.image_size
     tower = f"the tower takes {side} x {side} pixels (vision_config.image_size in config.json)"
     if "shortest_edge" not in size:
@@ -208,22 +218,23 @@ def _check_pictures(folder: Path, processor: PllavaProcessor, config: PllavaConf
 
 
 def choose_device(device: str | torch.device) -> torch.device:
+    """auto: cuda if there is one, else mps, else cpu. Raises PllavaError for a device that this machine lacks."""
     if str(device) != "auto":
         try:
             chosen = torch.device(device)
         except RuntimeError as error:
             raise PllavaError(f"device {str(device)!r} is not known: {error}. One of auto, cpu, cuda, cuda:1, mps") from None
-        there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(chosen.type, 1 << 30)
-        if (chosen.index or 0) >= there:
+        available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(chosen.type, 1 << 30)
+        if (chosen.index or 0) >= available:
             raise PllavaError(
-                f"device {str(device)!r}: torch sees {there} of this kind here. Take cpu or auto; pllava doctor says what is there"
+                f"device {str(device)!r}: torch sees {available} of this kind here. Take cpu or auto; pllava doctor says what is there"
             )
         return chosen
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU, where it is exact and fp16 is slower still."""
+    """auto: bf16 on a GPU that supports it, fp16 on other GPUs, fp32 on a CPU, where fp16 is slower."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
@@ -236,6 +247,7 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def _check_attention(name: str) -> None:
+    """Raises PllavaError for an unknown attention, or for flash_attention_2 without its package."""
     if name not in ("sdpa", "eager", "flash_attention_2"):
         raise PllavaError(f"attn_implementation {name!r} is not known; one of sdpa, eager, flash_attention_2")
     if name == "flash_attention_2" and find_spec("flash_attn") is None:
@@ -245,11 +257,11 @@ def _check_attention(name: str) -> None:
 
 
 def language_model_only(quantization_config: Any) -> Any:
-    """A copy that leaves tower, projector and head in their dtype: they are small, and every visual token goes through them."""
+    """A copy of the config that quantises the language model only. Tower, projector and head are small; every visual token uses them."""
     config = copy.deepcopy(quantization_config)
     if isinstance(config, dict):
         config = AutoQuantizationConfig.from_dict(config)
     field = "llm_int8_skip_modules" if hasattr(config, "llm_int8_skip_modules") else "modules_to_not_convert"
-    skipped = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]  # matched from the beginning of a module's name
+    skipped = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]  # each matches the beginning of a module's name
     setattr(config, field, sorted({*(getattr(config, field, None) or []), *skipped}))
     return config

@@ -1,6 +1,6 @@
-"""How much memory a model takes, from its config alone: no weights, no device. Counted in tensors that live at the same time.
+"""Estimates the memory a model takes from its config alone, without weights or a device. Adds up the tensors that exist at the same time.
 
-The terms are those of the code in `modeling` with sdpa attention; tests/unit/model/test_memory.py holds them against measured peaks.
+The tensors are those of `modeling` with sdpa attention. tests/unit/model/test_memory.py compares the estimates with measured peaks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Parameters:
     tower: int
     projector: int
     language: int  # with embeddings and head
-    language_linear: int  # the matrices quantisation packs
+    language_linear: int  # of the matrices that quantisation packs
 
     @property
     def total(self) -> int:
@@ -34,7 +34,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by what they are for; `total` is the peak."""
+    """Bytes by purpose. `total` is the peak."""
 
     weights: int
     activations: int
@@ -47,7 +47,7 @@ class Memory:
 
 
 def parameters(config: PllavaConfig) -> Parameters:
-    """Counted on the meta device, so any size takes no memory."""
+    """Counts parameters on the meta device, so a large model takes no memory."""
     from pllava.model.load import expected_tensors
 
     counts = {"tower": 0, "projector": 0, "language": 0, "linear": 0}
@@ -60,7 +60,7 @@ def parameters(config: PllavaConfig) -> Parameters:
 
 
 def weight_bytes(config: PllavaConfig, dtype: str, bits: int | None = None) -> int:
-    """All weights in `dtype`; with `bits` (8 or 4) the language model's matrices are packed, as `pllava.load` does."""
+    """Bytes of all weights in `dtype`. With `bits` (8 or 4) the matrices of the language model are packed, as in `pllava.load`."""
     count, each = parameters(config), DTYPE_BYTES[dtype]
     if bits is None:
         return count.total * each
@@ -68,7 +68,7 @@ def weight_bytes(config: PllavaConfig, dtype: str, bits: int | None = None) -> i
 
 
 def kv_cache_bytes(config: PllavaConfig, tokens: int, sequences: int, dtype: str) -> int:
-    """Keys and values of every layer for `tokens` positions of `sequences` sequences (beams count)."""
+    """Bytes of the keys and values of all layers, for `tokens` positions of `sequences` sequences. Each beam is a sequence."""
     text = config.text_config
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads = text.num_key_value_heads or text.num_attention_heads
@@ -76,7 +76,7 @@ def kv_cache_bytes(config: PllavaConfig, tokens: int, sequences: int, dtype: str
 
 
 def encode_bytes(config: PllavaConfig, videos: int, dtype: str) -> int:
-    """Peak of tower and projector over videos encoded at once: the tower's MLP holds three wide and three narrow tensors."""
+    """Peak bytes of tower and projector for `videos` encoded at once. The tower's MLP holds three wide and three narrow tensors."""
     vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     frames = videos * config.num_frames
@@ -94,7 +94,7 @@ def inference(
     dtype: str = "bfloat16",
     bits: int | None = None,
 ) -> Memory:
-    """Encoding, prefill and generation of `batch` videos with a question each."""
+    """Memory to encode, prefill and answer `batch` videos with one question each."""
     text = config.text_config
     prompt = config.num_visual_tokens + text_tokens
     cache = kv_cache_bytes(config, prompt + new_tokens, batch * beams, dtype)
@@ -115,11 +115,12 @@ def training(
     supervised_tokens: int | None = None,
     recompute: str = "none",
 ) -> Memory:
-    """One process's step on `batch` clips: LoRA of `rank` on these linear layers of a block and the projector; tower features given.
+    """Memory of one process's training step on `batch` clips, from stored tower features.
 
-    A block keeps for its backward about ten tensors of the hidden size (residuals, norms, queries, keys, values, attention's output;
-    norms in fp32), three of the MLP's, and LoRA's own; the projector two for every patch. The last block's gradients come on top, and
-    the loss's logits. `recompute`: what gradient checkpointing does not keep, "mlp" or "blocks"; one block of it lives at a time.
+    Trained are the projector and LoRA of `rank` on the linear layers `targets` of each block. For its backward pass a block keeps about ten
+    tensors of the hidden size (residuals, norms, queries, keys, values, output of attention; norms in fp32), three of the MLP's size, and
+    those of LoRA. The projector keeps two for every patch. The gradients of the last block and the logits of the loss are added.
+    recompute: the activations that gradient checkpointing does not keep, "none", "mlp" or "blocks"; those of one block exist at a time.
     """
     text, each = config.text_config, DTYPE_BYTES[dtype]
     tokens = batch * (config.num_visual_tokens + text_tokens)
@@ -136,7 +137,7 @@ def training(
 
 
 def trainable_parameters(config: PllavaConfig, rank: int, targets: Sequence[str] = TARGETS) -> int:
-    """LoRA on the linear layers of these names in each block, and the projector."""
+    """Number of parameters of the projector and of LoRA on the linear layers `targets` in each block."""
     from pllava.model.load import expected_tensors
 
     layers = re.compile(rf"language_model\..*\.({'|'.join(map(re.escape, targets))})\.weight")

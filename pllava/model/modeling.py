@@ -1,7 +1,7 @@
-"""PLLaVA: tower -> projector and pooling -> placeholders replaced -> decoder. Everything else is transformers' Llava.
+"""The PLLaVA model: tower -> projector and pooling -> replace placeholders -> decoder. Everything else is transformers' Llava.
 
 model = PllavaForConditionalGeneration.from_pretrained(folder)
-model.generate(input_ids=ids, attention_mask=mask, pixel_values_videos=videos)   # ids hold N placeholders a video
+model.generate(input_ids=ids, attention_mask=mask, pixel_values_videos=videos)   # ids hold N placeholders for each video
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from pllava.model.configuration import PllavaConfig
 from pllava.model.pooling import AVERAGE, pooling, repeat_frames
 from pllava.model.shared_prefix import SharedPrefixCache
 
-IGNORE = -100  # label of positions that are not supervised
+IGNORE = -100  # label of an unsupervised position
 
-# prefix of a published key -> prefix of ours; `save_pretrained` goes backwards, so what we write is the published layout
+# prefix of a published key -> prefix of ours. `save_pretrained` maps back, so saved folders have the published layout
 PUBLISHED_PREFIXES = {
     "language_model.lm_head": "lm_head",
     "language_model.model": "model.language_model",
@@ -44,7 +44,7 @@ register_checkpoint_conversion_mapping("pllava", _RENAMINGS, overwrite=True)
 
 
 class PllavaProjector(LlavaMultiModalProjector):
-    """linear_1, GELU, linear_2, pooling. Averaging commutes with the affine linear_2: it goes first then and saves most of its work."""
+    """linear_1, GELU, linear_2, pooling. Average pooling commutes with the affine linear_2, so it runs first, which is cheaper."""
 
     def forward(self, features: Tensor, config: PllavaConfig) -> Tensor:  # type: ignore[override]
         """[V, T, P, Dv] tower features of T <= num_frames frames -> [V, N, D] visual tokens."""
@@ -73,7 +73,7 @@ class PllavaModel(LlavaModel):
         self.post_init()
 
     def _check_tower(self) -> None:
-        """Raises PllavaError unless the features that are read of a frame are the patches of its grid."""
+        """Raises PllavaError unless the tower gives one feature for each patch of the frame's grid."""
         config, embeddings = self.config, getattr(self.vision_tower, "embeddings", None)
         strategy, kind = config.vision_feature_select_strategy, config.vision_config.model_type
         if strategy not in ("default", "full"):
@@ -84,16 +84,16 @@ class PllavaModel(LlavaModel):
                 "the first patch would be lost. Set it to 'full' in config.json"
             )
         (height, width), tokens = config.patch_grid, getattr(embeddings, "num_positions", None)
-        read = None if tokens is None else tokens - 1 if strategy == "default" else tokens
-        if read is not None and read != height * width:
+        num_features = None if tokens is None else tokens - 1 if strategy == "default" else tokens
+        if num_features is not None and num_features != height * width:
             advice = "'default' in config.json leaves the class token out" if strategy == "full" else "Mend frame_shape in config.json"
             raise PllavaError(
-                f"vision_feature_select_strategy {strategy!r} reads {read} features a frame of the tower, a {kind}, "
+                f"vision_feature_select_strategy {strategy!r} reads {num_features} features a frame of the tower, a {kind}, "
                 f"and the grid of a frame is {height} x {width} = {height * width} patches. {advice}"
             )
 
     def vision_features(self, pixel_values: Tensor) -> Tensor:
-        """Frames [B, 3, H, W] -> patch features [B, P, Dv] of the layer that is read; later layers don't run.
+        """Frames [B, 3, H, W] -> patch features [B, P, Dv] of `vision_feature_layer`. Later layers don't run.
 
         `vision_feature_layer` counts hidden states as transformers does: 0 is the embedding, -1 the last layer.
         """
@@ -112,7 +112,7 @@ class PllavaModel(LlavaModel):
         return self.multi_modal_projector(features.to(weight.device, weight.dtype), self.config)
 
     def encode_video(self, pixel_values_videos: Tensor) -> Tensor:
-        """[V, T, 3, H, W] -> visual tokens [V, N, D]. A still image is a video of T = 1: encoded once, its features repeated."""
+        """[V, T, 3, H, W] -> visual tokens [V, N, D]. A still image is a video of T = 1: its features are computed once and repeated."""
         videos, frames = pixel_values_videos.shape[:2]
         return self.project(self.vision_features(pixel_values_videos.flatten(0, 1)).unflatten(0, (videos, frames)))
 
@@ -145,19 +145,20 @@ class PllavaModel(LlavaModel):
         return [next(remaining[is_image]) for is_image in order]
 
     def embed(self, input_ids: Tensor, visual_tokens: Sequence[Tensor]) -> Tensor:
-        """Token embeddings [B, S, D] with the placeholders replaced by the visual tokens, in reading order."""
+        """Token embeddings [B, S, D] with each placeholder replaced by the next visual token, in reading order."""
         placeholders = input_ids == self.config.image_token_index
-        if self.config.pad_token_id is not None:  # the placeholder's own embedding is untrained; a generated one is read as padding too
+        if self.config.pad_token_id is not None:  # the placeholder's embedding is untrained: a generated placeholder is read as padding
             input_ids = input_ids.masked_fill(placeholders, self.config.pad_token_id)
         embeddings = self.get_input_embeddings()(input_ids)
         if not visual_tokens:
             return embeddings
         visual = torch.cat(list(visual_tokens)).to(embeddings.device, embeddings.dtype)
-        given = int(placeholders.sum())
-        if given != len(visual):
+        num_placeholders = int(placeholders.sum())
+        if num_placeholders != len(visual):
             raise PllavaError(
-                f"input_ids hold {given} placeholders (id {self.config.image_token_index}), but {len(visual_tokens)} videos and images "
-                f"give {len(visual)} visual tokens. Expand each <image> to {self.config.num_visual_tokens}: PllavaProcessor does"
+                f"input_ids hold {num_placeholders} placeholders (id {self.config.image_token_index}), "
+                f"but {len(visual_tokens)} videos and images give {len(visual)} visual tokens. "
+                f"Expand each <image> to {self.config.num_visual_tokens}: PllavaProcessor does"
             )
         return embeddings.masked_scatter(placeholders.unsqueeze(-1), visual)
 
@@ -181,7 +182,7 @@ class PllavaModel(LlavaModel):
             else:
                 visual_tokens = self.encode_media(pixel_values_videos, pixel_values, vision_features, media_is_image)
             inputs_embeds = self.embed(input_ids, visual_tokens)
-        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:  # padding has no position, on either side
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:  # positions count tokens, not padding
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
         outputs = self.language_model(attention_mask=attention_mask, position_ids=position_ids, inputs_embeds=inputs_embeds, **kwargs)
         return LlavaModelOutputWithPast(**outputs, image_hidden_states=tuple(visual_tokens) or None)
@@ -191,23 +192,23 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
     config: PllavaConfig
     config_class = PllavaConfig
     input_modalities = ("video", "image", "text")
-    # LLaVA 1.6's tiling parameter, and buffers that old transformers versions stored; pllava.model.layouts says when it skips one
+    # LLaVA 1.6's tiling parameter, and buffers that old transformers versions stored; pllava.model.layouts logs each one it skips
     _keys_to_ignore_on_load_unexpected = [r"image_newline$", r"position_ids$", r"rotary_emb\.inv_freq$"]  # noqa: RUF012
 
     def __init__(self, config: PreTrainedConfig):
         if not isinstance(config, PllavaConfig):
             config = PllavaConfig.from_llava(config)
-        super(LlavaForConditionalGeneration, self).__init__(config)  # Llava's own would build, and drop, a whole LlavaModel first
+        super(LlavaForConditionalGeneration, self).__init__(config)  # Llava's __init__ would first build a LlavaModel that we replace
         self.model = PllavaModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        embeddings = self.get_input_embeddings()  # not `embed_tokens` in every language model
+        embeddings = self.get_input_embeddings()  # some language models don't name it `embed_tokens`
         name = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """transformers' `from_pretrained`, strict: raises PllavaError where it would print a report of wrong keys."""
+        """transformers' `from_pretrained`, but a missing or unexpected key raises PllavaError instead of a printed report."""
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         problems = [f"  {kind}: {item}" for kind, items in info.items() if items for item in sorted(items, key=str)]
         if problems:
@@ -218,7 +219,7 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
         return (model, info) if output_loading_info else model
 
     def vision_features(self, pixel_values: Tensor) -> Tensor:
-        """Frames [B, 3, H, W] -> [B, P, Dv], what the feature store keeps."""
+        """Frames [B, 3, H, W] -> patch features [B, P, Dv], which the feature store keeps."""
         return self.model.vision_features(pixel_values)
 
     def project(self, features: Tensor) -> Tensor:
@@ -246,13 +247,13 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> LlavaCausalLMOutputWithPast:
-        """Loss and logits.
+        """Loss (with `labels`) and logits.
 
-        input_ids [B, S]: every `<image>` already expanded to N placeholders; attention_mask [B, S]: 0 marks padding, left or right.
+        input_ids [B, S]: every `<image>` is expanded to N placeholders. attention_mask [B, S]: 0 marks padding, left or right.
         pixel_values_videos [V, T, 3, H, W], pixel_values [I, 3, H, W] (stills), vision_features [V, T, P, Dv] (the tower's output,
         instead of pixels): see `PllavaModel.encode_media` for their order.
-        labels [B, S]: -100 where nothing is supervised. The loss reads the supervised positions only, whatever `logits_to_keep` is:
-        training passes logits_to_keep=1 and never makes the [B, S, vocabulary] logits. 0 keeps all logits.
+        labels [B, S]: -100 at unsupervised positions. The loss uses the supervised positions and does not depend on `logits_to_keep`.
+        Training passes logits_to_keep=1, so the [B, S, vocabulary] logits are never made. 0 keeps all logits.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -294,7 +295,7 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
         )
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
-        """transformers' own, or, for rows that share a prefix, one packed sequence a video."""
+        """transformers' inputs; with a SharedPrefixCache, one packed sequence for each video."""
         cache = kwargs.get("past_key_values")
         if not isinstance(cache, SharedPrefixCache):
             return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
@@ -303,7 +304,7 @@ class PllavaForConditionalGeneration(LlavaForConditionalGeneration):
         return packed | {"past_key_values": cache, "use_cache": True}
 
     def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """`generate` encodes the media once, before prefill; beams and returned sequences share the result."""
+        """Encode the media once, before prefill, so that all beams and returned sequences share the visual tokens."""
         names = ("pixel_values_videos", "pixel_values", "vision_features", "media_is_image")
         visual_tokens = self.model.encode_media(**{name: model_kwargs.pop(name, None) for name in names})
         if visual_tokens:

@@ -1,4 +1,4 @@
-"""`pllava plan`: what a recipe needs before anything runs, and whether it fits a device."""
+"""`pllava plan`: estimates the memory that a recipe needs, and whether it fits a device. Loads no weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pllava.model.memory import GiB, Memory
 if TYPE_CHECKING:
     from pllava.core.params import Params
 
-RESERVED = 0.08  # share of a device that drivers, kernels and fragmentation take
+RESERVED = 0.08  # share of a device's memory that drivers, kernels and fragmentation take
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Numbers for one recipe on one device; bytes are a process's (a GPU's)."""
+    """Estimates for one recipe on one device. Bytes are per process, which is per GPU."""
 
     name: str
     base: str
@@ -28,7 +28,7 @@ class Plan:
     visual_shape: tuple[int, int, int]
     num_frames: int
     context: int
-    clips: int  # of a training step, in one process
+    clips: int  # one process trains on at once
     inference: Memory
     training: Memory
     parameters: int
@@ -61,7 +61,7 @@ def make_plan(
     processes: int = 1,
     bits: int | None = None,
 ) -> Plan:
-    """Plan a recipe. Raises PllavaError when the base's config is not at hand or the video leaves no room for text."""
+    """The plan of a recipe. Raises PllavaError if the base's config can't be had, or if the visual tokens fill the context."""
     config = base_config(params)
     context = config.text_config.max_position_embeddings
     if config.num_visual_tokens >= context:
@@ -96,8 +96,10 @@ def make_plan(
 
 
 def base_config(params: Params) -> PllavaConfig:
-    """The base's config with the video settings of the recipe: its folder's, else that of a shipped recipe on the same base, else the
-    hub's. No weights are fetched."""
+    """The base's config with the video settings of the recipe. Fetches no weights.
+
+    The config comes from the base's folder, else from a shipped recipe with the same base, else from the hub.
+    """
     from pllava.core import recipes as recipe
     from pllava.model.layouts import read_config
 
@@ -111,7 +113,7 @@ def base_config(params: Params) -> PllavaConfig:
 
 
 def describe(plan: Plan) -> str:
-    """A table of both uses, the verdict, and what would help."""
+    """A text for people: memory of inference and training as a table, whether each fits the device, and advice if not."""
     t, h, w = plan.visual_shape
     lines = [
         f"{plan.name}: {plan.base}, {plan.parameters / 1e9:.2f} B parameters, {plan.dtype}"
@@ -137,14 +139,15 @@ def describe(plan: Plan) -> str:
 
 
 def _advice(plan: Plan) -> list[str]:
-    found = []
+    """Lines that name settings with a smaller need of memory; none if the plan fits."""
+    advice = []
     if not plan.fits(plan.training) and plan.clips > 1:
         if plan.recompute != "blocks":
-            found.append("  train.gradient_checkpointing: mlp or blocks keeps less; the update stays the same")
-        found.append("  fewer clips at once: raise train.gradient_accumulation, or --processes for more GPUs; the update stays the same")
+            advice.append("  train.gradient_checkpointing: mlp or blocks keeps less; the update stays the same")
+        advice.append("  fewer clips at once: raise train.gradient_accumulation, or --processes for more GPUs; the update stays the same")
     if not plan.fits(plan.inference) or (not plan.fits(plan.training) and plan.clips == 1):
-        found.append("  --bits 8 or --bits 4 shows the language model packed; device_map spreads a model over several GPUs")
-    return found
+        advice.append("  --bits 8 or --bits 4 shows the language model packed; device_map spreads a model over several GPUs")
+    return advice
 
 
 def _size(count: int) -> str:

@@ -1,7 +1,7 @@
-"""The one idea of PLLaVA: the [T, H, W] grid of frame features is pooled to fewer visual tokens (paper, section 3.3).
+"""The idea of PLLaVA: pool the [T, H, W] grid of frame features to fewer visual tokens (paper, section 3.3).
 
 A pooling is a function `(features [V, T, P, D], frame_shape (H, W), pooling_shape (t, h, w)) -> [V, t * h * w, D]` with P = H * W. `avg`,
-the method of every released model, is here; others are entry points of the group `pllava.poolings` (docs/extending.md).
+the method of every released model, is in this module; others are entry points of the group `pllava.poolings` (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Pooling = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]
 def repeat_frames(features: Tensor, num_frames: int, rule: str = "published") -> Tensor:
     """Stretch [V, T, ...] with T <= num_frames to [V, num_frames, ...] by repeating frames.
 
-    "published": every frame int(num_frames / T) + 1 times, cut at num_frames (uneven: the last frames can be lost);
-    "even": frame i of the result is frame floor(i * T / num_frames). Both give a still image num_frames equal frames.
+    "published": each frame int(num_frames / T) + 1 times, cut at num_frames, so the last frames can be missing;
+    "even": frame i of the result is frame floor(i * T / num_frames). Both rules turn a still image into num_frames equal frames.
     """
-    given = features.shape[1]
-    if given == num_frames:
+    frames = features.shape[1]
+    if frames == num_frames:
         return features
-    if given > num_frames:
+    if frames > num_frames:
         raise PllavaError(
-            f"a video has {given} frames, the model takes {num_frames}. Sample {num_frames} of them, "
-            f"or load the model with num_frames={given}"
+            f"a video has {frames} frames, the model takes {num_frames}. Sample {num_frames} of them, "
+            f"or load the model with num_frames={frames}"
         )
     index = torch.arange(num_frames, device=features.device)
-    index = index * given // num_frames if rule == "even" else index // (num_frames // given + 1)
+    index = index * frames // num_frames if rule == "even" else index // (num_frames // frames + 1)
     return features[:, index]
 
 

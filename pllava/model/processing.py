@@ -1,4 +1,4 @@
-"""`PllavaProcessor`: frames to pixels, prompts to ids with the placeholder expanded.
+"""`PllavaProcessor` turns frames into pixels, and prompts into token ids with expanded placeholders.
 
 processor = PllavaProcessor.from_pretrained("ermu2001/pllava-7b")
 batch = processor(text=[prompt], videos=[frames])   # input_ids, attention_mask, pixel_values_videos [V, T, 3, H, W]
@@ -28,8 +28,8 @@ IMAGE_TOKEN = "<image>"
 class PllavaProcessor(ProcessorMixin):
     """CLIP's image processor (the PIL one: tensor bicubic differs by 1-3 levels) and a fast tokenizer.
 
-    num_frames, pooling_shape: of the model it serves; the product of pooling_shape is the number of placeholders a video takes.
-    shortest_edge, longest_edge, center_pad: keys of the published processor_config.json; kept, not used (nor are they there).
+    num_frames, pooling_shape: the model's. The product of pooling_shape is the number of placeholders of one video.
+    shortest_edge, longest_edge, center_pad: keys of the published processor_config.json; kept, but unused, as in the published code.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class PllavaProcessor(ProcessorMixin):
 
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Adds what the published processor_config.json does not say from the config.json beside it."""
+        """Adds num_frames and pooling_shape from config.json, if processor_config.json lacks them, as the published one does."""
         values, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if "pooling_shape" not in values:
             hub = {
@@ -80,12 +80,12 @@ class PllavaProcessor(ProcessorMixin):
         return {key: value for key, value in values.items() if key in known}, rest
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
-        self.image_processor.save_pretrained(save_directory)  # preprocessor_config.json, where the published code looks
+        self.image_processor.save_pretrained(save_directory)  # preprocessor_config.json, which the published code reads
         return super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @property
     def num_visual_tokens(self) -> int:
-        """Placeholders one `<image>` becomes."""
+        """Number of placeholders that one `<image>` expands to."""
         return prod(self.pooling_shape)
 
     @property
@@ -96,13 +96,15 @@ class PllavaProcessor(ProcessorMixin):
     def preprocess_video(self, frames: np.ndarray | Sequence[Image.Image]) -> torch.Tensor:
         """uint8 [T, H, W, 3] (or PIL images of one size) -> float32 [T, 3, h, w], normalised as CLIP was trained.
 
-        Two bicubic resizes of uint8 (working size, then shortest edge), centre crop. T stays: the model repeats frames of short clips.
+        Resizes twice (bicubic, uint8: to the working size, then the shortest edge) and crops the centre. T stays: the model repeats frames.
         """
         return self.preprocess_videos([frames])[0]
 
     def preprocess_videos(self, videos: Sequence[np.ndarray | Sequence[Image.Image]]) -> list[torch.Tensor]:
-        """Several clips of ONE sample, brought to the least stretched aspect among them, as published. For a batch of samples call
-        `preprocess_video` on each: its pixels must not depend on its neighbours."""
+        """Pixels of several clips of ONE sample. As published, all get the least stretched aspect ratio among them.
+
+        Call `preprocess_video` on each clip of a batch instead: the pixels of a sample must not depend on other samples.
+        """
         threads = torch.get_num_threads()
         clips = tower_pictures([_as_arrays(frames) for frames in videos], self.short_side, self.crop, threads)
         table = self._pixel_values()
@@ -110,31 +112,34 @@ class PllavaProcessor(ProcessorMixin):
 
     @property
     def short_side(self) -> int:
-        """What the second resize makes of a frame's short side, in pixels."""
+        """Length of a frame's short side after the second resize, in pixels."""
         return int(self.image_processor.size["shortest_edge"])
 
     @property
     def crop(self) -> tuple[int, int]:
-        """Width and height of what CLIP sees, in pixels."""
+        """Width and height of the picture that CLIP sees, in pixels."""
         return int(self.image_processor.crop_size["width"]), int(self.image_processor.crop_size["height"])
 
     @property
     def picture(self) -> tuple[int, int, int] | None:
-        """What `pllava.video.readers` may make of the frames so that the resizing here changes nothing any more; None: nothing."""
+        """(short side, width, height) to which `pllava.video.readers` may already resize frames, so that this processor changes nothing.
+
+        None: the readers must not resize.
+        """
         return (self.short_side, *self.crop) if self.crop == (self.short_side, self.short_side) else None
 
     def _pixel_values(self) -> np.ndarray:
-        """float32 [3, 256]: what the library's rescaling and normalisation make of each level of each channel."""
+        """float32 [3, 256]: the normalised value of each uint8 level of each channel, from the library's image processor."""
         levels: np.ndarray = np.arange(256, dtype=np.uint8).reshape(16, 16)[..., None].repeat(3, -1)
         made = self.image_processor([Image.fromarray(levels)], do_resize=False, do_center_crop=False, return_tensors="np")["pixel_values"]
         return np.asarray(made[0]).reshape(3, 256)
 
     def expand(self, prompt: str) -> str:
-        """The prompt with its `<image>` written as often as the video has tokens."""
+        """The prompt with each `<image>` repeated `num_visual_tokens` times."""
         return prompt.replace(IMAGE_TOKEN, IMAGE_TOKEN * self.num_visual_tokens)
 
     def tokenize(self, prompts: str | list[str], padding_side: str = "left", add_special_tokens: bool = True) -> BatchFeature:
-        """input_ids and attention_mask, int64 [B, L], padded on `padding_side`; each `<image>` is `num_visual_tokens` ids."""
+        """input_ids and attention_mask, int64 [B, L], padded on `padding_side`; each `<image>` becomes `num_visual_tokens` ids."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         rows = [self.expand_ids(self.tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]) for prompt in prompts]
         return self.pad(rows, padding_side)
@@ -144,14 +149,15 @@ class PllavaProcessor(ProcessorMixin):
         return [i for token in ids for i in ([token] * self.num_visual_tokens if token == self.image_token_id else [token])]
 
     def decode_new(self, prompt_ids: Sequence[int], new_ids: Sequence[int]) -> str:
-        """The text that generated ids add to a prompt (or its last part). Decoded alone they may lose their first space."""
+        """The text of the generated ids. Decoded alone they could lose a leading space. `prompt_ids`: the prompt's ids, all or the last."""
         before = self.tokenizer.decode(prompt_ids, skip_special_tokens=True)
         whole = self.tokenizer.decode([*prompt_ids, *new_ids], skip_special_tokens=True)
         if whole.startswith(before):
             return whole[len(before) :]
-        return self.tokenizer.decode(new_ids, skip_special_tokens=True)  # the prompt ended within a character
+        return self.tokenizer.decode(new_ids, skip_special_tokens=True)  # the prompt ends inside a character
 
     def pad(self, rows: Sequence[Sequence[int]], padding_side: str = "left") -> BatchFeature:
+        """input_ids and attention_mask, int64 [B, L], of rows of ids. Raises PllavaError if padding is needed and no pad token exists."""
         length = max(len(row) for row in rows)
         pad_id = self.tokenizer.pad_token_id
         if pad_id is None:
@@ -161,9 +167,9 @@ class PllavaProcessor(ProcessorMixin):
         input_ids = torch.full((len(rows), length), pad_id, dtype=torch.int64)
         attention_mask = torch.zeros_like(input_ids)
         for i, row in enumerate(rows):
-            place = slice(length - len(row), None) if padding_side == "left" else slice(len(row))
-            input_ids[i, place] = torch.tensor(row, dtype=torch.int64)
-            attention_mask[i, place] = 1
+            columns = slice(length - len(row), None) if padding_side == "left" else slice(len(row))
+            input_ids[i, columns] = torch.tensor(row, dtype=torch.int64)
+            attention_mask[i, columns] = 1
         return BatchFeature({"input_ids": input_ids, "attention_mask": attention_mask})
 
     def __call__(  # type: ignore[override]
@@ -173,8 +179,11 @@ class PllavaProcessor(ProcessorMixin):
         images: Any = None,
         padding_side: str = "left",
     ) -> BatchFeature:
-        """text: prompts with one `<image>` for each video or image. videos: one clip or a list of clips, uint8 [T, H, W, 3] each;
-        clips of unequal length are repeated up to `num_frames`. images: one PIL image or uint8 [H, W, 3], or a list of them."""
+        """The inputs of the model.
+
+        text: prompts with one `<image>` for each video or image. videos: one clip or a list of clips, uint8 [T, H, W, 3] each;
+        frames are repeated up to `num_frames` if lengths differ. images: one or a list of PIL images or uint8 [H, W, 3] arrays.
+        """
         batch: dict[str, Any] = {}
         if text is not None:
             batch |= self.tokenize(text, padding_side)
@@ -193,7 +202,7 @@ class PllavaProcessor(ProcessorMixin):
 
 
 def _as_list(media: Any, ndim: int) -> list[Any]:
-    """One array (or PIL image) or many -> many."""
+    """A list of the media. `ndim` is the number of dimensions of one array; an array with one more dimension holds several."""
     if isinstance(media, Image.Image):
         return [media]
     if hasattr(media, "ndim"):
@@ -202,6 +211,7 @@ def _as_list(media: Any, ndim: int) -> list[Any]:
 
 
 def _as_arrays(frames: np.ndarray | Sequence[Image.Image]) -> np.ndarray:
+    """uint8 [T, H, W, 3]. Raises PllavaError for frames of another type or of several sizes."""
     if len(frames) and isinstance(frames[0], Image.Image):
         if len({frame.size for frame in frames}) > 1:
             raise PllavaError(f"the frames of a clip have several sizes: {sorted({frame.size for frame in frames})}")
@@ -213,12 +223,12 @@ def _as_arrays(frames: np.ndarray | Sequence[Image.Image]) -> np.ndarray:
 
 
 def _looked_up(table: np.ndarray, pictures: np.ndarray, threads: int) -> torch.Tensor:
-    """[3, 256], uint8 [T, h, w, 3] -> float32 [T, 3, h, w]."""
+    """Pixel values float32 [T, 3, h, w] of uint8 pictures [T, h, w, 3], from the table [3, 256] of levels."""
     num_frames, height, width, channels = pictures.shape
     pixels = np.empty((num_frames, channels, height, width), table.dtype)
 
     def look_up(number: int) -> None:
-        for channel in range(channels):  # one plane at a time: numpy makes 8 bytes of each level. The mode is the one without a check
+        for channel in range(channels):  # by channel, because numpy converts each index to 8 bytes. mode="clip" skips a check of the range
             np.take(table[channel], pictures[number, ..., channel], out=pixels[number, channel], mode="clip")
 
     if threads > 1 and num_frames > 1:

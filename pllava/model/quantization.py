@@ -1,4 +1,4 @@
-"""QLoRA's base: `quantization_config("4bit")` for `pllava.load`, which packs the language model and leaves tower, projector and head alone.
+"""`quantization_config("4bit")` for `pllava.load` quantises the language model for QLoRA. Tower, projector and head keep their dtype.
 
 pip install 'pllava[qlora]'
 """
@@ -12,8 +12,10 @@ from pllava.core.errors import PllavaError
 
 
 def quantization_config(kind: str | None) -> Any:
-    """transformers' BitsAndBytesConfig of `model.quantization` ("4bit": NF4, scales packed too, products in bfloat16; "8bit": LLM.int8),
-    None for None. Raises PllavaError without bitsandbytes or a GPU."""
+    """transformers' BitsAndBytesConfig for a value of `model.quantization`; None for None.
+
+    "4bit": NF4, the scales are quantised too, products are in bfloat16. "8bit": LLM.int8. Raises PllavaError without bitsandbytes or a GPU.
+    """
     if kind is None:
         return None
     if find_spec("bitsandbytes") is None:

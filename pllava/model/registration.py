@@ -1,7 +1,7 @@
 """After `import pllava`, transformers' Auto classes know PLLaVA: `AutoModelForImageTextToText.from_pretrained(folder)`.
 
-Importing transformers takes seconds and the CLI must answer at once; so the Auto mappings get an entry that loads our classes only
-when somebody looks for them.
+The import of transformers takes seconds, and the CLI must answer at once. Therefore our classes are registered only when an Auto class
+looks for them: an import hook replaces the dict of extra classes in each Auto mapping.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEYS = ("pllava", "PllavaConfig", "LlavaConfig")  # model type, and names of con
 
 
 def register() -> None:
-    """Tell AutoConfig, AutoModelForImageTextToText and AutoProcessor about our classes. Idempotent."""
+    """Register our classes with AutoConfig, AutoModelForImageTextToText and AutoProcessor. Idempotent."""
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
 
     from pllava.model.configuration import PllavaConfig
@@ -34,33 +34,33 @@ def register() -> None:
     AutoConfig.register("pllava", PllavaConfig, exist_ok=True)
     AutoProcessor.register(PllavaConfig, PllavaProcessor, exist_ok=True)
     AutoModelForImageTextToText.register(PllavaConfig, PllavaForConditionalGeneration, exist_ok=True)
-    # Published PLLaVA folders say model_type "llava"; only their `architectures` names the class. The first entry stays the default.
+    # Published PLLaVA folders have model_type "llava", and `architectures` names the class. The first class of `choices` is the default.
     choices = (LlavaForConditionalGeneration, PllavaForConditionalGeneration)
     AutoModelForImageTextToText._model_mapping.register(LlavaConfig, choices, exist_ok=True)
 
 
 class _Registrations(dict[Any, Any]):
-    """transformers' dict of registered classes, which calls `register` at the first look for ours."""
+    """transformers' dict of registered classes. The first lookup of ours calls `register`."""
 
-    pending = True  # one flag for the three mappings: `register` fills them all
+    pending = True  # shared by the three mappings, because one `register` fills all of them
 
-    def _settle(self) -> None:
+    def _register_once(self) -> None:
         if _Registrations.pending:
             _Registrations.pending = False
             register()
 
     def __contains__(self, key: object) -> bool:
         if key in KEYS or getattr(key, "__name__", None) in KEYS:
-            self._settle()
+            self._register_once()
         return super().__contains__(key)
 
     def values(self) -> Any:
-        self._settle()
+        self._register_once()
         return super().values()
 
 
 def when_auto_classes_are_imported() -> None:
-    """Prepare the mappings: at once where transformers is imported already, else as soon as it is."""
+    """Prepare the mappings now if transformers is imported already, and otherwise as soon as it is imported."""
     for name in MAPPINGS:
         if name in sys.modules:
             _prepare(sys.modules[name])
@@ -73,18 +73,18 @@ def _prepare(module: ModuleType) -> None:
 
 
 class _AutoClassFinder(MetaPathFinder):
-    """Lets the other finders find the modules of MAPPINGS, and has them prepared once they are executed."""
+    """Finds the modules of MAPPINGS through the other finders. Each module is prepared after its execution."""
 
-    asking = False
+    delegating = False  # while the other finders search, this finder finds nothing
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if self.asking or fullname not in MAPPINGS:
+        if self.delegating or fullname not in MAPPINGS:
             return None
-        self.asking = True
+        self.delegating = True
         try:
             spec = find_spec(fullname)
         finally:
-            self.asking = False
+            self.delegating = False
         if spec is not None and spec.loader is not None:
             spec.loader = _PreparingLoader(spec.loader)
         return spec

@@ -1,7 +1,7 @@
-"""Addresses of models with a scheme: `resolve("models:/pllava@champion").folder`.
+"""Resolves an address of a model with a scheme: `resolve("models:/pllava@champion").folder`.
 
-An entry point of the group `pllava.model_sources`, named after the scheme, is a function from the address to a `LocalModel`. The registry
-provides `models`; a package of one's own can provide another scheme.
+Each scheme is an entry point of the group `pllava.model_sources`: a function from the address to a `LocalModel`. The registry provides
+`models`; other packages can provide other schemes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/")  # two letters at least: C:/models
 
 @dataclass(frozen=True)
 class LocalModel:
-    """What an address leads to: a folder on this machine whose bytes were checked, and what its source knows about the model."""
+    """A model that a source has put on this machine, with its bytes checked."""
 
     folder: Path
-    name: str  # for people: "pllava version 3 (champion)"
+    name: str  # shown to people: "pllava version 3 (champion)"
     version: int | None = None
-    lora_alpha: float | None = None  # the strength this version was measured at; None: as trained
-    lineage: dict[str, str] = field(default_factory=dict)  # what an answer can be walked back to
+    lora_alpha: float | None = None  # the alpha this version was evaluated with; None: the trained alpha
+    lineage: dict[str, str] = field(default_factory=dict)  # identifies what the model was made from, e.g. "base_sha256"
 
 
 def scheme_of(address: str | Path | None) -> str | None:
@@ -34,5 +34,5 @@ def scheme_of(address: str | Path | None) -> str | None:
 
 
 def resolve(address: str) -> LocalModel:
-    """The model that an address with a scheme leads to. Raises PllavaError for an unknown scheme, and whatever the source refuses."""
+    """The model at an address with a scheme. Raises PllavaError for an unknown scheme, and the errors of the source."""
     return plugins.load(GROUP, scheme_of(address) or "")(address)

@@ -1,7 +1,7 @@
-"""The frozen tower over clips, `encode_clips(model, clips, dtype)`: the one place where training and the feature store run it.
+"""`encode_clips(model, clips, dtype)` runs the frozen vision tower over clips. Training and the feature store both call it.
 
-Every clip is encoded in pieces whose size depends on the model alone, each by one CPU thread, several at once. So the numbers are the
-same to the bit whatever the batch, the number of threads or processes, and whether a store stands between tower and training.
+On a CPU every clip is split into pieces. The size of a piece depends on the model alone, and one thread encodes one piece. So the features
+are equal to the bit for every batch size and every number of threads or processes, and with or without a feature store.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TOKENS_AT_ONCE = 2048  # rows of a piece's matrices: enough for the kernels, few enough for the cache
+TOKENS_AT_ONCE = 2048  # patches and class tokens of a piece: enough to keep the kernels busy, few enough for the CPU's cache
 
 
 def encode_clips(model: Any, clips: Sequence[Tensor], dtype: str) -> list[Tensor]:
-    """Pixels [T, 3, H, W] of each clip -> [T, P, Dv] of each in `dtype`, on the model's device. No gradients, no autocast."""
+    """Pixels [T, 3, H, W] of each clip -> features [T, P, Dv] of each clip in `dtype`, on the model's device. No gradients, no autocast."""
     device = next(model.parameters()).device
-    if device.type != "cpu":  # a GPU takes whole clips, one at a time: other sizes round otherwise
+    if device.type != "cpu":  # one whole clip at a time: batches of another size round differently
         return [_encode(model, clip.to(device), dtype) for clip in clips]
     frames = frames_at_once(model)
     pieces = [piece for clip in clips for piece in clip.split(frames)]
@@ -35,23 +35,23 @@ def encode_clips(model: Any, clips: Sequence[Tensor], dtype: str) -> list[Tensor
 
 
 def frames_at_once(model: Any) -> int:
-    """Frames of a piece."""
+    """Number of frames of one piece, at least 1."""
     vision = model.config.vision_config
     return max(1, TOKENS_AT_ONCE // ((vision.image_size // vision.patch_size) ** 2 + 1))
 
 
 def _encode(model: Any, pixels: Tensor, dtype: str) -> Tensor:
-    with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):  # both are a thread's own
+    with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):  # each thread has its own gradient and autocast mode
         return model.vision_features(pixels).to(getattr(torch, dtype))
 
 
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Workers of one CPU thread each."""
+    """A pool of `threads` workers. In each worker torch uses one CPU thread."""
     pool = ThreadPoolExecutor(threads, "tower", initializer=torch.set_num_threads, initargs=(1,))
     started = threading.Barrier(threads + 1)
     for _ in range(threads):
         pool.submit(started.wait)
     started.wait()
-    torch.set_num_threads(threads)  # the workers' setting is also what threads to come would take
+    torch.set_num_threads(threads)  # a worker's set_num_threads(1) also sets the default of later threads; this restores it
     return pool

@@ -1,9 +1,9 @@
-"""Scoring open answers: by a language model behind an OpenAI-compatible endpoint, or offline by comparing words.
+"""A judge scores open answers: a language model behind an OpenAI-compatible endpoint, or offline a comparison of words.
 
     judge = make_judge(params.judge)
     judge.score(rubric.ANSWER, question="What does he cook?", answer="noodles", prediction="He cooks noodles.")
 
-Which of the two is decided by the environment (PLLAVA_JUDGE_BASE_URL and PLLAVA_JUDGE_MODEL), and named in every result.
+The environment (PLLAVA_JUDGE_BASE_URL and PLLAVA_JUDGE_MODEL) decides which of the two is used. Every result names its judge.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ __all__ = ["Judge", "Rubric", "make_judge"]
 
 
 class Judge(Protocol):
-    name: str  # as tables show it
-    measure: str  # what the values of its scores are, in words
-    concurrency: int  # how many `score` calls may run at once
+    name: str  # shown in tables
+    measure: str  # meaning of `Score.value`, in words
+    concurrency: int  # number of `score` calls that may run at once
 
     def score(self, rubric: Rubric, **fields: str) -> Score:
-        """Score one answer. `fields`: those of the rubric. A failed judgement is a Score without value."""
+        """Score one answer. `fields`: question, answer and prediction, as the rubric needs. A failed judgement has the value None."""
 
     def nothing(self) -> Score:
-        """The score of no answer: wrong, and 0 on this judge's scale."""
+        """The score of a missing answer: wrong, and 0 on this judge's scale."""
 
     def provenance(self) -> dict[str, Any]:
-        """What the scores are a function of: no time, no secret."""
+        """All that determines the scores, as JSON: neither times nor secrets."""
 
     def stop(self) -> None:
-        """Ask nothing more: scores that are waited for are missing."""
+        """Send no further requests. Scores in progress become missing."""
 
     def usage(self) -> dict[str, Any]:
-        """What it took: requests, tokens, cost."""
+        """Requests, tokens and cost so far."""
 
 
 def make_judge(settings: JudgeSettings) -> Judge:
-    """The judge of `judge.kind`: an entry point of `pllava.judges`, a function from the settings to a Judge. "auto" is the endpoint where
-    the environment names one, else the offline scorer. Raises PllavaError when the endpoint is named by halves."""
+    """The judge of `judge.kind`, an entry point of `pllava.judges`: a function from the settings to a Judge.
+
+    "auto" is the endpoint if the environment names one, else the offline scorer. Raises PllavaError if it names only the URL or the model.
+    """
     from pllava.benchmarks.judge.endpoint import endpoint_from_environment
 
     kind = settings.kind

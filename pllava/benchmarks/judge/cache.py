@@ -1,4 +1,4 @@
-"""Replies of judges on disk, by model and hash of the request: the same question to the same judge is paid for once."""
+"""Keeps the replies of judges on disk, by model and hash of the request, so that a request to a judge is paid for once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = Path(".state/judge")
 
 
 class ReplyCache:
-    """One small file a reply; written whole or not at all, so several processes can share it."""
+    """One small file for each reply. Writes are atomic, so several processes can share the folder."""
 
     def __init__(self, model: str, folder: Path | None = None):
         name = re.sub(r"[^A-Za-z0-9.-]+", "_", model)[:60]
@@ -22,12 +22,12 @@ class ReplyCache:
         self.folder = (folder or FOLDER) / f"{name}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
     def get(self, prompt_sha256: str) -> dict[str, Any] | None:
-        """{"reply", "usage"}, or None. A damaged file counts as none."""
+        """{"reply", "usage"} of a request; None if the file is absent or damaged."""
         try:
-            found = json.loads(self._path(prompt_sha256).read_text())
+            entry = json.loads(self._path(prompt_sha256).read_text())
         except (OSError, ValueError):
             return None
-        return found if isinstance(found, dict) and isinstance(found.get("reply"), str) else None
+        return entry if isinstance(entry, dict) and isinstance(entry.get("reply"), str) else None
 
     def put(self, prompt_sha256: str, reply: str, usage: dict[str, int]) -> None:
         write_json(self._path(prompt_sha256), {"model": self.model, "prompt_sha256": prompt_sha256, "reply": reply, "usage": usage})
@@ -37,4 +37,5 @@ class ReplyCache:
 
 
 def prompt_sha256(messages: list[dict[str, str]]) -> str:
+    """Hash of a request's messages."""
     return hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""A judge behind any OpenAI-compatible endpoint (a hosted one, vLLM, llama.cpp, Ollama), by the official client.
+"""A judge behind any OpenAI-compatible endpoint (a hosted one, vLLM, llama.cpp, Ollama), through the official client.
 
     export PLLAVA_JUDGE_BASE_URL=http://127.0.0.1:8000/v1 PLLAVA_JUDGE_MODEL=qwen PLLAVA_JUDGE_API_KEY=...
 
-OPENAI_API_KEY is not read: a key that lies around must not start a paid run. The key is never printed, logged or written.
+OPENAI_API_KEY is not read, so that a key of another program never starts a paid run. The key is never printed, logged or written.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 URL, MODEL, KEY = "PLLAVA_JUDGE_BASE_URL", "PLLAVA_JUDGE_MODEL", "PLLAVA_JUDGE_API_KEY"
 NO_KEY = "none"
-LONGEST_SENTENCE = 300  # characters of an endpoint's own words
-OTHER_SPELLING = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens", "temperature": None}  # None: left away
+LONGEST_SENTENCE = 300  # characters of an endpoint's error message
+OTHER_SPELLING = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens", "temperature": None}  # None: omitted
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 LOOKS_LIKE_A_VERDICT = re.compile(r"['\"]?\b(pred|score|role)['\"]?\s*[:=]|ignore .{0,30}instructions", re.IGNORECASE)
 
@@ -43,7 +43,7 @@ class Endpoint:
 
 
 def endpoint_from_environment() -> Endpoint | None:
-    """None when no judge is configured. Raises PllavaError when only one of URL and model is given, or a password stands in the URL."""
+    """The endpoint, or None if none is configured. Raises PllavaError if only one of URL and model is set, or if the URL has a password."""
     url, model = os.environ.get(URL, "").strip(), os.environ.get(MODEL, "").strip()
     if not url and not model:
         return None
@@ -54,11 +54,11 @@ def endpoint_from_environment() -> Endpoint | None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password or parts.query:
         raise PllavaError(f"{URL} must be http(s)://host/path, without user, password or query. A key belongs in {KEY}")
-    return Endpoint(url, model, os.environ.get(KEY, "").strip() or NO_KEY)  # servers on one's own machine want no key
+    return Endpoint(url, model, os.environ.get(KEY, "").strip() or NO_KEY)  # local servers need no key
 
 
 def make(settings: JudgeSettings) -> EndpointJudge:
-    """The judge `endpoint` of pllava.judges: the endpoint that the environment names."""
+    """The judge `endpoint` of pllava.judges. Raises PllavaError if the environment names no endpoint."""
     endpoint = endpoint_from_environment()
     if endpoint is None:
         raise PllavaError(f"judge.kind is endpoint, and no endpoint is named. Set {URL} and {MODEL}, or judge.kind: auto")
@@ -66,7 +66,7 @@ def make(settings: JudgeSettings) -> EndpointJudge:
 
 
 class EndpointJudge:
-    """`score` may be called from several threads."""
+    """A judge behind an endpoint. `score` may run in several threads."""
 
     measure = "judge: share of 'yes' (VideoQA, captions), score / 5 (VCGBench)"
 
@@ -81,13 +81,13 @@ class EndpointJudge:
         self.concurrency = settings.concurrency
         self.cache = ReplyCache(endpoint.model)
         self._client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.key, timeout=settings.timeout_seconds, max_retries=0)
-        self._form = {settings.length_parameter: settings.max_tokens} | (
+        self._parameters = {settings.length_parameter: settings.max_tokens} | (
             {} if settings.temperature is None else {"temperature": settings.temperature}
-        )  # of a request, beside model and messages: how this endpoint wants it
-        self._refused: set[str] = set()  # parameters of which the other spelling was tried and is no better
+        )  # of a request, besides model and messages; `_ask` adapts them to the endpoint
+        self._refused: set[str] = set()  # parameters that the endpoint refuses in either spelling
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._asking: dict[str, threading.Lock] = {}  # equal requests wait for the first one's reply
+        self._request_locks: dict[str, threading.Lock] = {}  # by key: equal requests wait for the reply to the first
         self._usage = {"requests": 0, "cached": 0, "tokens_read": 0, "tokens_written": 0}
 
     def score(self, rubric: Rubric, **fields: str) -> Score:
@@ -95,9 +95,9 @@ class EndpointJudge:
         suspicious = any(LOOKS_LIKE_A_VERDICT.search(fields[name]) for name in ("prediction", "second_prediction") if name in fields)
         key = prompt_sha256(messages)
         with self._lock:
-            asking = self._asking.setdefault(key, threading.Lock())
+            request_lock = self._request_locks.setdefault(key, threading.Lock())
         try:
-            with asking:
+            with request_lock:
                 right, score = self._verdict(messages, key, rubric.decides, suspicious)
         except UnreadableReplyError as error:
             return Score(None, missing=str(error), suspicious=suspicious)
@@ -107,15 +107,15 @@ class EndpointJudge:
         return Score(0.0, correct=False, score=0.0)
 
     def provenance(self) -> dict[str, Any]:
-        every = [value for value in vars(rubrics).values() if isinstance(value, Rubric)]
+        all_rubrics = [value for value in vars(rubrics).values() if isinstance(value, Rubric)]
         return {
             "kind": "endpoint",
             "name": self.name,
             "model": self.endpoint.model,
             "measure": self.measure,
-            "temperature": self._form.get("temperature"),
+            "temperature": self._parameters.get("temperature"),
             "max_tokens": self.settings.max_tokens,
-            "rubrics_sha256": prompt_sha256([{rubric.name: rubric.sha256()} for rubric in every]),
+            "rubrics_sha256": prompt_sha256([{rubric.name: rubric.sha256()} for rubric in all_rubrics]),
         }
 
     def stop(self) -> None:
@@ -127,7 +127,10 @@ class EndpointJudge:
         return {**self._usage, "cost": round(cost, 6), "endpoint": self.endpoint.base_url}
 
     def _verdict(self, messages: list[dict[str, str]], key: str, decides: bool, alone: bool) -> tuple[bool, float]:
-        """From the cache, or by asking until a reply can be read. Raises UnreadableReplyError with the last reason."""
+        """(right, score) from the cache, else from the first readable reply.
+
+        alone: the verdict must be the whole reply. Raises UnreadableReplyError with the reason of the last failure.
+        """
         if (known := self.cache.get(key)) is not None:
             self._count(cached=1)
             return parse(known["reply"], decides, alone)
@@ -141,33 +144,37 @@ class EndpointJudge:
                 verdict = parse(reply, decides, alone)
             except _FailedError as error:
                 problem, wait = str(error), max(wait, error.wait)
-                if not error.may_pass:
+                if not error.retryable:
                     raise UnreadableReplyError(problem) from None
             except UnreadableReplyError as error:
                 problem = f"unreadable reply: {error}"
             else:
-                self.cache.put(key, reply, usage)  # an unreadable reply is not kept: the next run asks again
+                self.cache.put(key, reply, usage)  # unreadable replies are not cached, so the next run asks again
                 return verdict
         raise UnreadableReplyError(f"{problem} ({self.settings.attempts} tries)")
 
     def _ask(self, messages: list[dict[str, str]]) -> tuple[str, dict[str, int]]:
-        """One reply. An endpoint that refuses `max_tokens` or a temperature is asked once more in the other spelling, which is kept when it
-        serves. Raises _FailedError when it fails, PllavaError when the set-up is wrong, so that every request would."""
-        form, changed = dict(self._form), set[str]()
+        """(reply, token counts) of one request.
+
+        If the endpoint refuses a parameter, the request is repeated with its OTHER_SPELLING. Later requests keep a spelling that works.
+        Raises _FailedError if the request fails, PllavaError if the set-up is wrong, so that every request would fail.
+        """
+        parameters, changed = dict(self._parameters), set[str]()
         while True:
             try:
-                reply = self._request(messages, form)
+                reply = self._request(messages, parameters)
             except _RefusedError as error:
-                parameter, other = _other_spelling(form, str(error), changed | self._refused)
+                parameter, other = _other_spelling(parameters, str(error), changed | self._refused)
                 if parameter is None:
                     self._refused |= changed
                     raise
-                form, changed = other, changed | {parameter, *other.keys() - form.keys()}
+                parameters, changed = other, changed | {parameter, *other.keys() - parameters.keys()}
             else:
-                self._form = form
+                self._parameters = parameters
                 return reply
 
-    def _request(self, messages: list[dict[str, str]], form: dict[str, Any]) -> tuple[str, dict[str, int]]:
+    def _request(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> tuple[str, dict[str, int]]:
+        """(reply, token counts) of one request. Raises the errors of `_ask`, and _RefusedError for status 400 or 422."""
         import openai
 
         self._count(requests=1)
@@ -175,7 +182,7 @@ class EndpointJudge:
             with self._client.chat.completions.with_streaming_response.create(
                 model=self.endpoint.model,
                 messages=messages,  # type: ignore[arg-type]
-                **form,
+                **parameters,
             ) as response:
                 body = self._body(response)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
@@ -186,20 +193,21 @@ class EndpointJudge:
                 f"Check {URL}, {MODEL} and {KEY}; answers are kept, so only judging is repeated"
             ) from None
         except openai.APIStatusError as error:
-            may_pass = error.status_code in (408, 409, 425, 429) or error.status_code >= 500
+            retryable = error.status_code in (408, 409, 425, 429) or error.status_code >= 500
             kind = _RefusedError if error.status_code in (400, 422) else _FailedError
-            raise kind(f"status {error.status_code}{self._sentence(error)}", _retry_after(error), may_pass) from None
+            raise kind(f"status {error.status_code}{self._sentence(error)}", _retry_after(error), retryable) from None
         except openai.APITimeoutError:
             raise _FailedError(f"no reply within {self.settings.timeout_seconds:g} s") from None
         except _FailedError:
             raise
-        except Exception as error:  # the connection broke: the client's own errors, or its transport's while a body is read
+        except Exception as error:  # the connection broke: errors of the client, or of its transport
             raise _FailedError(type(error).__name__) from None
         try:
             completion = json.loads(body)
             content, usage = completion["choices"][0]["message"]["content"], completion.get("usage") or {}
-            said = {"tokens_read": "prompt_tokens", "tokens_written": "completion_tokens"}  # a server may count one of them, or none
-            counted = {name: usage[field] for name, field in said.items() if isinstance(usage.get(field), int)}
+            usage_fields = {"tokens_read": "prompt_tokens", "tokens_written": "completion_tokens"}
+            # A server may omit either number.
+            counted = {name: usage[field] for name, field in usage_fields.items() if isinstance(usage.get(field), int)}
         except (AttributeError, KeyError, IndexError, TypeError, ValueError):
             raise _FailedError("a body that is no chat completion") from None
         self._count(**counted)
@@ -208,19 +216,19 @@ class EndpointJudge:
         return content, counted
 
     def _sentence(self, error: Any) -> str:
-        """What the endpoint says is wrong, on one line, without the key."""
-        said = error.body.get("message") or error.body.get("detail") or error.body if isinstance(error.body, dict) else error.body
-        said = said if isinstance(said, str) else json.dumps(said) if said else ""
-        said = said if self.endpoint.key == NO_KEY else said.replace(self.endpoint.key, "***")
-        line = " ".join(said.split()).rstrip(".")
+        """The error message of the endpoint on one line, after a colon and without the key; "" if it sent no message."""
+        message = error.body.get("message") or error.body.get("detail") or error.body if isinstance(error.body, dict) else error.body
+        message = message if isinstance(message, str) else json.dumps(message) if message else ""
+        message = message if self.endpoint.key == NO_KEY else message.replace(self.endpoint.key, "***")
+        line = " ".join(message.split()).rstrip(".")
         return f": {line[:LONGEST_SENTENCE]}" if line else ""
 
     def _body(self, response: Any) -> bytes:
-        """All of it. The client's time-out is of one read: a body that comes byte by byte would take for ever."""
-        parts, until = [], time.monotonic() + self.settings.timeout_seconds
+        """The whole body. The client limits the time of one read only, so this limits the time of all reads. Raises _FailedError."""
+        parts, deadline = [], time.monotonic() + self.settings.timeout_seconds
         for part in response.iter_bytes():
             parts.append(part)
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise _FailedError(f"no whole reply within {self.settings.timeout_seconds:g} s")
         return b"".join(parts)
 
@@ -231,29 +239,30 @@ class EndpointJudge:
 
 
 class _FailedError(Exception):
-    """`wait`: seconds the server asks for. `may_pass`: another try makes sense."""
+    """A failed request. wait: seconds that the server asks the client to wait. retryable: whether another try can succeed."""
 
-    def __init__(self, problem: str, wait: float = 0.0, may_pass: bool = True):
+    def __init__(self, problem: str, wait: float = 0.0, retryable: bool = True):
         super().__init__(problem)
         self.wait = wait
-        self.may_pass = may_pass
+        self.retryable = retryable
 
 
 class _RefusedError(_FailedError):
-    """The request itself is wrong in the endpoint's eyes."""
+    """The endpoint refuses the request itself (status 400 or 422)."""
 
 
-def _other_spelling(form: dict[str, Any], said: str, tried: set[str]) -> tuple[str | None, dict[str, Any]]:
-    """The parameter that a refusal names, and the request's form without it; (None, form) where there is no other way to say it."""
-    for parameter, value in form.items():
-        if re.search(rf"\b{parameter}\b", said) and parameter not in tried:
-            rest = {name: value for name, value in form.items() if name != parameter}
+def _other_spelling(parameters: dict[str, Any], refusal: str, tried: set[str]) -> tuple[str | None, dict[str, Any]]:
+    """The parameter that the message `refusal` names, and the parameters with its other spelling; (None, parameters) if none is left."""
+    for parameter, value in parameters.items():
+        if re.search(rf"\b{parameter}\b", refusal) and parameter not in tried:
+            rest = {name: value for name, value in parameters.items() if name != parameter}
             other = OTHER_SPELLING[parameter]
             return parameter, rest if other is None else {other: value} | rest
-    return None, form
+    return None, parameters
 
 
 def _retry_after(error: Any) -> float:
+    """Seconds in the header retry-after, at most LONGEST_WAIT; 0 if the header is absent or a date."""
     try:
         return min(LONGEST_WAIT, max(0.0, float(error.response.headers.get("retry-after", 0))))
     except ValueError:  # a date

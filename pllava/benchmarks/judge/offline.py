@@ -1,7 +1,7 @@
-"""The scorer for a machine without a judge: words are compared, meaning is not. Its numbers are no judge's numbers.
+"""A scorer without a language model. It compares words, not meaning, so its scores can't be compared with a judge's.
 
-normalised exact match: equal after lower case, without articles, punctuation and doubled spaces (as SQuAD does).
-token F1: harmonic mean of the shares of the words of either text that are in the other.
+normalised exact match: equal in lower case, without articles, punctuation and repeated spaces (as in SQuAD).
+token F1: harmonic mean of precision and recall of the prediction's words.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class OfflineJudge:
     concurrency = 1
 
     def score(self, rubric: Rubric, **fields: str) -> Score:
-        """`value` is the exact match where a judge would say right or wrong, else F1; of two answers to one question the mean."""
+        """`value` is the exact match for the rubric `answer`, else F1. With two predictions both must match, and F1 is their mean."""
         answer = fields["answer"]
         predictions = [fields[name] for name in ("prediction", "second_prediction") if name in fields]
         f1 = sum(token_f1(prediction, answer) for prediction in predictions) / len(predictions)
@@ -52,19 +52,20 @@ def make(settings: JudgeSettings) -> OfflineJudge:
 
 
 def normalise(text: str) -> str:
-    """`"The  Noodles!"` -> `"noodles"`."""
+    """Lower case, without articles, punctuation and repeated spaces: `"The  Noodles!"` -> `"noodles"`."""
     kept = "".join(" " if unicodedata.category(letter)[0] in "PS" else letter for letter in unicodedata.normalize("NFKC", text).lower())
     return " ".join(word for word in re.split(r"\s+", kept.strip()) if word and word not in ARTICLES)
 
 
 def exact_match(prediction: str, answer: str) -> bool:
+    """Whether the normalised texts are equal."""
     return normalise(prediction) == normalise(answer)
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """0..1; two texts without words are equal."""
-    given, wanted = normalise(prediction).split(), normalise(answer).split()
-    if not given or not wanted:
-        return float(given == wanted)
-    shared = sum((Counter(given) & Counter(wanted)).values())
-    return 2 * shared / (len(given) + len(wanted))
+    """Token F1 of two texts, 0..1; 1 if neither has words."""
+    predicted, expected = normalise(prediction).split(), normalise(answer).split()
+    if not predicted or not expected:
+        return float(predicted == expected)
+    shared = sum((Counter(predicted) & Counter(expected)).values())
+    return 2 * shared / (len(predicted) + len(expected))

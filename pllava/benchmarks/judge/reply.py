@@ -1,7 +1,7 @@
-"""A judge's reply: `parse("{'pred': 'yes', 'score': 4}", decides=True)` is (True, 4).
+"""Reads the reply of a judge: `parse("{'pred': 'yes', 'score': 4}", decides=True)` is (True, 4).
 
-A reply is read when exactly one verdict is in it: a dictionary in Python's or JSON's spelling, alone, in a code fence, or with words
-around it. What can't be read is an error, for which the caller asks again; it is never a 0.
+A readable reply has exactly one verdict: a dictionary in Python or JSON, alone, in a code fence, or with words around it. Any other reply
+raises an error and never scores 0. The caller then asks again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ast
 import re
 from typing import Any
 
-LONGEST = 2000  # characters; a verdict has some thirty
+LONGEST = 2000  # characters; a verdict has about thirty
 BEST = 5
 FENCE = re.compile(r"\s*```\w*\s*(.*?)\s*```\s*", re.DOTALL)
 NUMBER = re.compile(r"\s*\d+(\.\d+)?\s*")
@@ -18,46 +18,48 @@ JSON_NAMES = {"true": True, "false": False, "null": None}
 
 
 class UnreadableReplyError(ValueError):
-    """A reply that is no verdict."""
+    """The reply has no readable verdict."""
 
 
 def parse(reply: str, decides: bool, alone: bool = False) -> tuple[bool, float]:
-    """(right, score). With `decides` the reply says which ('pred': 'yes' or 'no'); without, a score above 3 is right.
+    """(right, score), with a score from 0 to 5. Raises UnreadableReplyError.
 
-    A score of True or False counts as 1 or 0, as in the published scripts. alone: the verdict must be the whole reply; for an answer that
-    looks like a verdict itself, which a judge may repeat. Raises UnreadableReplyError.
+    decides: the reply says whether the answer is right ('pred': 'yes' or 'no'); otherwise a score above 3 is right.
+    A score of True or False counts as 1 or 0, as in the published scripts.
+    alone: the verdict must be the whole reply. Needed if the answer looks like a verdict, because a judge may repeat the answer.
     """
     if len(reply) > LONGEST:
         raise UnreadableReplyError(f"{len(reply)} characters")
-    found = _verdict(reply, alone)
-    score = _score(found.get("score"))
+    verdict = _verdict(reply, alone)
+    score = _score(verdict.get("score"))
     if score is None:
-        raise UnreadableReplyError(f"score {found.get('score')!r} is no number from 0 to {BEST}")
+        raise UnreadableReplyError(f"score {verdict.get('score')!r} is no number from 0 to {BEST}")
     if not decides:
         return score > 3, score
-    pred = found.get("pred")
-    said = {True: "yes", False: "no"}.get(pred) if isinstance(pred, bool) else pred.strip().lower() if isinstance(pred, str) else None
-    if said not in ("yes", "no"):
+    pred = verdict.get("pred")
+    decision = {True: "yes", False: "no"}.get(pred) if isinstance(pred, bool) else pred.strip().lower() if isinstance(pred, str) else None
+    if decision not in ("yes", "no"):
         raise UnreadableReplyError(f"pred {pred!r} is neither 'yes' nor 'no'")
-    return said == "yes", score
+    return decision == "yes", score
 
 
 def _verdict(reply: str, alone: bool) -> dict[str, Any]:
+    """The one verdict in a reply. Raises UnreadableReplyError if there is none, or more than one."""
     fenced = FENCE.fullmatch(reply)
     text = (fenced[1] if fenced else reply).strip()
     whole = _dictionary(text)
     if whole is not None or alone:
-        found = [whole]
+        verdicts = [whole]
     else:
-        found = [value for value in map(_dictionary, _braced(text)) if value is None or value.keys() & {"pred", "score"}]
-    if len(found) != 1 or found[0] is None:
-        what = f"{len(found)} verdicts" if len(found) > 1 and None not in found else "no dictionary"
+        verdicts = [value for value in map(_dictionary, _braced(text)) if value is None or value.keys() & {"pred", "score"}]
+    if len(verdicts) != 1 or verdicts[0] is None:
+        what = f"{len(verdicts)} verdicts" if len(verdicts) > 1 and None not in verdicts else "no dictionary"
         raise UnreadableReplyError(f"{what}: {reply[:80]!r}")
-    return found[0]
+    return verdicts[0]
 
 
 def _dictionary(text: str) -> dict[str, Any] | None:
-    """A literal of Python or JSON, no code is run; None when it is no dictionary, or holds a key twice."""
+    """The dictionary that `text` is in Python or JSON; no code is run. None if it is no dictionary, or has a key twice."""
     try:
         tree = ast.parse(text, mode="eval")
         for node in ast.walk(tree):
@@ -66,19 +68,19 @@ def _dictionary(text: str) -> dict[str, Any] | None:
                     setattr(node, name, [_constant(item) for item in value])
                 else:
                     setattr(node, name, _constant(value))
-        found = ast.literal_eval(tree)
+        dictionary = ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-    return found if isinstance(found, dict) and len(found) == len(tree.body.keys) else None  # type: ignore[attr-defined]
+    return dictionary if isinstance(dictionary, dict) and len(dictionary) == len(tree.body.keys) else None  # type: ignore[attr-defined]
 
 
 def _constant(node: Any) -> Any:
-    """JSON's true, false and null as Python's."""
+    """The Python constant for JSON's true, false and null; other nodes unchanged."""
     return ast.Constant(JSON_NAMES[node.id]) if isinstance(node, ast.Name) and node.id in JSON_NAMES else node
 
 
 def _braced(text: str) -> list[str]:
-    """Every {...} of the text, outermost; one that never ends is the rest of the text."""
+    """Every outermost {...} of the text. If a brace is never closed, the last part is the rest of the text."""
     parts, begin, depth, quote, position = [], 0, 0, "", 0
     while position < len(text):
         character = text[position]
@@ -100,6 +102,7 @@ def _braced(text: str) -> list[str]:
 
 
 def _score(value: Any) -> float | None:
+    """A number, or a number as text, from 0 to BEST; None for anything else."""
     if isinstance(value, str) and NUMBER.fullmatch(value):
         value = float(value) if "." in value else int(value)
     return value if isinstance(value, int | float) and 0 <= value <= BEST else None

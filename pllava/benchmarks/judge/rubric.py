@@ -1,7 +1,7 @@
-"""What a judge is asked. An answer is data: it enters the request as one JSON string, which nothing in it can end.
+"""The requests to a judge. An answer enters the request as one JSON string, so no text in it can end the string and act as an instruction.
 
-The dimensions are those of MSVD-QA and its like (right or wrong, and 0 to 5) and of VCGBench (0 to 5); the words are ours, so scores are
-comparable with each other and only roughly with published ones.
+The dimensions are those of the VideoQA benchmarks (right or wrong, and 0 to 5) and of VCGBench (0 to 5). The wording is ours: scores can be
+compared with each other, and only roughly with published scores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ VERDICT = {
 
 @dataclass(frozen=True)
 class Rubric:
-    """`decides`: the reply says right or wrong besides its score; else more than 3 is right and the value is score / 5."""
+    """How a judge scores one dimension.
+
+    decides: the reply says right or wrong besides its score. Otherwise a score above 3 is right, and the value is score / 5.
+    """
 
     name: str
     title: str
@@ -36,6 +39,7 @@ class Rubric:
         return [{"role": "system", "content": system}, {"role": "user", "content": json.dumps(fields, ensure_ascii=False)}]
 
     def sha256(self) -> str:
+        """Hash of the rubric's wording."""
         return hashlib.sha256(json.dumps(self.messages({})).encode()).hexdigest()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pllava.benchmarks.mvbench import TASKS, data_sha256, load_samples, score
+from pllava.benchmarks.io import data_sha256
+from pllava.benchmarks.mvbench import TASKS, annotation_files, load_samples, score
 from pllava.core.errors import PllavaError
 
 RECORDED = json.loads((Path(__file__).parents[2] / "reference" / "scoring.json").read_text())
@@ -95,11 +96,12 @@ def test_the_data_hash_sees_questions_and_pixels_but_no_place(tmp_path: Path):
     for place, pixels, question in (("x", b"1", "Q"), ("y", b"1", "Q"), ("z", b"2", "Q"), ("w", b"1", "R")):
         write(tmp_path / place, "t", "t", [ENTRY | {"question": question}])
         (tmp_path / place / "video/t/a.mp4").write_bytes(pixels)
-        hashes.append(data_sha256(tmp_path / place, load_samples(tmp_path / place)))
+        root = tmp_path / place
+        hashes.append(data_sha256(root, annotation_files(root), load_samples(root)))
     assert hashes[0] == hashes[1]
     assert len(set(hashes)) == 3
 
 
 def test_a_name_too_long_for_a_file_is_hashed_as_one_that_cannot_be_read(tmp_path: Path):
     write(tmp_path, "moving_count", "moving_count", [ENTRY, ENTRY | {"video": "x" * 300}])
-    assert len(data_sha256(tmp_path, load_samples(tmp_path))) == 64
+    assert len(data_sha256(tmp_path, annotation_files(tmp_path), load_samples(tmp_path))) == 64
