@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. Nothing of what is asked or answered is in it."""
+"""Counters and gauges that Prometheus reads at /metrics. They hold no text of questions or answers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Metrics:
         self.abandoned = Counter("pllava_abandoned", "Completions given up, by reason", ["reason"], registry=self.registry)
 
     def watch(self, jobs: JobQueue, cache: PrefixCache) -> None:
-        """Gauges that are read when somebody looks."""
-        read = {
+        """Add gauges of the queue and the cache. A gauge reads its value when Prometheus asks."""
+        gauges = {
             "pllava_requests_running": ("Requests being answered", lambda: jobs.running),
             "pllava_requests_waiting": ("Requests in the queue", lambda: jobs.waiting),
             "pllava_video_cache_hits": ("Videos found encoded", lambda: cache.stats().hits),
@@ -32,8 +32,8 @@ class Metrics:
             "pllava_video_cache_bytes": ("Size of the encoded videos", lambda: cache.stats().bytes),
             "pllava_video_cache_entries": ("Encoded videos", lambda: cache.stats().entries),
         }
-        for name, (text, look) in read.items():
-            Gauge(name, text, registry=self.registry).set_function(look)
+        for name, (text, value) in gauges.items():
+            Gauge(name, text, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
