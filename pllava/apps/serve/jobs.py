@@ -18,7 +18,7 @@ Event = tuple[str, Any]  # ("ready", None), ("piece", text), ("done", answer), (
 
 
 class Job:
-    """One request's answer. `abandon()` takes the job out of the queue, or stops the model before its next token."""
+    """One request's answer. `abandon()` takes the job out of the queue, or stops the model in the middle of a token."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.cancel = threading.Event()
