@@ -64,7 +64,7 @@ class Store:
         return self._count("inputs")
 
     def pending(self, batch_size: int) -> Iterator[list[str]]:
-        """Yields batches of paths without a caption. The batch of a path depends on the order of all inputs, not on what is done already."""
+        """Yields batches of paths without a caption. The batch of a path depends only on the order of the inputs, not on earlier runs."""
         reader = sqlite3.connect(self.path, timeout=60)
         try:
             last = reader.execute("SELECT COALESCE(MAX(position), 0) FROM inputs").fetchone()[0]
