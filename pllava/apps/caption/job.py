@@ -63,6 +63,7 @@ class Job(BaseModel):
             return _chat(json.dumps(self.source, sort_keys=True), self.lora_alpha)
 
     def bounds(self) -> Limits:
+        """The limits on a clip, as the readers take them."""
         return Limits(**self.limits)  # type: ignore[arg-type]
 
 

@@ -11,6 +11,8 @@ from pllava.core.params import Benchmark, Params
 
 @dataclass(frozen=True)
 class Sample:
+    """A clip of the benchmark with one of its questions."""
+
     media: Path
     task: str
     question: str

@@ -111,6 +111,7 @@ class Files:
         return path
 
     def discard(self, path: Path) -> None:
+        """Remove a file or folder of `temporary`."""
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

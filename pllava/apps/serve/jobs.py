@@ -60,6 +60,7 @@ class JobQueue:
 
     @property
     def waiting(self) -> int:
+        """Number of jobs behind the running one."""
         return max(0, self.taken - self.running)
 
     def submit(self, work: Callable[[threading.Event], Iterator[Event]]) -> Job:

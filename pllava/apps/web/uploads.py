@@ -111,6 +111,7 @@ class Uploads:
         self.discard(path)
 
     def files(self) -> Iterator[Path]:
+        """All files in the folder now."""
         return (Path(folder) / name for folder, _, names in os.walk(self.root) for name in names)  # os.walk skips folders that vanish
 
     def _remove_forgotten(self) -> None:
