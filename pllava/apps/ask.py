@@ -22,12 +22,14 @@ def ask(
     lora_alpha: float | None = None,
     say: Callable[[object], None] = print,
 ) -> str:
-    """The answer. `say` is told which model, device and video reader were used. Raises PllavaError for an unreadable clip or model,
-    and for a question that is empty or holds a marker of the template."""
+    """The answer. `say` gets lines that name the model, the device and the video reader.
+
+    Raises PllavaError for an unreadable clip or model, and for a question that is empty or holds a marker of the template.
+    """
     from pllava.chat.template import load_template
     from pllava.video.readers import Readers
 
-    # What the user can mend is found before the weights are read.
+    # The user's mistakes are reported before the weights are read.
     if not question.strip():
         raise PllavaError('the question is empty; for example: pllava ask clip.mp4 "What happens?"')
     readers = Readers(1)

@@ -1,1 +1,1 @@
-"""Captions of many videos, and of long ones scene by scene."""
+"""Captions of many videos, and of long videos scene by scene."""

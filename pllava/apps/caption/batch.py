@@ -1,4 +1,4 @@
-"""Rows of batches of videos: reading runs ahead in other processes while the model writes."""
+"""Captions batches of videos. Other processes read the next videos while the model writes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pllava.core.errors import PllavaError
 from pllava.video.frames import VideoFrames
 from pllava.video.readers import Readers
 
-Tell = Callable[[str, float], None]  # a path, and how many of its seconds are captioned
+Tell = Callable[[str, float], None]  # called with a path and the number of its seconds that are captioned
 
 
 def caption_batches(job: Job, batches: Iterable[list[str]], tell: Tell = lambda path, position: None) -> Iterator[list[tuple[str, Row]]]:
-    """For each batch its paths with their rows. A video that cannot be captioned has a row with "error"; others are not touched."""
+    """Yields the (path, row) pairs of each batch. A video that cannot be captioned gets a row with "error" and does not disturb others."""
     chat = without_cache(job.chat())
     if job.dense:
         yield from _dense_rows(job, chat, batches, tell)
@@ -33,10 +33,10 @@ def caption_batches(job: Job, batches: Iterable[list[str]], tell: Tell = lambda 
                 sizes.append(len(batch))
                 yield from batch
 
-        # A batch is complete when its last clip has been read; by then the clips of the next one are under way.
-        found = readers.ahead(paths(), chat.processor.num_frames, chat.sampling, window=job.batch_size + job.readers)
-        for first in found:
-            clips = [(str(path), video) for path, video in (first, *islice(found, sizes.popleft() - 1))]
+        # The window is larger than a batch, so the next batch is being read while the model captions this one.
+        read = readers.ahead(paths(), chat.processor.num_frames, chat.sampling, window=job.batch_size + job.readers)
+        for first in read:
+            clips = [(str(path), video) for path, video in (first, *islice(read, sizes.popleft() - 1))]
             yield list(zip([path for path, _ in clips], _rows(job, chat, clips), strict=True))
 
 
@@ -45,8 +45,8 @@ def _rows(job: Job, chat: VideoChat, batch: list[tuple[str, VideoFrames | Pllava
     texts: Iterator[str | PllavaError]
     try:
         texts = iter(caption_clips(chat, clips, job.question, job.max_new_tokens) if clips else [])
-    except PllavaError:  # one of them; which, shows alone
-        texts = iter([_alone(job, chat, clip) for clip in clips])
+    except PllavaError:  # one clip fails; caption each on its own to see which
+        texts = iter([_caption_or_error(job, chat, clip) for clip in clips])
     rows = []
     for path, video in batch:
         text = video if isinstance(video, PllavaError) else next(texts)
@@ -59,7 +59,7 @@ def _rows(job: Job, chat: VideoChat, batch: list[tuple[str, VideoFrames | Pllava
     return rows
 
 
-def _alone(job: Job, chat: VideoChat, clip: VideoFrames) -> str | PllavaError:
+def _caption_or_error(job: Job, chat: VideoChat, clip: VideoFrames) -> str | PllavaError:
     try:
         return caption_clips(chat, [clip], job.question, job.max_new_tokens)[0]
     except PllavaError as error:
@@ -67,17 +67,18 @@ def _alone(job: Job, chat: VideoChat, clip: VideoFrames) -> str | PllavaError:
 
 
 def _dense_rows(job: Job, chat: VideoChat, batches: Iterable[list[str]], tell: Tell) -> Iterator[list[tuple[str, Row]]]:
-    """While one video is captioned, the next one's first scene is being decoded."""
+    """Yields the (path, row) pairs of each batch. The first scene of the next video is decoded while one is captioned."""
     waiting: deque[list[tuple[str, DenseCaption | PllavaError]]] = deque()
     for batch in batches:
-        waiting.append([(path, _begun(job, chat, path)) for path in batch])
+        waiting.append([(path, _begin(job, chat, path)) for path in batch])
         if len(waiting) > 1:
             yield [(path, _dense_row(path, dense, tell)) for path, dense in waiting.popleft()]
     while waiting:
         yield [(path, _dense_row(path, dense, tell)) for path, dense in waiting.popleft()]
 
 
-def _begun(job: Job, chat: VideoChat, path: str) -> DenseCaption | PllavaError:
+def _begin(job: Job, chat: VideoChat, path: str) -> DenseCaption | PllavaError:
+    """A dense caption whose first scene is being decoded, or the error of its video."""
     assert job.dense is not None
     try:
         dense = dense_caption(

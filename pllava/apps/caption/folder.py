@@ -1,7 +1,7 @@
 """Any number of videos to one file of captions: `caption_all(["clips/"], "captions.jsonl", job)`.
 
-Memory does not grow with their number. A run that was killed goes on where it was, and writes the bytes it would have written. Captions
-that are known from an earlier run with the same settings are kept; what failed is tried again.
+Memory does not grow with the number of videos. After a kill the same call continues, and writes the same bytes as an uninterrupted run.
+Captions of an earlier run with the same settings are kept; videos that failed are tried again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ Run = Callable[[Job, Iterable[list[str]], Tell], Iterator[list[tuple[str, Row]]]
 
 @dataclass(frozen=True)
 class Summary:
+    """Numbers of videos. out: the file of captions; failures: the file of videos that could not be captioned."""
+
     total: int
     captioned: int
     failed: int
@@ -54,10 +56,10 @@ def caption_all(
     run: Run | None = None,
     console: Console | None = None,
 ) -> Summary:
-    """Caption files, folders, globs and list files into `out`, in their order, and failures beside it.
+    """Caption files, folders, globs and list files into `out`, in their order, and list failures in a file beside it.
 
-    format: "jsonl", "parquet" or "csv"; None: by the name of `out`. subtitles: a folder for a file of captions a video (dense only).
-    fresh: forget earlier runs. run: who does the work; this process, unless told otherwise.
+    format: "jsonl", "parquet" or "csv"; None: by the suffix of `out`. subtitles: a folder for one subtitle file a video (dense only).
+    fresh: forget earlier runs. run: captions the batches; None: `caption_batches` in this process.
     Raises PllavaError when there is nothing to caption, or `out` cannot be written.
     """
     out = Path(out)
@@ -75,7 +77,7 @@ def caption_all(
         total = store.set_inputs(expand(sources))
         if not total:
             raise PllavaError(f"no videos in {', '.join(map(str, sources))}")
-        size = 1 if job.dense else job.batch_size  # videos whose rows are stored at once
+        size = 1 if job.dense else job.batch_size  # videos whose rows are stored together
         kept = total - sum(len(batch) for batch in store.pending(size))
         console = console or Console(stderr=True)
         if store.dropped:
@@ -96,6 +98,7 @@ def caption_all(
 
 @contextmanager
 def _progress(out: Path, job: Job, fresh: bool) -> Iterator[Store]:
+    """The store of `out`, for this process alone. Raises PllavaError when another process writes to `out`."""
     lock = out.with_name(f".{out.name}.lock")
     with alone(lock, f"{out}: another process is writing these captions"):
         try:
@@ -106,6 +109,7 @@ def _progress(out: Path, job: Job, fresh: bool) -> Iterator[Store]:
 
 
 def _write_failures(path: Path, store: Store) -> int:
+    """Write a row for each failed video; without failures remove the file. Returns the number of failures."""
     if not any("error" in row for _, row in store.rows()):
         path.unlink(missing_ok=True)
         return 0
@@ -113,11 +117,11 @@ def _write_failures(path: Path, store: Store) -> int:
 
 
 def _write_subtitles(folder: Path, store: Store, format: str) -> None:
-    """One file a video, at its place below the folder that all videos share."""
+    """One file a video, at the same path below `folder` as the video has below the folder that all videos share."""
     root: str | None = None
     for path, _ in store.rows():
-        above = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120  links are not followed
-        root = above if root is None else os.path.commonpath([root, above])
+        parent = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120  links are not followed
+        root = parent if root is None else os.path.commonpath([root, parent])
     for path, row in store.rows():
         if "error" not in row:
             target = folder / os.path.relpath(path, root)

@@ -1,6 +1,7 @@
-"""What `pllava caption` is to caption, in a fixed order, one path at a time: files, folders with all below, globs and list files.
+"""The videos that `pllava caption` captions, one path at a time, in a fixed order: from files, folders, globs and list files.
 
-In a folder, files count that are videos by their name, and folders of numbered frames; what is named itself is tried whatever its name.
+A folder stands for all videos in it and below: files with a suffix in SUFFIXES, and folders of numbered frames. A file that the user
+names is used whatever its suffix.
 """
 
 from __future__ import annotations
@@ -23,39 +24,40 @@ SUFFIXES = frozenset({
 
 
 def expand(sources: Iterable[str | Path]) -> Iterator[str]:
-    """Paths, lazily. A source is a file, a folder, a glob (`clips/**/*.mp4`) or `@FILE`, a list with one source a line (`@-`: stdin).
+    """Yields paths. A source is a file, a folder, a glob (`clips/**/*.mp4`) or `@FILE`, a list with one source a line (`@-`: stdin).
 
-    Raises PllavaError for a source that names nothing. Links are followed; a folder inside itself is entered once.
+    Raises PllavaError for a source that does not exist. Links are followed; a folder that a link leads back to is entered once.
     """
     for source in map(str, sources):
         if source.startswith("@") and not os.path.lexists(source):
             yield from _listed(source[1:])
         else:
-            yield from _one(source)
+            yield from _paths_of(source)
 
 
-def _one(source: str) -> Iterator[str]:
+def _paths_of(source: str) -> Iterator[str]:
     path = Path(source)
-    if os.path.lexists(source):  # a broken link is tried, and fails by its name
+    if os.path.lexists(source):  # also a broken link: it fails later, by its name
         if path.is_dir() and not is_clip(path):
             yield from _walk(source, ())
         else:
             yield source
         return
     if glob.has_magic(source):
-        found = False
+        matched = False
         for match in sorted(glob.iglob(source, recursive=True)):  # noqa: PTH207  as the user wrote it
-            found = True
+            matched = True
             if _goes_in_circles(match):
                 continue
-            yield from _one(match) if match != source else (match,)
-        if found:
+            yield from _paths_of(match) if match != source else (match,)
+        if matched:
             return
         raise PllavaError(f"{source}: no file matches this pattern")
     raise PllavaError(f"{source}: no such file or folder")
 
 
 def _listed(name: str) -> Iterator[str]:
+    """The paths of the list file `name`. Raises PllavaError when the list cannot be read, or a glob in it matches nothing."""
     try:
         file = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115  closed below
     except OSError as error:
@@ -65,40 +67,42 @@ def _listed(name: str) -> Iterator[str]:
             source = os.fsdecode(line.rstrip(b"\r\n"))
             if source.strip() and not source.startswith("#"):
                 try:
-                    yield from _one(source)
+                    yield from _paths_of(source)
                 except PllavaError:
-                    # In a list of thousands one path that is gone is a failure of its own, not the end.
+                    # One missing path in a list of thousands is a failure of this video, not the end of the run.
                     if glob.has_magic(source):
                         raise PllavaError(f"{name}, line {number}: no file matches {source}") from None
                     yield source
 
 
-def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+def _walk(folder: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """The videos in a folder and below. parents: identities of the folders above it."""
     try:
         status = os.stat(folder)  # noqa: PTH116
         identity = (status.st_dev, status.st_ino)
-        if identity in above:
+        if identity in parents:
             return
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+            children = sorted((entry.name, _is_folder(entry)) for entry in entries)
     except OSError:
         yield folder  # fails by its name, with the reason
         return
-    for name, is_folder in found:
+    for name, is_folder in children:
         path = os.path.join(folder, name)  # noqa: PTH118
         if is_folder and not is_clip(Path(path)):
-            yield from _walk(path, (*above, identity))
+            yield from _walk(path, (*parents, identity))
         elif is_folder or (os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")):  # noqa: PTH122
             yield path
 
 
 def _goes_in_circles(path: str) -> bool:
-    """Whether a link leads it through one folder twice."""
-    folders = [status for above in Path(path).parents if (status := _identity(above))]
+    """Whether the path passes through one folder twice, by a link."""
+    folders = [identity for parent in Path(path).parents if (identity := _identity(parent))]
     return len(set(folders)) < len(folders)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
+    """(device, inode); None when the folder cannot be read."""
     try:
         status = folder.stat()
     except OSError:
@@ -114,7 +118,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_clip(folder: Path) -> bool:
-    """A folder of frames 1.jpg, 00002.jpg, ... and nothing but pictures."""
+    """Whether a folder holds the frames of a clip: 1.jpg, 00002.jpg, ..., and only pictures."""
     try:
         with os.scandir(folder) as entries:
             names = [Path(entry.name) for entry in entries if not entry.name.startswith(".")]

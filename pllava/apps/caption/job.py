@@ -1,4 +1,4 @@
-"""What is asked about every video, as plain values that travel to other processes and machines."""
+"""The question about every video and its settings, as plain values that can be sent to other processes and machines."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pllava.video.readers import TIME_LIMIT
 if TYPE_CHECKING:
     from pllava.chat import VideoChat
 
-_loading = threading.Lock()  # threads that ask at once share one model
+_loading = threading.Lock()  # threads that need the model at the same time load it once
 
 
 class Dense(BaseModel):
-    """Where one caption ends and the next begins; the meaning is in `SceneSettings`."""
+    """How a video is cut into scenes, one caption each; see `SceneSettings`."""
 
     model_config = ConfigDict(extra="forbid")
     detect: bool = Field(True, description="cuts by PySceneDetect; false: windows of max_seconds")
@@ -39,7 +39,7 @@ class Dense(BaseModel):
 
 
 class Job(BaseModel):
-    """source: a ModelRef's values. readers: processes that decode ahead. time_limit: seconds a clip may take to be read."""
+    """source: the fields of a ModelRef. readers: number of processes that decode ahead. time_limit: seconds to read a clip."""
 
     model_config = ConfigDict(extra="forbid")
     source: dict[str, Any]
@@ -53,25 +53,26 @@ class Job(BaseModel):
     limits: dict[str, float] = Field(default_factory=dict)
 
     def sha256(self) -> str:
-        """Of what captions depend on."""
+        """A hash of all settings that captions depend on, and of the model's files."""
         values = self.model_dump(exclude={"readers", "time_limit"}) | {"weights": _weights(self.source)}
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
     def chat(self) -> VideoChat:
-        """Loaded once a process."""
+        """The model, loaded once a process."""
         with _loading:
             return _chat(json.dumps(self.source, sort_keys=True), self.lora_alpha)
 
     def bounds(self) -> Limits:
+        """The limits on a clip, as the readers take them."""
         return Limits(**self.limits)  # type: ignore[arg-type]
 
 
 def make_job(
     params: Params, model: str | None = None, adapter: str | None = None, template: str | None = None, **settings: Any
 ) -> tuple[Job, str]:
-    """The job, and which model it is for, in words.
+    """(job, name of its model and why this model was chosen).
 
-    Raises PllavaError when there is no such model, the question holds a marker, or a limit means nothing.
+    Raises PllavaError when there is no such model, the question is empty or holds a marker of the template, or a limit is unknown.
     """
     from pllava.chat.caption.limits import parse_limits
     from pllava.chat.template import load_template
@@ -97,7 +98,7 @@ def _chat(source: str, lora_alpha: float | None) -> VideoChat:
 
 
 def _weights(source: dict[str, Any]) -> list[list[object]]:
-    """Sizes and times of change of the files of the folders a model is loaded from; other names stand for themselves."""
+    """[name, size, time of change] of each file in the folders of base and adapter; none for a base or adapter that is no folder."""
     folders = [Path(name) for name in (source["base"], source["adapter"]) if name and Path(name).is_dir()]
     files = [file for folder in folders for file in sorted(folder.iterdir()) if file.is_file()]
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -1,4 +1,4 @@
-"""Captions to a file, a row at a time: JSON lines, CSV or Parquet. The whole file, or what was there stays."""
+"""Writes captions to a file, a row at a time: JSON lines, CSV or Parquet. The old file stays until the new file is complete."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from pllava.apps.caption.store import Row
 from pllava.core.errors import PllavaError
 
 FORMATS = ("jsonl", "parquet", "csv")
-ROW_GROUP = 1024  # rows in memory, of Parquet
+ROW_GROUP = 1024  # rows of a Parquet file that are in memory
 PLAIN = ("video", "caption", "duration", "num_frames")
 DENSE = ("video", "start", "end", "text")  # CSV: a line a segment
 
 
-def format_of(path: Path, given: str | None = None) -> str:
-    name = given or path.suffix.removeprefix(".").lower()
+def format_of(path: Path, requested: str | None = None) -> str:
+    """The requested format, else the suffix of `path`. Raises PllavaError when it is none of FORMATS."""
+    name = requested or path.suffix.removeprefix(".").lower()
     if name not in FORMATS:
         raise PllavaError(f"{path}: {name or 'a name without an ending'} is no format for captions; use --format {', '.join(FORMATS)}")
     return name
 
 
 def require_writable(path: Path) -> None:
-    """Raises PllavaError, before the work and not after it, when the file could not be written."""
+    """Raises PllavaError when the file cannot be written. Call it before the work, so that no captions are lost."""
     if path.is_dir():
         raise PllavaError(f"{path} is a folder; name a file in it")
     try:
@@ -39,7 +40,7 @@ def require_writable(path: Path) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Row], format: str, dense: bool) -> int:
-    """How many rows were written."""
+    """Returns the number of rows written."""
     count = 0
 
     def counted() -> Iterator[Row]:
@@ -54,7 +55,7 @@ def write_rows(path: Path, rows: Iterable[Row], format: str, dense: bool) -> int
 
 
 def printable(path: str) -> str:
-    """A file's name as text; bytes that are no UTF-8 are spelled out."""
+    """A file's name as text. Bytes that are not UTF-8 become `\\xNN`."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -99,6 +100,7 @@ def _parquet(path: Path, rows: Iterable[Row], dense: bool) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that replaces `path` at the end, unless an error occurs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -1,4 +1,4 @@
-"""How far captioning is, with failures and the time left: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of captioning, with failures and the remaining time: a bar in a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class CaptionProgress:
-    """A context manager. total: videos; done: those of them that an earlier run captioned."""
+    """A context manager. total: number of videos; done: how many of them an earlier run captioned."""
 
     def __init__(self, total: int, done: int, console: Console) -> None:
         self.total, self.console = total, console
         self.before = self.done = done
         self.failed = 0
-        self._began = self._said = time.monotonic()
+        self._began = self._printed = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task("captions", total=total, completed=done, note="")
@@ -31,23 +31,24 @@ class CaptionProgress:
         self._bar.stop()
 
     def add(self, done: int, failed: int) -> None:
+        """Count more videos as done, `failed` of them without a caption."""
         self.done += done
         self.failed += failed
         self._bar.update(self._task, completed=self.done, note=f"{self.failed} failed" if self.failed else "")
         self._line(f"{self.done} of {self.total} videos")
 
     def within(self, path: str, position: float) -> None:
-        """So many seconds of a long video are captioned."""
+        """Show that the first `position` seconds of a long video are captioned."""
         clock = time.strftime("%H:%M:%S", time.gmtime(position))
         self._bar.update(self._task, note=f"{Path(path).name} {clock}")
         self._line(f"{self.done} of {self.total} videos, {Path(path).name} at {clock}")
 
     def _line(self, text: str) -> None:
         now = time.monotonic()
-        if self.console.is_terminal or (now - self._said < SECONDS_BETWEEN_LINES and self.done < self.total):
+        if self.console.is_terminal or (now - self._printed < SECONDS_BETWEEN_LINES and self.done < self.total):
             return
-        self._said = now
-        made = self.done - self.before
-        left = f", {(now - self._began) / made * (self.total - self.done):.0f} s left" if made else ""
+        self._printed = now
+        done_now = self.done - self.before
+        remaining = f", {(now - self._began) / done_now * (self.total - self.done):.0f} s left" if done_now else ""
         failed = f", {self.failed} failed" if self.failed else ""
-        self.console.print(f"captions: {text}{failed}, {now - self._began:.0f} s{left}", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(f"captions: {text}{failed}, {now - self._began:.0f} s{remaining}", markup=False, highlight=False, soft_wrap=True)

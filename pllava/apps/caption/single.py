@@ -14,9 +14,9 @@ from pllava.core.errors import PllavaError
 
 
 def is_one(sources: Sequence[str], out: Path | None, format: str | None, subtitles: Path | None = None) -> bool:
-    """Whether one file of subtitles is asked for, and not a file with a row a video, with or without a folder of subtitles beside it.
+    """Whether the user asks for subtitles of one video, and not for a file with a row a video.
 
-    Raises PllavaError when there are several videos for it.
+    Raises PllavaError when the format is one of subtitles and there are several videos.
     """
     if subtitles:
         return False
@@ -28,7 +28,10 @@ def is_one(sources: Sequence[str], out: Path | None, format: str | None, subtitl
 
 
 def caption_one(path: str, out: Path | None, format: str | None, job: Job, say: Callable[[object], None]) -> None:
-    """Raises PllavaError when the video cannot be read; what is missing of it is logged."""
+    """Caption one video into `out`, or print the captions. Parts that cannot be decoded are logged.
+
+    Raises PllavaError when the video cannot be read or `out` cannot be written.
+    """
     from rich.console import Console
 
     from pllava.apps.caption.output import printable, require_writable
@@ -39,7 +42,7 @@ def caption_one(path: str, out: Path | None, format: str | None, job: Job, say: 
 
     kind = format or (format_of(out) if out else "vtt")
     assert job.dense is not None
-    kind_of_path(Path(path))  # before the weights are read
+    kind_of_path(Path(path))  # raises before the weights are read
     if out:
         require_writable(out)
     dense = dense_caption(
@@ -63,5 +66,5 @@ def caption_one(path: str, out: Path | None, format: str | None, job: Job, say: 
         return
     segments = [Segment(**segment) for segment in entry["segments"]]
 
-    made = {"vtt": lambda: to_vtt(segments, entry["notes"]), "srt": lambda: to_srt(segments), "json": lambda: json.dumps(entry) + "\n"}
-    sys.stdout.write(made[kind]())
+    texts = {"vtt": lambda: to_vtt(segments, entry["notes"]), "srt": lambda: to_srt(segments), "json": lambda: json.dumps(entry) + "\n"}
+    sys.stdout.write(texts[kind]())

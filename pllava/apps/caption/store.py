@@ -1,7 +1,7 @@
-"""What has been captioned so far, on disk: a kill at any time costs the videos under way and nothing else.
+"""The captions made so far, on disk, so that a kill costs only the videos that are under way.
 
-SQLite beside the output. Holds the inputs of this run in their order, and a row for each video that is done, which counts as long as the
-file has the same size and time of change, and as long as the same model was asked the same.
+An SQLite file beside the output. It holds the inputs of this run in their order, and a row for each video that is done. A row is valid
+while its video has the same size and time of change, and the run has the same model and settings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from pllava.core.errors import PllavaError
 from pllava.core.hashing import stat_fingerprint
 
-Row = dict[str, Any]  # of a video; "error" instead of a caption where it failed
+Row = dict[str, Any]  # the caption of a video, or "error" instead
 TABLES = """
 CREATE TABLE IF NOT EXISTS run (settings TEXT);
 CREATE TABLE IF NOT EXISTS inputs (position INTEGER PRIMARY KEY, path BLOB UNIQUE);
@@ -25,7 +25,10 @@ CREATE TABLE IF NOT EXISTS done (path BLOB PRIMARY KEY, fingerprint TEXT, failed
 
 
 class Store:
-    """A context manager, for one process at a time. settings: a hash of what captions depend on besides the videos; rows of others go."""
+    """A context manager, for one process at a time.
+
+    settings: a hash of all that captions depend on but the videos; rows with another hash are removed. dropped: whether rows were removed.
+    """
 
     def __init__(self, path: Path, settings: str, fresh: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,31 +57,31 @@ class Store:
             self.path.unlink(missing_ok=True)
 
     def set_inputs(self, paths: Iterable[str]) -> int:
-        """How many there are; one that is named twice counts once."""
+        """Set the videos of this run. Returns their number; a path that occurs twice counts once."""
         self._database.execute("DELETE FROM inputs")
         self._database.executemany("INSERT OR IGNORE INTO inputs (path) VALUES (?)", ((os.fsencode(path),) for path in paths))
         self._database.commit()
         return self._count("inputs")
 
     def pending(self, batch_size: int) -> Iterator[list[str]]:
-        """Batches of what is not captioned. Which videos are in one batch depends on their order alone, not on what is done already."""
-        first, last = 0, -1
+        """Yields batches of paths without a caption. The batch of a path depends only on the order of the inputs, not on earlier runs."""
         reader = sqlite3.connect(self.path, timeout=60)
         try:
             last = reader.execute("SELECT COALESCE(MAX(position), 0) FROM inputs").fetchone()[0]
             for first in range(0, last + 1, batch_size):
-                found = reader.execute(
+                inputs = reader.execute(
                     "SELECT inputs.path, fingerprint FROM inputs LEFT JOIN done ON done.path = inputs.path AND NOT failed "
                     "WHERE position > ? AND position <= ? ORDER BY position",
                     (first, first + batch_size),
                 ).fetchall()
-                if batch := [os.fsdecode(path) for path, mark in found if mark is None or mark != stat_fingerprint(os.fsdecode(path))]:
+                paths = [(os.fsdecode(path), fingerprint) for path, fingerprint in inputs]
+                if batch := [path for path, fingerprint in paths if fingerprint is None or fingerprint != stat_fingerprint(path)]:
                     yield batch
         finally:
             reader.close()
 
     def add(self, rows: Iterable[tuple[str, Row]]) -> None:
-        """All of them, or none."""
+        """Store all rows, or none after an error."""
         self._database.executemany(
             "REPLACE INTO done VALUES (?, ?, ?, ?)",
             [(os.fsencode(path), stat_fingerprint(path), "error" in row, json.dumps(row)) for path, row in rows],
@@ -86,7 +89,7 @@ class Store:
         self._database.commit()
 
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """Of all inputs that are done, in their order."""
+        """(path, row) of each input that is done, in the order of the inputs."""
         query = "SELECT inputs.path, row FROM inputs JOIN done ON done.path = inputs.path ORDER BY position"
         for path, row in self._database.execute(query):
             yield os.fsdecode(path), json.loads(row)

@@ -1,4 +1,4 @@
-"""The caption button of the page: captions all along a clip, as text with times, and as files for a player."""
+"""The caption button of the page: captions of a whole clip, as text with times, and as files for a player."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ FORMATS = ("vtt", "srt", "json")
 
 @dataclass(frozen=True)
 class Captions:
-    """What is there so far. files: of FORMATS, when all is there."""
+    """The captions so far. listed: HTML; files: one path for each of FORMATS, when all captions are done."""
 
     listed: str
     files: tuple[str, ...] = ()
 
 
 def caption_clip(engine: ChatEngine, uploads: Uploads, session: str, path: str, settings: Settings) -> Iterator[Captions]:
-    """Caption a clip scene by scene; the files belong to the visitor. Closing the iterator stops it. Raises PllavaError."""
+    """Caption a clip scene by scene; yields the captions so far. The visitor holds the files at the end.
+
+    Closing the iterator stops the model. Raises PllavaError when the clip cannot be captioned.
+    """
     from pllava.chat.caption.dense import dense_caption
     from pllava.chat.caption.subtitles import write_captions
 
     name = Path(path).stem
     segments: list[dict[str, Any]] = []
     yield Captions(_panel([], "Looking for scenes …"))
-    with engine.use(replace(settings, num_frames=None)) as chat:  # each scene has as many frames as the model was made for
+    with engine.use(replace(settings, num_frames=None)) as chat:  # each scene gets the model's own number of frames
         credit = engine.credit(settings)
         dense = dense_caption(chat, path, max_new_tokens=settings.max_new_tokens, limits=engine.limits)
         for segment in dense:

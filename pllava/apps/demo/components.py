@@ -1,4 +1,4 @@
-"""Pieces of the chat page that are plain HTML. Whatever comes from a model, a file name or an annotation is escaped here."""
+"""Parts of the chat page in plain HTML. Text from a model, a file name or an annotation is escaped here."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ TOY_NOTICE = (
 
 
 def head(source: ModelRef) -> str:
+    """The page's title and the name of the model."""
     return (
         '<div class="pllava-head"><h1>PLLaVA</h1><p>An image-language model taken to video: frames are pooled into visual tokens, '
         f'and a language model answers.</p><span class="badge" role="status">{html.escape(source.name)}</span></div>'
@@ -26,6 +27,7 @@ def head(source: ModelRef) -> str:
 
 
 def lineage(source: ModelRef, runtime: str) -> str:
+    """Where the model comes from. runtime: device and number format, in words."""
     rows = {"served": source.name, "template": source.template, "runs on": runtime} | source.lineage
     items = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(value)}</dd>" for key, value in rows.items())
     registered = f"models:/{source.name.split(' version ')[0]}/{source.version}" if source.version is not None else None
@@ -37,6 +39,7 @@ def lineage(source: ModelRef, runtime: str) -> str:
 
 
 def truth(clip: Sample) -> str:
+    """The annotated question and answer of a sample clip."""
     task, question, answer = map(html.escape, (clip.task, clip.question, clip.answer))
     return f'<p class="facts">{task}: “{question}” The annotation says: <b>{answer}</b></p>'
 
@@ -46,7 +49,7 @@ def problem(text: str) -> str:
 
 
 def sentence(error: PllavaError, path: str | None = None) -> str:
-    """The message for a visitor: the file's name only, where uploads are kept is nobody's business; and no advice for programmers."""
+    """The error's message for a visitor: with the file's name instead of its path, and without advice for programmers."""
     text = str(error)
     if path:
         text = text.replace(path, path.rsplit("/", 1)[-1])

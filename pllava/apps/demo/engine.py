@@ -1,6 +1,6 @@
-"""One model for every visitor: a lock around it, limits of what is read, and settings of one question that are gone for the next.
+"""One model for all visitors: a lock, limits on the clips, and settings that hold for one question only.
 
-Clips stay encoded in the chat's own cache (`VideoChat.cache`, bounded in bytes), so a follow-up question costs only its own tokens.
+Clips stay encoded in the chat's own cache (`VideoChat.cache`, bounded in bytes), so a follow-up question computes only its own tokens.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from pllava.video.readers import Readers
 
 MOST_FRAMES = 64
-LIMITS = Limits(max_bytes=200 << 20, max_seconds=30 * 60, max_decoded_bytes=1 << 30)  # what a stranger may ask of the machine
+LIMITS = Limits(max_bytes=200 << 20, max_seconds=30 * 60, max_decoded_bytes=1 << 30)  # of a clip that a stranger may upload
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How one question is answered; None: as the model was loaded. Raises PllavaError for values that mean nothing."""
+    """How one question is answered. None: as the model was loaded. Raises PllavaError for values out of range."""
 
     system: str | None = None
     num_frames: int | None = None
@@ -44,8 +44,8 @@ class Settings:
             "the answer must be between 1 and 2,048 tokens long": 1 <= self.max_new_tokens <= 2048,
             "alpha must be between 0 and 1,024": self.lora_alpha is None or 0 <= self.lora_alpha <= 1024,
         }
-        if wrong := [problem for problem, fine in checks.items() if not fine]:
-            raise PllavaError("; ".join(wrong))
+        if problems := [problem for problem, valid in checks.items() if not valid]:
+            raise PllavaError("; ".join(problems))
 
 
 class ChatEngine:
@@ -56,17 +56,20 @@ class ChatEngine:
 
         self.chat = chat
         self.limits = limits
-        self.readers: Readers | None = None  # read clips for us; a clip that hangs or kills its reader is a sentence for one visitor
-        self.source: ModelRef | None = None  # what `chat` was loaded from, where somebody wants to know
+        self.readers: Readers | None = (
+            None  # processes that read clips; a clip that hangs or kills its reader is an error for one visitor only
+        )
+        self.source: ModelRef | None = None  # the model that `chat` was loaded from, for the page
         self._lock = threading.Lock()  # not an RLock: a stream may be advanced and closed by different threads
         self.lora_alpha = get_lora_alpha(chat.model)
 
     def watch(self, path: str | Path, settings: Settings | None = None) -> WatchedVideo:
-        """Decode and encode a clip, or find it in the cache. Raises PllavaError when it cannot be read, or is too large."""
+        """A clip, decoded and encoded or from the cache. Raises PllavaError when the clip cannot be read or is too large."""
         with self.use(settings) as chat:
             return _watch(chat, path)
 
     def ask(self, path: str | Path, question: str, settings: Settings | None = None) -> str:
+        """The whole answer. Raises PllavaError as `watch` does, and for a question that cannot be asked."""
         settings = settings or Settings()
         with self.use(settings) as chat:
             return _watch(chat, path).ask(question, **_options(settings)).text
@@ -79,9 +82,9 @@ class ChatEngine:
         settings: Settings | None = None,
         credit: Callable[[str], object] | None = None,
     ) -> Iterator[str]:
-        """The answer so far, growing. Closing the iterator stops the model.
+        """Yields the answer so far, longer each time. Closing the iterator stops the model.
 
-        history: (question, answer) pairs, oldest first. credit: told who answers, before the first piece.
+        history: (question, answer) pairs, oldest first. credit: called with the name of the model before the first piece.
         """
         settings = settings or Settings()
         with self.use(settings) as chat:
@@ -89,26 +92,26 @@ class ChatEngine:
                 credit(self.credit(settings))
             answer = ""
             pieces = cast("Generator[str]", _watch(chat, path).stream(question, history=history, **_options(settings)))
-            with closing(pieces):  # the model has stopped before the next visitor has it
+            with closing(pieces):  # stops the model before the lock is free
                 for piece in pieces:
                     answer += piece
                     yield answer
 
     def credit(self, settings: Settings) -> str:
-        """Who answers with these settings: version and strength. It is true for an answer when asked for inside `use`."""
-        name = self.source.name.removesuffix(" (champion)") if self.source else ""  # the alias may move on, the answer stays
+        """The model that answers with these settings: its name and LoRA alpha. Call it inside `use`, so that no switch comes in between."""
+        name = self.source.name.removesuffix(" (champion)") if self.source else ""  # the alias may move to another version later
         alpha = self.lora_alpha if settings.lora_alpha is None else settings.lora_alpha
         return ", ".join(filter(None, [name, "" if self.lora_alpha is None else f"LoRA alpha {alpha:g}"]))
 
     @contextmanager
     def use(self, settings: Settings | None = None) -> Iterator[VideoChat]:
-        """The model for one visitor alone, set as asked for."""
+        """The chat with these settings, for one visitor at a time."""
         with self._lock, self._set(settings or Settings()) as chat:
             yield chat
 
     @contextmanager
     def _set(self, settings: Settings) -> Iterator[VideoChat]:
-        """The chat with these settings, and its cache. What they change in the shared model is put back."""
+        """A copy of the chat with these settings and the same cache. The shared model is as before afterwards."""
         chat = copy.copy(self.chat)
         chat.limits, chat.readers = self.limits, self.readers
         if settings.system is not None and settings.system != chat.template.system:
@@ -138,10 +141,10 @@ def _watch(chat: VideoChat, path: str | Path) -> WatchedVideo:
 
 def _options(settings: Settings) -> dict[str, Any]:
     """Arguments of `ask` and `stream`."""
-    chosen: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature}
+    options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature}
     if settings.num_beams > 1:
-        chosen["num_beams"] = settings.num_beams
-    return chosen
+        options["num_beams"] = settings.num_beams
+    return options
 
 
 def _config(model: Any) -> Any:

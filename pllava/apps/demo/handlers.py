@@ -1,4 +1,4 @@
-"""What happens when a visitor does something on the chat page. Each has an own clip and conversation; the model is shared."""
+"""Handlers of the chat page. Each visitor has a clip and a conversation; all visitors share one model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pllava.apps.web.frames import strip
 from pllava.apps.web.uploads import Uploads
 from pllava.core.errors import PllavaError
 
-PROBLEM = "⚠️ "  # begins a message that is not the model's
+PROBLEM = "⚠️ "  # first characters of a message that the page wrote, not the model
 OURS = "Something went wrong on this side. The server's log says what; the question can be asked again."
-APART = "\u200b"  # a space of no width
-BY = "\u2063"  # nobody sees it; what follows it in an answer says who gave it
+APART = "\u200b"  # a space of zero width
+BY = "\u2063"  # an invisible character between an answer and the name of its model
 CHOOSE = "Please choose a video first: upload one, or take a held-out clip."
 MARKUP = re.compile(r"<(?=[a-zA-Z/!?])|&(?=[#\w])")
 UNPLAYABLE = '<p class="facts">Browsers do not play this format; the model reads it all the same.</p>'
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Clip:
-    """What a visitor looks at. path: in the upload folder; kind: a MIME type that browsers show, or None."""
+    """A visitor's clip. path: in the upload folder; strip: HTML of its frames; kind: a MIME type that browsers show, or None."""
 
     path: str
     strip: str
@@ -37,18 +37,18 @@ class Clip:
 
 
 class Visits:
-    """turns: "independent" for a model that was trained on questions that do not see each other, so it is given no history."""
+    """turns: "conversation", or "independent" for a model that was trained on single questions; it gets no history."""
 
     def __init__(self, engine: ChatEngine, uploads: Uploads, turns: str = "conversation") -> None:
         self.engine = engine
         self.uploads = uploads
         self.turns = turns
-        self._asked: dict[str, list[Message]] = {}  # session -> the conversation whose last question waits for its answer
+        self._unanswered: dict[str, list[Message]] = {}  # session -> the conversation whose last question waits for its answer
 
     def look(self, session: str, path: str, settings: Settings, ours: bool = False) -> Clip:
-        """Take a file, if its content is a video or an image that can be read and is not too large; else it is removed at once.
+        """Take a file as the visitor's clip. A file that is no video or image, or is too large, is removed at once.
 
-        ours: one of the sample clips, which is copied. Raises PllavaError with a sentence for the visitor.
+        ours: the file is a sample clip; it is copied. Raises PllavaError with a sentence for the visitor.
         """
         from pllava.apps.web.media import content_type
 
@@ -65,11 +65,11 @@ class Visits:
             self.uploads.release(session)
             raise PllavaError(OURS) from None
         kind = content_type(file)
-        shown_as = strip(watched.frames, self.engine.chat.processor.pooling_shape)
-        return Clip(str(file), shown_as + ("" if kind else UNPLAYABLE), kind)
+        frames = strip(watched.frames, self.engine.chat.processor.pooling_shape)
+        return Clip(str(file), frames + ("" if kind else UNPLAYABLE), kind)
 
     def look_again(self, clip: Clip, settings: Settings) -> str:
-        """The strip for other settings. Raises PllavaError."""
+        """HTML of the clip's frames with other settings. Raises PllavaError with a sentence for the visitor."""
         try:
             frames = self.engine.watch(clip.path, settings).frames
             return strip(frames, self.engine.chat.processor.pooling_shape) + ("" if clip.kind else UNPLAYABLE)
@@ -77,71 +77,72 @@ class Visits:
             raise PllavaError(sentence(error, clip.path)) from None
 
     def asks(self, session: str, history: list[Message]) -> None:
-        """A visitor's next question: the answer to the one before ends as far as it has come."""
-        self._asked[session] = history
+        """Note a visitor's next question. An answer that is being written to an earlier question ends where it is."""
+        self._unanswered[session] = history
 
     def reply(self, session: str, clip: Clip | None, settings: Settings, no_clip: str = CHOOSE) -> Iterator[list[Message]]:
-        """The conversation with the answer to its last question growing; what goes wrong is said in the chat. no_clip: said without one.
+        """Yields the conversation with the answer to its last question, longer each time. Errors are messages in the chat.
 
-        What the page shows by now is not asked for: the answer before may have been written over the question.
+        no_clip: the message when there is no clip. The conversation comes from `asks` and not from the page, because on the page an earlier
+        answer may have overwritten the question.
         """
-        if (history := self._asked.pop(session, None)) is None:
+        if (history := self._unanswered.pop(session, None)) is None:
             return
         yield history
         if not history or history[-1]["role"] != "user":
             return
         if clip is None:
-            yield [*history, _says(PROBLEM + no_clip)]
+            yield [*history, _reply(PROBLEM + no_clip)]
             return
-        said = pairs(history[:-1]) if self.turns == "conversation" else []
+        earlier = pairs(history[:-1]) if self.turns == "conversation" else []
         try:
             answer = ""
             credit: list[str] = []
-            for answer in self.engine.stream(clip.path, text_of(history[-1]), said, settings, credit.append):
-                if session in self._asked:
+            for answer in self.engine.stream(clip.path, text_of(history[-1]), earlier, settings, credit.append):
+                if session in self._unanswered:
                     return
-                yield [*history, _says(answer, *credit)]
+                yield [*history, _reply(answer, *credit)]
             if not answer:
-                yield [*history, _says(PROBLEM + "The model said nothing.")]
+                yield [*history, _reply(PROBLEM + "The model said nothing.")]
         except PllavaError as error:
-            yield [*history, _says(PROBLEM + sentence(error, clip.path))]
+            yield [*history, _reply(PROBLEM + sentence(error, clip.path))]
         except Exception:
             log.exception("a question failed")
-            yield [*history, _says(PROBLEM + OURS)]
+            yield [*history, _reply(PROBLEM + OURS)]
 
     def leave(self, session: str | None) -> None:
-        """The page was closed: its files go."""
+        """The visitor closed the page: release the files."""
         if session:
-            self._asked.pop(session, None)
+            self._unanswered.pop(session, None)
             self.uploads.release(session)
 
 
 def asked(question: str, history: list[Message]) -> list[Message]:
-    """The conversation with a new question, if it says anything."""
+    """The conversation with a new question; unchanged when the question is empty."""
     question = question.replace(APART, "").strip()
     return [*history, {"role": "user", "content": shown(question)}] if question else history
 
 
 def up_to(history: list[Message], index: int | tuple[int, int] | list[int], text: str | None = None) -> list[Message]:
-    """The conversation up to the question that is asked again; text: instead of what it was."""
-    at = index if isinstance(index, int) else index[0]
-    while at > 0 and history[at]["role"] != "user":
-        at -= 1
-    question = text_of(history[at]) if text is None else text
-    return asked(question, history[:at])
+    """The conversation up to the question at or before `index`, which is asked again. text: a new wording of the question."""
+    position = index if isinstance(index, int) else index[0]
+    while position > 0 and history[position]["role"] != "user":
+        position -= 1
+    question = text_of(history[position]) if text is None else text
+    return asked(question, history[:position])
 
 
 def pairs(history: list[Message]) -> list[tuple[str, str]]:
-    """Questions with their answers. A question that was refused, or has no answer, was not part of the conversation."""
-    found = []
+    """(question, answer) pairs, oldest first. Questions without an answer of the model are left out."""
+    answered = []
     for first, second in pairwise(history):
         if first["role"] == "user" and second["role"] == "assistant" and not text_of(second).startswith(PROBLEM):
-            found.append((text_of(first), text_of(second)))
-    return found
+            answered.append((text_of(first), text_of(second)))
+    return answered
 
 
 def text_of(message: Message) -> str:
-    """Text of a chat message, without who said it; Gradio hands the content back as a list of parts."""
+    """Text of a chat message, without the name of the model. Gradio returns the content as a list of parts."""
     content = message["content"]
     text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
     if message["role"] == "assistant":
@@ -150,10 +151,13 @@ def text_of(message: Message) -> str:
 
 
 def shown(text: str) -> str:
-    """Text for the chat, which takes HTML: no `<` begins a tag there and no `&` an entity. It still reads, copies and edits as it was."""
+    """Text for the chat, which renders HTML: APART after each `<` and `&` keeps them from beginning a tag or an entity.
+
+    The visitor still sees, copies and edits the same text.
+    """
     return MARKUP.sub(rf"\g<0>{APART}", text)
 
 
-def _says(text: str, credit: str = "") -> Message:
-    said = shown(text.replace(BY, ""))
-    return {"role": "assistant", "content": f"{said}\n{BY}— {shown(credit)}" if credit else said}
+def _reply(text: str, credit: str = "") -> Message:
+    content = shown(text.replace(BY, ""))
+    return {"role": "assistant", "content": f"{content}\n{BY}— {shown(credit)}" if credit else content}

@@ -1,4 +1,4 @@
-"""The chat page. Upload a clip or take a held-out one, ask, and see which model answers. `pllava demo` serves it (serve.py)."""
+"""The chat page: upload a clip or take a held-out one, and ask about it. `pllava demo` serves the page (server.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from pllava.apps.demo import components as panels
+from pllava.apps.demo import components
 from pllava.apps.demo.captions import FORMATS, caption_clip
 from pllava.apps.demo.components import NO_VIDEO, RESTARTED, TOY_NOTICE
 from pllava.apps.demo.engine import MOST_FRAMES, ChatEngine, Settings
@@ -26,65 +26,74 @@ log = logging.getLogger(__name__)
 GENERAL_QUESTIONS = ["Describe the video in detail.", "What happens in the video?"]
 MAX_QUESTION = 2000  # characters
 MAX_SYSTEM = 4000
-DIGITS = 6  # decimals of alpha that the page shows
-FOLLOW = """() => {  // every second; not by gradio's timer, for one that fails makes gradio reload the page, and the conversation is gone
+DIGITS = 6  # decimal places of the LoRA alpha on the page
+# Asks every second which model and server answer, and clicks #follow after a change. Gradio's own timer is no use: when the server is away,
+# the timer's failure makes gradio reload the page, and the conversation is lost.
+FOLLOW = """() => {
   let last;
   setInterval(async () => {
     try {
       const options = {method: "POST", headers: {"Content-Type": "application/json"}, body: '{"data": []}'};
       const [serving] = (await (await fetch(`${window.gradio_config.root}/gradio_api/run/serving`, options)).json()).data;
       const server = window.server_now = JSON.parse(serving).server;
-      // Gradio takes no click until it has reloaded a page whose answer was cut off by a restart; TELL notes the server when it does.
+      // After a restart cut an answer off, gradio ignores clicks until it has reloaded the page. So click until TELL has stored the server.
       if (serving !== last || server !== sessionStorage.getItem("server")) document.querySelector("#follow").click();
       last = serving;
-    } catch {}  // it does not answer now
+    } catch {}  // the server does not answer now
   }, 1000);
 }"""
-TELL = """told => {
+# Runs on a click on #follow. Puts the server that the browser tab saw last into the facts: a reloaded page has the facts of the new server.
+TELL = """facts => {
   const before = sessionStorage.getItem("server");
   sessionStorage.setItem("server", window.server_now);
-  return before === null ? told : {...told, server: before};
+  return before === null ? facts : {...facts, server: before};
 }"""
-KEEP_UPLOADS = (3600, 24 * 3600)  # seconds: how often to look, how old an upload may get
+KEEP_UPLOADS = (3600, 24 * 3600)  # seconds: time between two checks, greatest age of an upload
 HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 
 
 def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], uploads: Uploads) -> gr.Blocks:
-    """The page, not yet launched. Endpoints for clients: /ask (video file, question -> answer) and /version."""
+    """The page, not yet launched. Endpoints for programs: /ask (video file, question -> answer) and /version.
+
+    source: the model that `engine` has now. clips: samples that the page offers.
+    """
     model = engine.chat.model
     visits = Visits(engine, uploads, source.turns)
-    server = uuid.uuid4().hex  # another one after a restart
+    server = uuid.uuid4().hex  # a new one after a restart
 
-    def serving() -> ModelRef:  # another version may have been put in since the page was built
+    def serving() -> ModelRef:
+        """The model that answers now. A switch may have replaced `source`."""
         return engine.source or source
 
     def version() -> dict[str, Any]:
-        now = serving()
-        return {"model": now.name, "version": now.version, "adapter_sha256": now.adapter_sha256, "pid": os.getpid()}
+        current = serving()
+        return {"model": current.name, "version": current.version, "adapter_sha256": current.adapter_sha256, "pid": os.getpid()}
 
-    def now() -> dict[str, Any]:  # what an open page is told, and tells again
-        source = serving()
-        return {"server": server, "model": source.name, "adapter_sha256": source.adapter_sha256, "alpha": engine.lora_alpha}
+    def current_facts() -> dict[str, Any]:
+        """The facts about server and model. An open page keeps them and sends them back with each request."""
+        current = serving()
+        return {"server": server, "model": current.name, "adapter_sha256": current.adapter_sha256, "alpha": engine.lora_alpha}
 
-    def restarted(told: dict[str, Any] | None) -> bool:
-        return told is not None and told.get("server") != server
+    def restarted(page_facts: dict[str, Any] | None) -> bool:
+        """Whether a page with these facts was opened before the server restarted."""
+        return page_facts is not None and page_facts.get("server") != server
 
-    def follow(told: dict[str, Any] | None) -> tuple[Any, ...]:
-        """What changes on a page that was told something else: what `about` lists."""
-        if told == (facts := now()):
+    def follow(page_facts: dict[str, Any] | None) -> tuple[Any, ...]:
+        """New values of the components in `about`, for a page with old facts."""
+        if page_facts == (facts := current_facts()):
             return tuple(gr.skip() for _ in range(6))
         model = engine.chat.model
-        lineage = panels.lineage(serving(), describe_runtime(model))
+        lineage = components.lineage(serving(), describe_runtime(model))
         strength = gr.Slider(**_strengths(engine.lora_alpha))
-        # What a page of another server was told stays: its next question is answered accordingly.
-        said = (panels.problem(RESTARTED), gr.skip()) if restarted(told) else (gr.skip(), facts)
-        return panels.head(serving()), gr.HTML(visible=is_toy(model)), lineage, strength, *said
+        # A page of an earlier server keeps its facts, so that its next question gets the answer RESTARTED.
+        notice_and_facts = (components.problem(RESTARTED), gr.skip()) if restarted(page_facts) else (gr.skip(), facts)
+        return components.head(serving()), gr.HTML(visible=is_toy(model)), lineage, strength, *notice_and_facts
 
     def settings_of(
-        system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float, told: dict[str, Any] | None
+        system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float, page_facts: dict[str, Any] | None
     ) -> Settings:
-        untouched = alpha == _shown((told or {}).get("alpha") or 0)  # it then is the strength of whatever version answers
+        untouched = alpha == _shown((page_facts or {}).get("alpha") or 0)  # then the version that answers uses its own alpha
         return Settings(
             system=None if system.strip() == engine.chat.template.system.strip() else system.strip()[:MAX_SYSTEM],
             num_frames=None if int(frames) == engine.chat.processor.num_frames else int(frames),
@@ -94,15 +103,15 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
             lora_alpha=None if engine.lora_alpha is None or untouched or alpha == _shown(engine.lora_alpha) else float(alpha),
         )
 
-    def show(clip: Clip | None, said: str, questions: list[str]) -> tuple[Any, ...]:
-        """What the page shows of a clip: state, player, picture, frames, conversation, questions to try."""
+    def show(clip: Clip | None, frames: str, questions: list[str]) -> tuple[Any, ...]:
+        """Values of the components in `shown`. frames: HTML of the frames, or of a problem; questions: examples to try."""
         kind = (clip.kind or "") if clip else ""
         video = clip is not None and not kind.startswith("image/")
         return (
             clip,
             gr.Video(clip.path if clip and kind.startswith("video/") else None, visible=kind.startswith("video/"), subtitles=None),
             gr.Image(clip.path if clip and kind.startswith("image/") else None, visible=kind.startswith("image/")),
-            said,
+            frames,
             [],
             gr.Dataset(samples=[[question] for question in questions]),
             gr.Button(visible=video),
@@ -116,7 +125,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         try:
             clip = visits.look(str(request.session_hash), path, settings_of(*values))
         except PllavaError as error:
-            return (None, *show(None, panels.problem(str(error)), GENERAL_QUESTIONS))  # the box is empty again, for another file
+            return (None, *show(None, components.problem(str(error)), GENERAL_QUESTIONS))  # empties the upload box, for another file
         return (gr.skip(), *show(clip, clip.strip, GENERAL_QUESTIONS))
 
     def take(event: gr.SelectData, request: gr.Request, *values: Any) -> tuple[Any, ...]:
@@ -124,8 +133,8 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         try:
             clip = visits.look(str(request.session_hash), str(sample.media), settings_of(*values), ours=True)
         except PllavaError as error:
-            return show(None, panels.problem(str(error)), GENERAL_QUESTIONS)
-        return show(clip, clip.strip + panels.truth(sample), [sample.question, *GENERAL_QUESTIONS])
+            return show(None, components.problem(str(error)), GENERAL_QUESTIONS)
+        return show(clip, clip.strip + components.truth(sample), [sample.question, *GENERAL_QUESTIONS])
 
     def look_again(clip: Clip | None, *values: Any) -> Any:
         if clip is None:
@@ -133,7 +142,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         try:
             return visits.look_again(clip, settings_of(*values))
         except PllavaError as error:
-            return panels.problem(str(error))
+            return components.problem(str(error))
 
     def note(history: list[Message], request: gr.Request) -> None:
         visits.asks(str(request.session_hash), history)
@@ -146,23 +155,23 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         yield from visits.reply(str(request.session_hash), clip, settings, RESTARTED if restarted(values[-1]) else CHOOSE)
 
     def caption(clip: Clip | None, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
-        nothing = [gr.DownloadButton(visible=False) for _ in FORMATS]
+        no_files = [gr.DownloadButton(visible=False) for _ in FORMATS]
         if clip is None:
-            yield (gr.skip(), panels.problem(RESTARTED if restarted(values[-1]) else CHOOSE), *nothing)
+            yield (gr.skip(), components.problem(RESTARTED if restarted(values[-1]) else CHOOSE), *no_files)
             return
         try:
-            for found in caption_clip(engine, uploads, str(request.session_hash), clip.path, settings_of(*values)):
-                if not found.files:
-                    yield (gr.skip(), found.listed, *nothing)
+            for progress in caption_clip(engine, uploads, str(request.session_hash), clip.path, settings_of(*values)):
+                if not progress.files:
+                    yield (gr.skip(), progress.listed, *no_files)
                     continue
                 playable = (clip.kind or "").startswith("video/")
-                track = gr.Video(clip.path, subtitles=found.files[0]) if playable else gr.skip()
-                yield (track, found.listed, *(gr.DownloadButton(value=file, visible=True) for file in found.files))
+                track = gr.Video(clip.path, subtitles=progress.files[0]) if playable else gr.skip()
+                yield (track, progress.listed, *(gr.DownloadButton(value=file, visible=True) for file in progress.files))
         except PllavaError as error:
-            yield (gr.skip(), panels.problem(panels.sentence(error, clip.path)), *nothing)
+            yield (gr.skip(), components.problem(components.sentence(error, clip.path)), *no_files)
         except Exception:
             log.exception("captions failed")
-            yield (gr.skip(), panels.problem(OURS), *nothing)
+            yield (gr.skip(), components.problem(OURS), *no_files)
 
     def ask(video: str | None, question: str) -> str:
         if not video:
@@ -176,7 +185,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         except gr.Error:
             raise
         except PllavaError as error:
-            raise gr.Error(panels.sentence(error, video), print_exception=False) from None
+            raise gr.Error(components.sentence(error, video), print_exception=False) from None
         except Exception:
             log.exception("a question failed")
             raise gr.Error(OURS, print_exception=False) from None
@@ -192,8 +201,8 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
 
     with gr.Blocks(title="PLLaVA", analytics_enabled=False, delete_cache=KEEP_UPLOADS) as page:
         clip = gr.State(None)
-        told = gr.JSON(now(), visible="hidden", elem_id="told")  # the browser keeps it: a new server knows nothing of the page
-        head = gr.HTML(panels.head(source))
+        page_facts = gr.JSON(current_facts(), visible="hidden", elem_id="told")  # in the browser: it survives a restart
+        head = gr.HTML(components.head(source))
         notice = gr.HTML("", elem_id="restarted")
         toy = gr.HTML(TOY_NOTICE, visible=is_toy(model))
         with gr.Row(equal_height=False):
@@ -230,7 +239,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
                     buttons=["copy"],
                     editable="user",
                     feedback_options=None,
-                    render_markdown=False,  # what a model or a visitor wrote is text
+                    render_markdown=False,  # text of a model or a visitor is plain text
                     placeholder="Choose a video, then ask about it."
                     + ("" if source.turns == "conversation" else " Each question is answered on its own."),
                     elem_id="chat",
@@ -254,21 +263,22 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
                     clear = gr.Button("Clear chat", size="sm", min_width=70, elem_id="clear")
                     new = gr.Button("New video", size="sm", min_width=70, elem_id="new")
                 with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-                    settings = [*_advanced(engine), told]
-        lineage = gr.HTML(panels.lineage(source, describe_runtime(model)))
-        about = [head, toy, lineage, settings[-2], notice, told]
+                    settings = [*_advanced(engine), page_facts]
+        lineage = gr.HTML(components.lineage(source, describe_runtime(model)))
+        about = [head, toy, lineage, settings[-2], notice, page_facts]  # settings[-2]: LoRA alpha
         page.load(lambda: follow(None), None, about, **HIDDEN)
-        gr.Button("Follow", visible="hidden", elem_id="follow").click(follow, told, about, js=TELL, **HIDDEN)
+        gr.Button("Follow", visible="hidden", elem_id="follow").click(follow, page_facts, about, js=TELL, **HIDDEN)
         page.load(None, js=FOLLOW)
 
         shown = [clip, player, picture, frames, chat, examples, dense, captions, *downloads]
         answers: list[Any] = []
 
-        def answer(before: Any) -> None:
-            noted = before.then(note, chat, None, **HIDDEN)
+        def answer(event: Any) -> None:
+            """Answer the last question of the conversation after this event of the page."""
+            noted = event.then(note, chat, None, **HIDDEN)
             answered = noted.then(reply, [clip, *settings], chat, trigger_mode="multiple", **MODEL)
             answers.append(answered)
-            answered.then(follow, told, about, **HIDDEN)
+            answered.then(follow, page_facts, about, **HIDDEN)
 
         answer(question.submit(lambda q, history: ("", asked(q, history)), [question, chat], [question, chat], **HIDDEN))
         answer(examples.click(lambda row, history: asked(row[0], history), [examples, chat], chat, **HIDDEN))
@@ -292,13 +302,13 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         gr.Button(visible=False).click(version, None, api_version, api_name="version", queue=False)
         serving_now = gr.Textbox(visible=False)
         gr.Button(visible=False).click(
-            lambda: json.dumps(now()), None, serving_now, api_name="serving", api_visibility="undocumented", queue=False
+            lambda: json.dumps(current_facts()), None, serving_now, api_name="serving", api_visibility="undocumented", queue=False
         )
     return page
 
 
 def _advanced(engine: ChatEngine) -> list[Any]:
-    """Components of the settings, in the order of `settings_of`."""
+    """Components of the settings, in the order of the arguments of `settings_of`."""
     processor, alpha = engine.chat.processor, engine.lora_alpha
     t, h, w = processor.pooling_shape
     return [
@@ -336,7 +346,7 @@ def _advanced(engine: ChatEngine) -> list[Any]:
 
 
 def _strengths(alpha: float | None) -> dict[str, Any]:
-    """Range and value of the slider: the model's own strength is one of its steps, so that a visitor can put it back."""
+    """Range and value of the LoRA alpha slider. The model's own alpha is a step of the slider, so that a visitor can return to it."""
     shown = _shown(alpha or 0)
     return {
         "minimum": 0,
@@ -348,6 +358,7 @@ def _strengths(alpha: float | None) -> dict[str, Any]:
 
 
 def _shown(alpha: float) -> float:
+    """The alpha as the page shows it."""
     return round(float(alpha), DIGITS)
 
 

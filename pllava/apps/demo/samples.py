@@ -11,6 +11,8 @@ from pllava.core.params import Benchmark, Params
 
 @dataclass(frozen=True)
 class Sample:
+    """A clip of the benchmark with one of its questions."""
+
     media: Path
     task: str
     question: str
@@ -18,7 +20,10 @@ class Sample:
 
 
 def samples(params: Params, most: int = 8) -> list[Sample]:
-    """One clip a task, in the benchmark's order, each of them a file once. Raises PllavaError when the benchmark's data is not there."""
+    """One clip for each task, at most `most`, in the benchmark's order. No file is used twice.
+
+    Raises PllavaError when the benchmark's data does not exist.
+    """
     from pllava.benchmarks.benchmark import load_benchmark
 
     name, settings = _benchmark(params)
@@ -35,17 +40,17 @@ def samples(params: Params, most: int = 8) -> list[Sample]:
 
 
 def first_sample(params: Params) -> Sample:
-    """The clip a deployment is tried on. Raises PllavaError when there is none."""
-    found = samples(params, most=1)
-    if not found:
+    """The clip of the trial question of a deployment. Raises PllavaError when there is none."""
+    clips = samples(params, most=1)
+    if not clips:
         raise PllavaError(
             f"{_benchmark(params)[1].root} names no video that is there, so a deployment could not be tried. Make the data: pllava render"
         )
-    return found[0]
+    return clips[0]
 
 
 def _benchmark(params: Params) -> tuple[str, Benchmark]:
-    """MVBench where it is configured, else the first benchmark that is."""
+    """Name and settings of MVBench, or of the first configured benchmark when MVBench is not configured."""
     benchmarks = params.evaluate.benchmarks
     name = "mvbench" if "mvbench" in benchmarks else next(iter(benchmarks))
     return name, benchmarks[name]

@@ -1,6 +1,6 @@
 """Serve the chat page in this process: `pllava demo`.
 
-Nothing leaves the machine: loopback, no share link, system fonts, no analytics.
+The page sends nothing to other machines: it has no share link, no web fonts and no analytics.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ UPLOADS = HOME / "uploads"
 
 def serve(params: Params, *arguments: Any, **options: Any) -> None:
     """Load the model and serve the page until interrupted: `open_page`, and wait."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # `pllava stop` asks so; uploads are removed on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # `pllava stop` sends SIGTERM; atexit then removes the uploads
     open_page(params, *arguments, **options).block_thread()
 
 
@@ -61,7 +61,7 @@ def open_page(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     uploads = Uploads(UPLOADS)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads.open())
-    for name in ("NO_PROXY", "no_proxy"):  # gradio looks at its own address first, and a proxy would not find it
+    for name in ("NO_PROXY", "no_proxy"):  # gradio opens its own address first; a proxy cannot reach it
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), host]))
     from starlette.middleware import Middleware
 
@@ -87,24 +87,24 @@ def open_page(
 
     @asynccontextmanager
     async def guarded(app: Any) -> AsyncIterator[None]:
-        """In front of gradio's own layers, too, one of which gives leave to pages of other local ports."""
+        """Put the origin guard in front of gradio's own middleware, because gradio's CORS layer allows pages of other local ports."""
         app.middleware_stack = OriginGuard(app.middleware_stack, hosts, "`pllava demo`")
         yield
 
     page = build_demo(engine, source, clips, uploads)
-    page.engine = engine  # type: ignore[attr-defined]  # whoever serves the page may give it another version of the model
+    page.engine = engine  # type: ignore[attr-defined]  # switch.py replaces the engine's model
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port,
         share=False,
         quiet=True,
-        show_error=True,  # what we say by gr.Error; what goes wrong otherwise is caught before
+        show_error=True,  # messages of gr.Error; the handlers catch all other errors
         ssr_mode=False,
         max_file_size=MAX_FILE_SIZE,
-        allowed_paths=[],  # the upload folder, and nothing else
+        allowed_paths=[],  # gradio serves the upload folder only
         auth=login,
         app_kwargs={"middleware": guards, "lifespan": guarded},
-        enable_monitoring=False,  # who asked what, and how long it took
+        enable_monitoring=False,  # its dashboard shows who asked what
         run_history=False,
         footer_links=["api"],
         theme=style.theme(),

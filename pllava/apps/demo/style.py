@@ -1,4 +1,4 @@
-"""How the page looks: system fonts, one accent, everything from this machine."""
+"""Fonts, colours and CSS of the page. The fonts are system fonts, so that the browser loads none from the web."""
 
 from __future__ import annotations
 

@@ -1,10 +1,13 @@
-"""Another version in the process that serves, without a request that fails: the new model is loaded beside the old one, answers the trial
-question, and takes its place between two questions. When it does not answer, nothing has changed.
+"""Replaces the model of a running demo with another version, without a failed request.
 
-    python -m pllava.apps.demo.switch --model models:/pllava/3 --params FILE     what `pllava deploy` starts: the page, and this
+The new model is loaded beside the old one and answers a trial question. Then it replaces the old model between two questions. When it gives
+no answer, the old model stays.
 
-`pllava deploy` leaves a request in .state/demo/ and waits for the reply beside it: files of the user who runs the demo, so nobody who can
-reach the page can ask for another model. For the time of loading there are two models in memory; `pllava deploy --restart` needs one.
+    python -m pllava.apps.demo.switch --model models:/pllava/3 --params FILE     `pllava deploy` starts this: the page, and `watch`
+
+`pllava deploy` writes a request to a file in .state/demo/ and waits for the reply in another. The files belong to the user who runs the
+demo, so a visitor of the page cannot switch the model. While the new model loads, two models are in memory; `pllava deploy --restart` needs
+memory for one.
 """
 
 from __future__ import annotations
@@ -29,18 +32,19 @@ if TYPE_CHECKING:
 
 REQUEST, REPLY = HOME / "switch.json", HOME / "switched.json"
 POLL = 0.1  # seconds
-OF_THE_MODEL = ("chat", "source", "lora_alpha")  # of an engine; the rest, like its lock and limits, stays
-OF_THE_PAGE = ("template", "turns")  # what the page was built for: another one needs a new page
+OF_THE_MODEL = ("chat", "source", "lora_alpha")  # attributes of an engine that a switch replaces; its lock and limits stay
+OF_THE_PAGE = ("template", "turns")  # attributes of a ModelRef that the page was built for; other values need a new page
 
 
 class NeedsRestart(PllavaError):
-    """The page that serves cannot show this model."""
+    """The running page was not built for this model; a new process must serve it."""
 
 
 def request(number: int, facts: dict[str, Any], seconds: float, alive: Any) -> dict[str, Any]:
-    """Ask the serving process for another version and wait; its reply. `alive()`: does it still run?
+    """Ask the serving process for another version, wait, and return its reply.
 
-    Raises PllavaError with the reason when the version does not serve: then the old one still does. NeedsRestart: only a new process can.
+    number: identifies the request. seconds: how long to wait. alive(): whether the serving process still runs.
+    Raises PllavaError with the reason when the new version cannot serve; the old one goes on. Raises NeedsRestart when a new process can.
     """
     REPLY.unlink(missing_ok=True)
     write_json(REQUEST, facts | {"number": number})
@@ -60,7 +64,7 @@ def request(number: int, facts: dict[str, Any], seconds: float, alive: Any) -> d
 
 
 def watch(engine: ChatEngine) -> None:
-    """Serve requests for another version, for ever."""
+    """Answer requests for another version until the process ends."""
     while True:
         if REQUEST.is_file():
             try:
@@ -68,7 +72,7 @@ def watch(engine: ChatEngine) -> None:
             except (FileNotFoundError, PllavaError):
                 continue
             write_json(REPLY, {"number": wanted["number"]} | _reply(engine, wanted))
-            while REQUEST.is_file() and _number() == wanted["number"]:  # it is taken away by who put it there
+            while REQUEST.is_file() and _number() == wanted["number"]:  # `request` removes the file
                 time.sleep(POLL)
         time.sleep(POLL)
 
@@ -80,21 +84,21 @@ def _reply(engine: ChatEngine, wanted: dict[str, Any]) -> dict[str, Any]:
         return {"state": "restart", "error": str(error)}
     except PllavaError as error:
         return {"state": "failed", "error": str(error)}
-    except Exception as error:  # whatever is wrong with the new model, the old one goes on
+    except Exception as error:  # any error of the new model; the old model goes on
         traceback.print_exc()
         return {"state": "failed", "error": f"{type(error).__name__}: {error}"}
 
 
 def _switch(engine: ChatEngine, wanted: dict[str, Any]) -> str:
-    """Load, try, replace; the answer to the trial question."""
+    """Load the version, try it, and replace the model. Returns the answer to the trial question."""
     from pllava.apps.demo.engine import ChatEngine
     from pllava.core.params import load_params
     from pllava.registry.default_model import choose
 
     print(f"asked to serve {wanted['model']}", flush=True)
-    source, now = choose(load_params(wanted["params"]), wanted["model"]), engine.source
-    if now is not None:
-        differs = [key for key in OF_THE_PAGE if getattr(source, key) != getattr(now, key)]
+    source, current = choose(load_params(wanted["params"]), wanted["model"]), engine.source
+    if current is not None:
+        differs = [key for key in OF_THE_PAGE if getattr(source, key) != getattr(current, key)]
         if differs:
             raise NeedsRestart(f"{', '.join(differs)} differ from what the page was built for")
     chat = source.load()
@@ -114,6 +118,7 @@ def _switch(engine: ChatEngine, wanted: dict[str, Any]) -> str:
 
 
 def _number() -> int | None:
+    """The number of the request that is on disk; None when there is none."""
     try:
         return read_json(REQUEST)["number"]
     except (FileNotFoundError, PllavaError, KeyError):
@@ -121,7 +126,7 @@ def _number() -> int | None:
 
 
 def code() -> str:
-    """One hash of this package's source: a process that runs other code must be restarted, not switched."""
+    """A hash of this package's source. A process that runs other code must be restarted, not switched."""
     return code_sha256(".")
 
 

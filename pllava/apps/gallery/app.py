@@ -1,6 +1,7 @@
 """The gallery's pages: `create_app(Current(["outputs/evaluate"]))` is an ASGI application.
 
-Plain HTML from templates that escape everything, one script and one style sheet of our own. The browser is told to refuse all else.
+Plain HTML from templates that escape all values, one script and one style sheet of our own. The content security policy forbids the browser
+to load anything else.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pllava.apps.web.origin import refusal
 from pllava.core.errors import PllavaError
 from pllava.registry.result_sources import ResultFile
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -41,16 +42,16 @@ HEADERS = {
 }
 MOST_COMPARED = 8
 MOST_PAGES = 1_000_000
-LONGEST = 500  # characters of a field of the address
+LONGEST = 500  # characters of a field in the address
 
 
 def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Sequence[str] | None = None) -> FastAPI:
-    """hosts: the names a browser may call us by; another is refused, so that a stranger's page can't reach us under its own name."""
+    """hosts: the names a browser may call us by; None: any name. A request for another name is refused, against DNS rebinding."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    pages = Environment(loader=FileSystemLoader(HERE / "pages"), autoescape=select_autoescape(["html"], default=True), trim_blocks=True)
+    pages = Environment(loader=FileSystemLoader(FOLDER / "pages"), autoescape=select_autoescape(["html"], default=True), trim_blocks=True)
     pages.filters.update(percent=_percent, seconds=_seconds, sample_url=_sample_url)
     pages.globals.update(page_size=PAGE, verdicts=VERDICTS, sides=SIDES)
-    app.mount("/static", StaticFiles(directory=HERE / "static"))
+    app.mount("/static", StaticFiles(directory=FOLDER / "static"))
 
     def show(page: str, status: int = 200, *, of: Shown, **values: Any) -> HTMLResponse:
         return HTMLResponse(pages.get_template(page).render(index=of.index, state=of.state, notice=of.notice, **values), status)
@@ -60,7 +61,7 @@ def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Seq
         response: Response
         if problem := refusal(request.scope, hosts, "`pllava gallery`"):
             response = Response(f"{problem[1]}\n", problem[0], media_type="text/plain")
-        elif auth is not None and not _knows(request.headers.get("authorization", ""), auth):
+        elif auth is not None and not _authorized(request.headers.get("authorization", ""), auth):
             response = Response("a name and a password are needed\n", 401, {"WWW-Authenticate": 'Basic realm="pllava gallery"'})
         else:
             response = await call(request)
@@ -95,21 +96,21 @@ def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Seq
             raise HTTPException(404, f"There is no model {unknown[0]!r} here. There are: {', '.join(index.models)}.")
         if len(models) < 2 or len(models) > MOST_COMPARED:
             few = "A comparison needs two models or more" if len(models) < 2 else f"At most {MOST_COMPARED} models are compared at once"
-            return show("compare.html", of=now, chosen=chosen, models=models, found=None, hint=f"{few}.", rows=[], count=0)
+            return show("compare.html", of=now, chosen=chosen, models=models, comparison=None, hint=f"{few}.", rows=[], count=0)
         chosen = replace(chosen, models=models, model="", verdict="", side=chosen.side if chosen.side in SIDES else "differ")
-        found = index.compare(models, chosen.benchmark, chosen.text)
+        comparison = index.compare(models, chosen.benchmark, chosen.text)
         count, rows = index.count(_whole(chosen)), index.page(chosen)
-        return show("compare.html", of=now, chosen=chosen, models=models, found=found, hint="", rows=rows, count=count)
+        return show("compare.html", of=now, chosen=chosen, models=models, comparison=comparison, hint="", rows=rows, count=count)
 
     @app.get("/sample/{benchmark}/{sample:path}")
     def sample(request: Request, benchmark: str, sample: str) -> HTMLResponse:
         now = results.now()
         index = now.index
-        found = index.question(benchmark, sample, request.query_params.get("version", "")[:LONGEST])
-        if not found:
+        questions = index.question(benchmark, sample, request.query_params.get("version", "")[:LONGEST])
+        if not questions:
             raise HTTPException(404, f"There is no question {sample} of {benchmark} in these results.")
-        chosen, question = _filter(request), found[0]
-        before, after, place = index.neighbours(chosen, question["id"])
+        chosen, question = _filter(request), questions[0]
+        before, after, position = index.neighbours(chosen, question["id"])
         file = now.files[question["file"]]
         kind, trouble = None, ""
         try:
@@ -121,10 +122,10 @@ def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Seq
             of=now,
             chosen=chosen,
             q=question,
-            others=found[1:],
+            others=questions[1:],
             before=before,
             after=after,
-            place=place + 1,
+            position=position + 1,
             count=index.count(_whole(chosen)),
             kind=kind,
             trouble=trouble,
@@ -133,7 +134,7 @@ def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Seq
 
     @app.get("/media/{number}")
     def clip(number: int, of: str = "") -> FileResponse:
-        """The clip of a question, where a browser can show it; ranges are answered, so a player may jump."""
+        """The clip of a question, where a browser can show it. Range requests are answered, so a player can jump."""
         path, _, _ = located(number, of)
         kind = media.content_type(path)
         if kind is None:
@@ -148,19 +149,23 @@ def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Seq
         except PllavaError as error:
             return show("frames.html", of=results.now(), number=number, strip=None, trouble=str(error))
 
-    @app.get("/frames/{number}/{place}.jpg")
-    def frame(number: int, place: int, of: str = "") -> Response:
+    @app.get("/frames/{number}/{index}.jpg")
+    def frame(number: int, index: int, of: str = "") -> Response:
         path, question, file = located(number, of)
         try:
             pictures = _strip(path, question, file).pictures
         except PllavaError as error:
             raise HTTPException(415, str(error)) from None
-        if not 0 <= place < len(pictures):
+        if not 0 <= index < len(pictures):
             raise HTTPException(404, "There is no such frame.")
-        return Response(pictures[place], media_type="image/jpeg")
+        return Response(pictures[index], media_type="image/jpeg")
 
     def located(number: int, of: str) -> tuple[Path, dict[str, Any], ResultFile]:
-        """of: the state of the results when the page was made; a number may be another question's by now."""
+        """The clip's path, the question and its file of results.
+
+        of: the state of the results when the page was made. In another state the number may belong to another question.
+        Raises HTTPException: 410 when the state has changed, 404 when there is no such question or clip.
+        """
         now = results.now()
         if of and of != now.state:
             raise HTTPException(410, "The results have changed since. Load the page again.")
@@ -181,7 +186,7 @@ def _strip(path: Path, question: dict[str, Any], file: ResultFile) -> media.Stri
 
 
 def _filter(request: Request) -> Filter:
-    """From the address; what makes no sense there is left out."""
+    """The filter in the address. Values that are not valid are ignored."""
     query = request.query_params
     page = query.get("page", "1")
     return Filter(
@@ -192,11 +197,11 @@ def _filter(request: Request) -> Filter:
 
 
 def _whole(chosen: Filter) -> Filter:
-    """The filter without its page: what is counted."""
+    """The filter without its page, for counting."""
     return replace(chosen, page=1)
 
 
-def _knows(header: str, auth: tuple[str, str]) -> bool:
+def _authorized(header: str, auth: tuple[str, str]) -> bool:
     expected = base64.b64encode(":".join(auth).encode()).decode()
     return secrets.compare_digest(header.encode(), f"Basic {expected}".encode())
 

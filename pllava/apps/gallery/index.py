@@ -1,7 +1,7 @@
-"""Results on disk, in a form that answers a filter in milliseconds: an SQLite file, built in one pass over the results.
+"""An SQLite index of results, built in one pass over the files. It answers a filter in milliseconds.
 
-A question that several sources answered is one row, found by what was asked (clip, part of it, words, options, truth), not by its id alone:
-two test sets that share ids stay two sets.
+A question that several sources answered is one row. Two questions are the same when their fields SAME are equal (clip, times, words,
+options, truth); the id is not enough, because two test sets may use the same ids.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pllava.core.errors import PllavaError
 from pllava.registry.result_sources import ResultFile
 
 HOME = Path(".state/gallery")
-KEEP_SECONDS = 7 * 24 * 3600  # an index that nobody opened for so long is removed
-SAME = ("media", "start", "end", "question", "second_question", "candidates", "answer")  # what makes two questions one
+KEEP_SECONDS = 7 * 24 * 3600  # an index that was not opened for this time is removed
+SAME = ("media", "start", "end", "question", "second_question", "candidates", "answer")  # fields that are equal in equal questions
 RIGHT, WRONG, UNJUDGED, UNREADABLE = "right", "wrong", "not judged", "unreadable"
-ORDER = ("adapted", "single_frame", "base")  # models, in a reader's order; others follow
+ORDER = ("adapted", "single_frame", "base")  # of models on a page; other models follow
 
 SCHEMA = """
 CREATE TABLE models (id INTEGER PRIMARY KEY, source TEXT, model TEXT, label TEXT, UNIQUE (source, model));
@@ -42,9 +42,9 @@ CREATE INDEX by_model ON answers (model, verdict);
 
 
 def build(files: Sequence[ResultFile], home: Path = HOME) -> Path:
-    """The index of these files; an existing one is taken when the files have not changed.
+    """The path of the index of these files. An index from before is used when the files have not changed.
 
-    Raises PllavaError for a line that is not a result, with its place, and when the index can't be kept in `home`.
+    Raises PllavaError for a line that is no result (the message has file and line), and when the index can't be written to `home`.
     """
     path = home / f"{state(files)}.sqlite"
     try:
@@ -59,7 +59,9 @@ def build(files: Sequence[ResultFile], home: Path = HOME) -> Path:
     partial.unlink(missing_ok=True)
     try:
         with closing(sqlite3.connect(partial)) as database:
-            database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + SCHEMA)  # a half-built index is thrown away
+            database.executescript(
+                "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + SCHEMA
+            )  # fast and not crash-safe: a half-built index is removed
             _fill(database, files)
             database.executescript(INDEXES + "ANALYZE;")
             database.commit()
@@ -76,7 +78,7 @@ def _cannot_keep(home: Path, error: Exception) -> str:
 
 
 def state(files: Sequence[ResultFile]) -> str:
-    """A hash that changes when one of the files does, comes or goes. Raises FileNotFoundError when one went meanwhile."""
+    """A hash that changes when a file changes, is added or removed. Raises FileNotFoundError when a file does not exist."""
     stats = [(f.source, f.benchmark, str(f.path), f.path.stat().st_size, f.path.stat().st_mtime_ns) for f in files]
     return hashlib.sha256(json.dumps([SCHEMA, INDEXES, stats]).encode()).hexdigest()[:16]
 
@@ -86,7 +88,7 @@ def _fill(database: sqlite3.Connection, files: Sequence[ResultFile]) -> None:
     questions: dict[bytes, int] = {}
     several = len({file.source for file in files}) > 1
     for number, file in enumerate(files):
-        for place, row in Answers(file.path).with_place():
+        for location, row in Answers(file.path).with_place():
             same = json.dumps([file.benchmark, row["id"], *(row.get(key) for key in SAME)], sort_keys=True)
             digest = hashlib.sha256(same.encode()).digest()
             try:
@@ -99,16 +101,16 @@ def _fill(database: sqlite3.Connection, files: Sequence[ResultFile]) -> None:
                     database.execute("INSERT INTO models VALUES (?, ?, ?, ?)", (models[key], *key, label(*key, several)))
                 _add_answer(database, question, models[key], row)
             except sqlite3.IntegrityError:
-                raise PllavaError(f"{place}: {row['id']} has a second answer of model {row['model']!r}. Evaluate again") from None
+                raise PllavaError(f"{location}: {row['id']} has a second answer of model {row['model']!r}. Evaluate again") from None
     if not questions:
         raise PllavaError(f"{files[0].path} is empty. Evaluate first: pllava evaluate")
 
 
-def _add_question(database: sqlite3.Connection, number: int, file: int, of: ResultFile, row: AnswerRow, version: str) -> None:
+def _add_question(database: sqlite3.Connection, number: int, file: int, results: ResultFile, row: AnswerRow, version: str) -> None:
     second = row.get("second_question")
-    where = (number, file, of.benchmark, row["id"], version, row["task"], row["media"], row["start"], row["end"])
-    asked = (row["question"], second, json.dumps(row["candidates"]), row["answer"])
-    database.execute("INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*where, *asked))
+    identity = (number, file, results.benchmark, row["id"], version, row["task"], row["media"], row["start"], row["end"])
+    content = (row["question"], second, json.dumps(row["candidates"]), row["answer"])
+    database.execute("INSERT INTO questions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*identity, *content))
     words = (row["id"], row["task"], row["media"], row["question"], row["answer"], second or "", *row["candidates"])
     database.execute("INSERT INTO words VALUES (?, ?)", (number, "\n".join(words).casefold()))
 

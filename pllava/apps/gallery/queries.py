@@ -1,4 +1,4 @@
-"""What the pages ask the index: a page of questions, one question, what is between two models."""
+"""Queries of the index: a page of questions, one question, and the comparison of models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ VERDICTS = ("right", "wrong", "not judged", "unreadable")
 
 @dataclass(frozen=True)
 class Filter:
-    """Which questions; every field is one of the address. models: of a comparison, the first is what the others are held against."""
+    """Which questions a page shows. Each field is a field of the page's address.
+
+    models: labels of the models of a comparison; the others are compared with the first. side: one of SIDES.
+    """
 
     benchmark: str = ""
     task: str = ""
@@ -34,7 +37,7 @@ class Filter:
     page: int = 1
 
     def query(self, **changes: Any) -> str:
-        """The address's query; what is empty is left out."""
+        """The query of the address, with `changes`. Empty fields are left out."""
         changed = replace(self, **changes)
         single = {name: getattr(changed, name) for name in ("benchmark", "task", "model", "verdict", "text", "side")}
         pairs = [(name, value) for name, value in single.items() if value] + [("models", model) for model in changed.models]
@@ -42,17 +45,17 @@ class Filter:
 
 
 class Index:
-    """Reads an index that `pllava.apps.gallery.index.build` made. Every call opens it anew: pages are served by several threads."""
+    """Reads an index that `pllava.apps.gallery.index.build` made. Every call opens the file anew, because several threads serve pages."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         with self._open() as database:
-            found = database.execute("SELECT * FROM models ORDER BY id").fetchall()
+            rows = database.execute("SELECT * FROM models ORDER BY id").fetchall()
             self.tasks: list[tuple[str, str, int]] = [
                 tuple(row) for row in database.execute("SELECT benchmark, task, COUNT(*) FROM questions GROUP BY 1, 2 ORDER BY 1, MIN(id)")
             ]
-        rank = {name: place for place, name in enumerate(ORDER)}
-        ordered = sorted(found, key=lambda row: rank.get(row["model"], len(ORDER)))
+        rank = {name: index for index, name in enumerate(ORDER)}
+        ordered = sorted(rows, key=lambda row: rank.get(row["model"], len(ORDER)))
         self.models: dict[str, int] = {row["label"]: row["id"] for row in ordered}  # label -> id
         self.default_pair = _pair([(row["source"], row["model"], row["label"]) for row in ordered])
         self.benchmarks = list(dict.fromkeys(benchmark for benchmark, _, _ in self.tasks))
@@ -62,7 +65,7 @@ class Index:
         self.count = lru_cache(256)(self._count)
 
     def page(self, chosen: Filter) -> list[dict[str, Any]]:
-        """The questions of a page, with the answers of the models it shows."""
+        """The questions of a page, at most PAGE, with the answers of all models."""
         where, values = self._where(chosen)
         with self._open() as database:
             rows = database.execute(
@@ -71,13 +74,13 @@ class Index:
             return self._with_answers(database, rows)
 
     def shown(self, chosen: Filter) -> list[str]:
-        """Labels of the models a page has columns for."""
+        """Labels of the models that have a column on the page."""
         if chosen.models:
             return list(chosen.models)
         return [chosen.model] if chosen.model in self.models else list(self.models)
 
     def question(self, benchmark: str, sample: str, version: str = "") -> list[dict[str, Any]]:
-        """The questions of this id: one, or one a test set where they differ."""
+        """The questions of this id: one, or several where test sets differ. version: only this one of several."""
         with self._open() as database:
             rows = database.execute(
                 "SELECT * FROM questions WHERE benchmark = ? AND sample = ? AND (version = ? OR ? = '') ORDER BY id",
@@ -86,23 +89,23 @@ class Index:
             return self._with_answers(database, rows)
 
     def by_number(self, number: int) -> dict[str, Any] | None:
-        """A question's own row, without answers."""
+        """A question without its answers, by its row number; None when there is none."""
         with self._open() as database:
             row = database.execute("SELECT * FROM questions WHERE id = ?", (number,)).fetchone()
         return dict(row) if row else None
 
     def neighbours(self, chosen: Filter, number: int) -> tuple[dict[str, Any] | None, dict[str, Any] | None, int]:
-        """The question before, the one after, and how many come before, among those of the filter."""
+        """(question before, question after, number of questions before), among the questions of the filter."""
         where, values = self._where(chosen)
-        found: list[dict[str, Any] | None] = []
+        neighbours: list[dict[str, Any] | None] = []
         with self._open() as database:
             for side, order in (("<", "DESC"), (">", "ASC")):
                 row = database.execute(
                     f"SELECT q.* FROM questions q WHERE {where} AND q.id {side} ? ORDER BY q.id {order} LIMIT 1", (*values, number)
                 ).fetchone()
-                found.append(dict(row) if row else None)
+                neighbours.append(dict(row) if row else None)
             before = database.execute(f"SELECT COUNT(*) FROM questions q WHERE {where} AND q.id < ?", (*values, number)).fetchone()[0]
-        return found[0], found[1], before
+        return neighbours[0], neighbours[1], before
 
     def _count(self, chosen: Filter) -> int:
         where, values = self._where(chosen)
@@ -110,7 +113,7 @@ class Index:
             return database.execute(f"SELECT COUNT(*) FROM questions q WHERE {where}", values).fetchone()[0]
 
     def _scores(self, benchmark: str, task: str = "") -> list[dict[str, Any]]:
-        """Mean value and numbers of right, wrong and other answers of each model."""
+        """For each model its mean value and its numbers of answers (n), of judged and of right answers."""
         where, values = self._where(Filter(benchmark=benchmark, task=task))
         with self._open() as database:
             rows = database.execute(
@@ -118,11 +121,14 @@ class Index:
                 f"FROM answers a JOIN questions q ON q.id = a.question WHERE {where} GROUP BY a.model",
                 values,
             ).fetchall()
-        found = {row["model"]: dict(row) for row in rows}
-        return [{"label": label, **found[number]} for label, number in self.models.items() if number in found]
+        scores = {row["model"]: dict(row) for row in rows}
+        return [{"label": label, **scores[number]} for label, number in self.models.items() if number in scores]
 
     def _compare(self, models: tuple[str, ...], benchmark: str, text: str = "") -> dict[str, Any]:
-        """Tasks and pairs of models, over the questions that all of them answered and have a verdict for."""
+        """Scores by task, and agreement of each pair of models, over the questions for which all models have a verdict.
+
+        left_out: {label: number of the model's answers to other questions}.
+        """
         ids = [self.models[label] for label in models]
         columns = ", ".join(f"a{i}.right AS r{i}, a{i}.value AS v{i}, a{i}.prediction AS p{i}" for i in range(len(ids)))
         joins = " ".join(f"JOIN answers a{i} ON a{i}.question = q.id AND a{i}.model = {number}" for i, number in enumerate(ids))
@@ -155,7 +161,7 @@ class Index:
         }
 
     def _where(self, chosen: Filter) -> tuple[str, list[Any]]:
-        """SQL that the question `q` must fulfil. Values are bound, never written into it; model numbers are our own."""
+        """(SQL condition on the question `q`, its bound values). The SQL holds no text from outside; model numbers are our own."""
         parts, values = ["1"], []
         for column in ("benchmark", "task"):
             if value := getattr(chosen, column):
@@ -175,11 +181,11 @@ class Index:
 
     @staticmethod
     def _between(ids: Sequence[int], side: str) -> str:
-        """Questions that all these models have a verdict for, and where they stand to each other as `side` says."""
-        among = ", ".join(map(str, ids)) or "0"
-        right = f"(SELECT SUM(a.right) FROM answers a WHERE a.question = q.id AND a.model IN ({among}))"
+        """SQL condition: all these models have a verdict for the question, and the verdicts relate as `side` says."""
+        numbers = ", ".join(map(str, ids)) or "0"
+        right = f"(SELECT SUM(a.right) FROM answers a WHERE a.question = q.id AND a.model IN ({numbers}))"
         first = f"(SELECT a.right FROM answers a WHERE a.question = q.id AND a.model = {ids[0] if ids else 0})"
-        judged = f"(SELECT COUNT(a.right) FROM answers a WHERE a.question = q.id AND a.model IN ({among})) = {len(ids)}"
+        judged = f"(SELECT COUNT(a.right) FROM answers a WHERE a.question = q.id AND a.model IN ({numbers})) = {len(ids)}"
         conditions = {
             "gained": f"{first} = 0 AND {right} > 0",
             "lost": f"{first} = 1 AND {right} < {len(ids)}",
@@ -210,7 +216,7 @@ class Index:
 
 
 def _pair(models: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:
-    """What a comparison begins with: one model in the first two sources, else the first model of all against the last."""
+    """Labels that a comparison begins with: a model that two sources have, else the last model and the first."""
     for _, model, _ in models:
         if len(same := [label for _, other, label in models if other == model]) > 1:
             return tuple(same[:2])
@@ -218,7 +224,10 @@ def _pair(models: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:
 
 
 def _agreement(a: str, b: str, total: dict[str, Any], pair: str) -> dict[str, Any]:
-    """How often two models have the same verdict and the same words, and Cohen's kappa of the verdicts (1960)."""
+    """How often two models have the same verdict (same) and the same text (words), and Cohen's kappa of the verdicts (1960).
+
+    n: questions. kappa: None when the agreement by chance is 1.
+    """
     n, same, both, one, two = (total[key] for key in ("n", f"same{pair}", f"both{pair}", f"one{pair}", f"two{pair}"))
     by_chance = (one * two + (n - one) * (n - two)) / n**2
     kappa = None if by_chance == 1 else (same / n - by_chance) / (1 - by_chance)

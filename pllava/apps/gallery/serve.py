@@ -22,9 +22,9 @@ def serve(
     auth: str | None = None,
     say: Callable[[object], None] = print,
 ) -> None:
-    """Index the results and serve them until interrupted; when they change, the pages do.
+    """Index the results and serve them until interrupted. The pages follow changes of the results.
 
-    Raises PllavaError: no results there, a line that is no result, port in use, or a host beyond loopback without a password.
+    Raises PllavaError: no results, a line that is no result, a port in use, or a host beyond loopback without a password.
     """
     import uvicorn
 
@@ -42,6 +42,6 @@ def serve(
     for file in shown.files:
         if file.root is None or not file.root.is_dir():
             say(f"{file.benchmark}: its clips are not shown, {file.root or 'their folder'} is not there. Say where: --media FOLDER")
-    names = [*LOCAL, f"[{host}]" if ":" in host else host] if is_loopback(host) else None  # beyond, the password guards
+    names = [*LOCAL, f"[{host}]" if ":" in host else host] if is_loopback(host) else None  # beyond loopback the password is the guard
     say(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     uvicorn.run(create_app(results, login, names), host=host, port=port, log_level="warning", server_header=False)

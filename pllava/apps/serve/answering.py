@@ -1,4 +1,4 @@
-"""From a checked request to an answer: finds the video, asks the model, tells what happens on the way."""
+"""From a checked request to an answer: reads the video, asks the model, yields events."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 
 class Answerer:
+    """Answers requests with one model."""
+
     def __init__(self, chat: VideoChat, files: Files, metrics: Metrics) -> None:
         self.chat, self.files, self.metrics = chat, files, metrics
 
     def check(self, request: ChatRequest) -> None:
-        """What can be said before it is its turn: markers in the words, a conversation that does not fit, a file that is not there.
+        """Check what needs no model, before the request waits in the queue.
 
-        Raises ApiError.
+        Raises ApiError for a marker of the template in the text, a conversation longer than the context, or a missing file.
         """
         if request.media.file_id is not None:
             self.files.get(request.media.file_id)
@@ -35,16 +37,19 @@ class Answerer:
         except PllavaError as error:
             raise bad(str(error), "messages") from None
         length = len(chat.tokenize(prompt))
-        most = getattr(chat.model.config.get_text_config(), "max_position_embeddings", None)
-        if most is not None and length + request.max_new_tokens > most:
+        context = getattr(chat.model.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and length + request.max_new_tokens > context:
             raise bad(
-                f"the conversation has {length} tokens and {request.max_new_tokens} are asked for; the model's context has {most}",
+                f"the conversation has {length} tokens and {request.max_new_tokens} are asked for; the model's context has {context}",
                 "messages",
                 "context_length_exceeded",
             )
 
     def work(self, request: ChatRequest, cancel: threading.Event, began: float) -> Iterator[Event]:
-        """Events of one job: ready once the video is encoded, pieces of text, and the whole answer."""
+        """Events of one job: "ready" once the video is encoded, a "piece" for each text, "done" with the whole answer.
+
+        began: `time.monotonic()` when the request arrived.
+        """
         chat = self._chat(request)
         video = self._watch(chat, request.media, cancel)
         yield "ready", None
@@ -70,6 +75,7 @@ class Answerer:
         yield "done", stream.answer
 
     def _chat(self, request: ChatRequest) -> VideoChat:
+        """The chat with the request's system message."""
         if request.system is None:
             return self.chat
         try:

@@ -20,7 +20,7 @@ def serve(
     lora_alpha: float | None = None,
     say: Callable[[object], None] = print,
 ) -> None:
-    """Raises PllavaError: no such model, port in use, an open host without a key."""
+    """Serve until interrupted. Raises PllavaError: no such model, or a port in use."""
     import uvicorn
 
     require_free_port(settings.host, settings.port, next_step="Take another: pllava serve --host HOST --port PORT")
@@ -45,9 +45,9 @@ def serve(
     uvicorn.Server(config).run()
 
 
-def model_names(source: ModelRef, asked: str | None, registered: str) -> list[str]:
-    """What clients may call it: as it was asked for, its registry address, its folder."""
-    names = [asked] if asked else []
+def model_names(source: ModelRef, requested: str | None, registered: str) -> list[str]:
+    """Names that clients may use for the model: the requested name, the registry address, the folder. The server lists the first."""
+    names = [requested] if requested else []
     if source.version is not None:
         names.append(f"models:/{registered}/{source.version}")
         if source.name.endswith("(champion)"):

@@ -1,4 +1,4 @@
-"""What goes wrong with a request, in the shape that OpenAI's clients read."""
+"""Errors of a request, in the form that OpenAI's clients read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """Becomes the response: {"error": {"message", "type", "param", "code"}} with the status."""
+    """Becomes a response with this status and the body {"error": {"message", "type", "param", "code"}}."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, headers: dict[str, str] | None = None
@@ -22,4 +22,5 @@ class ApiError(Exception):
 
 
 def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """Status 400: the request itself is wrong."""
     return ApiError(400, message, param, code)

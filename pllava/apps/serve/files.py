@@ -1,4 +1,4 @@
-"""Uploaded videos, in a folder of this process that goes with it."""
+"""Uploaded videos, in a folder that ends with this process."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from pllava.video.readers import Readers
 
 @dataclass(frozen=True)
 class Stored:
+    """An uploaded video. size: bytes; created: seconds since 1970."""
+
     id: str
     path: Path
-    filename: str  # what the client called it: shown, never opened
+    filename: str  # the client's name for it; shown, never opened
     size: int
     created: int
 
     def shown(self) -> dict[str, Any]:
+        """The file object of OpenAI's API."""
         return {
             "id": self.id, "object": "file", "bytes": self.size, "created_at": self.created, "filename": self.filename,
             "purpose": "user_data", "status": "processed",
@@ -36,7 +39,7 @@ class Stored:
 
 
 class Files:
-    """Names are ours; types are found by content, when a file is read."""
+    """Videos on disk, under names of our own. The reader finds the type of a file by its content."""
 
     def __init__(self, settings: ServeSettings, readers: Readers) -> None:
         self.settings, self.readers = settings, readers
@@ -45,7 +48,7 @@ class Files:
         self._lock = threading.Lock()
 
     def add(self, source: BinaryIO, filename: str) -> Stored:
-        """Raises ApiError: 413 for a large file, 400 for one that is no video."""
+        """Store a video, and remove the oldest videos above `max_stored_bytes`. Raises ApiError: 413 for a large file, 400 for no video."""
         name = f"file-{secrets.token_hex(12)}"
         path = self.folder / name
         size = 0
@@ -74,6 +77,7 @@ class Files:
             raise bad(named(error, path), "file") from None
 
     def get(self, name: str) -> Stored:
+        """Raises ApiError 404 when there is no such file."""
         with self._lock:
             if name not in self._stored:
                 raise ApiError(404, f"there is no file {name[:80]!r}; upload it to /v1/files", "file_id")
@@ -90,7 +94,10 @@ class Files:
         stored.path.unlink(missing_ok=True)
 
     def temporary(self, media: Media) -> Path:
-        """A file for the video of one request, or a folder of its frames; whoever asks for it has it removed by `discard`."""
+        """The path of a file with the request's video, or of a folder with its frames. The caller removes it with `discard`.
+
+        Raises ApiError 413 for a large video.
+        """
         parts = media.frames or (media.data or b"",)
         if sum(map(len, parts)) > self.settings.max_bytes:
             raise too_large(self.settings)
@@ -98,12 +105,13 @@ class Files:
         if media.frames:
             path.mkdir()
             for number, frame in enumerate(parts, 1):
-                (path / f"{number:05d}.jpg").write_bytes(frame)  # what it is, is found by content
+                (path / f"{number:05d}.jpg").write_bytes(frame)  # the reader finds PNG and WebP by content
         else:
             path.write_bytes(parts[0])
         return path
 
     def discard(self, path: Path) -> None:
+        """Remove a file or folder of `temporary`."""
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -118,5 +126,5 @@ def too_large(settings: ServeSettings) -> ApiError:
 
 
 def named(error: Exception, path: Path) -> str:
-    """The message without the place where files are kept."""
+    """The error's message without the path of the file."""
     return str(error).replace(str(path), "the video")

@@ -1,4 +1,4 @@
-"""Requests one after another, in a thread beside the server's loop. What happens in a job is read as events."""
+"""A queue of requests in front of one thread, and the events of each request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Event = tuple[str, Any]  # ("ready", None), ("piece", text), ("done", answer), (
 
 
 class Job:
-    """One answer in the making. `abandon()` takes it out of the queue, or stops the model in the middle of a token."""
+    """One request's answer. `abandon()` takes the job out of the queue, or stops the model in the middle of a token."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.cancel = threading.Event()
@@ -27,15 +27,16 @@ class Job:
         self._loop = loop
 
     def run(self, work: Callable[[threading.Event], Iterator[Event]]) -> None:
+        """Put the events of `work` into the queue; an exception becomes an "error" event."""
         try:
             for event in work(self.cancel):
-                self._tell(event)
+                self._put(event)
         except BaseException as error:
             if not isinstance(error, ApiError | PllavaError):
                 logging.getLogger("pllava").exception("a request failed")
-            self._tell(("error", error.with_traceback(None)))
+            self._put(("error", error.with_traceback(None)))
 
-    def _tell(self, event: Event) -> None:
+    def _put(self, event: Event) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.events.put_nowait, event)
 
@@ -55,17 +56,18 @@ class JobQueue:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="answer")
         self._lock = threading.Lock()
         self._jobs: set[Job] = set()
-        self._usual = 2.0  # seconds of a job, a moving average
+        self._average = 2.0  # seconds of a job, a moving average
 
     @property
     def waiting(self) -> int:
+        """Number of jobs behind the running one."""
         return max(0, self.taken - self.running)
 
     def submit(self, work: Callable[[threading.Event], Iterator[Event]]) -> Job:
-        """Raises ApiError 429, with Retry-After, when enough are waiting."""
+        """Queue a job. Raises ApiError 429 with Retry-After when `max_waiting` jobs wait already."""
         with self._lock:
             if self.taken > self.max_waiting:
-                seconds = max(1, math.ceil(self._usual * self.taken))
+                seconds = max(1, math.ceil(self._average * self.taken))
                 raise ApiError(
                     429, f"{self.taken} requests are waiting or answered; try again in about {seconds} s", code="queue_full",
                     headers={"Retry-After": str(seconds)},
@@ -74,7 +76,7 @@ class JobQueue:
         job = Job(asyncio.get_running_loop())
         self._jobs.add(job)
         job.future = self._pool.submit(self._run, job, work)
-        job.future.add_done_callback(lambda _: self._left(job))
+        job.future.add_done_callback(lambda _: self._forget(job))
         return job
 
     def _run(self, job: Job, work: Callable[[threading.Event], Iterator[Event]]) -> None:
@@ -84,14 +86,15 @@ class JobQueue:
             job.run(work)
         finally:
             self.running -= 1
-            self._usual += 0.2 * (time.monotonic() - began - self._usual)
+            self._average += 0.2 * (time.monotonic() - began - self._average)
 
-    def _left(self, job: Job) -> None:
+    def _forget(self, job: Job) -> None:
         with self._lock:
             self.taken -= 1
         self._jobs.discard(job)
 
     def close(self) -> None:
+        """Abandon all jobs and wait for the thread."""
         for job in list(self._jobs):
             job.abandon()
         self._pool.shutdown(wait=True, cancel_futures=True)

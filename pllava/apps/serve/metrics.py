@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. Nothing of what is asked or answered is in it."""
+"""Counters and gauges that Prometheus reads at /metrics. They hold no text of questions or answers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class Metrics:
+    """The metrics of one server, in a registry of its own."""
+
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("pllava_requests", "Requests by path and status", ["path", "status"], registry=self.registry)
@@ -23,8 +25,8 @@ class Metrics:
         self.abandoned = Counter("pllava_abandoned", "Completions given up, by reason", ["reason"], registry=self.registry)
 
     def watch(self, jobs: JobQueue, cache: PrefixCache) -> None:
-        """Gauges that are read when somebody looks."""
-        read = {
+        """Add gauges of the queue and the cache. A gauge reads its value when Prometheus asks."""
+        gauges = {
             "pllava_requests_running": ("Requests being answered", lambda: jobs.running),
             "pllava_requests_waiting": ("Requests in the queue", lambda: jobs.waiting),
             "pllava_video_cache_hits": ("Videos found encoded", lambda: cache.stats().hits),
@@ -32,8 +34,8 @@ class Metrics:
             "pllava_video_cache_bytes": ("Size of the encoded videos", lambda: cache.stats().bytes),
             "pllava_video_cache_entries": ("Encoded videos", lambda: cache.stats().entries),
         }
-        for name, (text, look) in read.items():
-            Gauge(name, text, registry=self.registry).set_function(look)
+        for name, (text, value) in gauges.items():
+            Gauge(name, text, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

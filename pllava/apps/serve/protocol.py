@@ -1,4 +1,4 @@
-"""A chat completion request, checked: `parse(body, settings)` gives what is asked, or an ApiError that says what is wrong."""
+"""A chat completion request, checked: `parse(body, settings)` returns a `ChatRequest` or raises an ApiError."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pllava.apps.serve.settings import ServeSettings
 
 UNSUPPORTED = ("tools", "tool_choice", "functions", "function_call", "logprobs", "top_logprobs", "logit_bias", "audio", "prediction")
 MOST_STOPS = 4
-MOST_FRAMES = 1024  # of a video that is sent frame by frame
-PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")  # how a JPEG, PNG or WebP begins
-STANDARD = bytes.maketrans(b"-_", b"+/")  # of the URL-safe alphabet
+MOST_FRAMES = 1024  # of a video that the client sends frame by frame
+PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")  # the first bytes of a JPEG, PNG or WebP
+STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet of base64 to the standard one
 DEFAULT_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class Media:
-    """The video of a request: the bytes themselves, those of its frames, or the id of an uploaded file."""
+    """The video of a request: the bytes of a file, the bytes of each frame, or the id of an uploaded file."""
 
     data: bytes | None = None
     file_id: str | None = None
@@ -30,6 +30,8 @@ class Media:
 
 @dataclass(frozen=True)
 class ChatRequest:
+    """history: earlier (question, answer) pairs, oldest first."""
+
     model: str
     question: str
     history: tuple[tuple[str, str], ...]
@@ -45,6 +47,7 @@ class ChatRequest:
 
 
 def parse(body: Any, settings: ServeSettings) -> ChatRequest:
+    """body: the decoded JSON. Raises ApiError 400 with the name of the wrong parameter."""
     if not isinstance(body, dict):
         raise bad("the body must be a JSON object")
     for name in UNSUPPORTED:
@@ -133,26 +136,27 @@ def _conversation(messages: Any) -> tuple[str | None, tuple[tuple[str, str], ...
     roles = [message.get("role") for message in messages]
     if len(roles) % 2 == 0 or roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
         raise bad(f"messages have the roles {roles}; user and assistant must take turns, user first and last", "messages")
-    texts, found = [], []
+    texts, videos = [], []
     for number, message in enumerate(messages):
         text, media = _content(message, f"messages[{number}]")
         if media and (number or message["role"] != "user"):
             raise bad(f"messages[{number}]: the video belongs in the first user message, and the conversation is about it", "messages")
         texts.append(text)
-        found += media
-    if len(found) != 1:
+        videos += media
+    if len(videos) != 1:
         raise bad(
-            f"the first user message holds {len(found)} videos; one is needed: a part of type video_url with a data: URL, or of type "
+            f"the first user message holds {len(videos)} videos; one is needed: a part of type video_url with a data: URL, or of type "
             "file with the id of an uploaded file",
             "messages",
         )
     if not texts[-1].strip():
         raise bad("the last message asks nothing: its text is empty", "messages")
     pairs = zip(texts[:-1:2], texts[1::2], strict=True)
-    return system, tuple(pairs), texts[-1], found[0]
+    return system, tuple(pairs), texts[-1], videos[0]
 
 
 def _content(message: dict[str, Any], where: str) -> tuple[str, list[Media]]:
+    """Text and videos of a message; several pictures are the frames of one video. where: the message, for errors."""
     content = message.get("content")
     if isinstance(content, str):
         return content, []
@@ -175,13 +179,13 @@ def _content(message: dict[str, Any], where: str) -> tuple[str, list[Media]]:
         else:
             known = "text, video_url, video, image_url, input_video, file"
             raise bad(f"{where}: a part of type {kind!r} is not understood. Known: {known}", "messages")
-    if len(pictures) > 1:  # of one moment each
+    if len(pictures) > 1:
         pictures = [_frames([one.data for one in pictures], where)]
     return "\n".join(texts), media + pictures
 
 
 def _file(value: dict[str, Any], where: str) -> Media:
-    """{"file_id"}, {"data": base64}, {"file_data": data URL or base64}, or a list of frames in place of one of the latter."""
+    """From {"file_id": id}, {"data": base64} or {"file_data": data URL or base64}. A list of frames may stand in place of the data."""
     if isinstance(value.get("file_id"), str):
         return Media(file_id=value["file_id"])
     data = next((value[name] for name in ("data", "file_data", "url", "frames") if value.get(name)), None)
@@ -193,6 +197,7 @@ def _file(value: dict[str, Any], where: str) -> Media:
 
 
 def _bounded(frames: list[Any], where: str) -> list[str]:
+    """The data URL or base64 of each frame. Raises ApiError for none, or more than MOST_FRAMES."""
     if not 1 <= len(frames) <= MOST_FRAMES:
         raise bad(f"{where}: {len(frames)} frames; a list of 1 to {MOST_FRAMES} is needed", "messages")
     frames = [frame.get("url") if isinstance(frame, dict) else frame for frame in frames]
@@ -211,6 +216,7 @@ def _frames(frames: list[bytes | None], where: str) -> Media:
 
 
 def _url(url: Any, where: str) -> Media:
+    """The video of a base64 data: URL, or of a list of them, one a frame."""
     if isinstance(url, list):
         return _frames([_url(one, where).data for one in _bounded(url, where)], where)
     if not isinstance(url, str) or not url[:5].lower() == "data:":
@@ -223,7 +229,7 @@ def _url(url: Any, where: str) -> Media:
     head, comma, data = url.partition(",")
     if not comma or not head.lower().endswith(";base64"):
         raise bad(f"{where}: the data: URL must be base64: data:video/mp4;base64,...", "messages")
-    if "%" in data:  # a URL may escape what base64 needs
+    if "%" in data:  # a URL may escape "+", "/" and "="
         data = unquote(data)
     if "," in data:  # data:video/jpeg;base64,FRAME,FRAME,...
         return _frames([_base64(frame, where) for frame in _bounded(data.split(","), where)], where)
@@ -231,7 +237,7 @@ def _url(url: Any, where: str) -> Media:
 
 
 def _base64(data: Any, where: str) -> bytes:
-    """Of either alphabet, in one line or many, with or without its padding."""
+    """Decoded bytes. The text may have either alphabet of base64, line breaks, and no padding."""
     try:
         plain = b"".join(line.strip() for line in data.encode("ascii").splitlines()).translate(STANDARD).rstrip(b"=")
         decoded = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)

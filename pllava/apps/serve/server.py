@@ -1,4 +1,7 @@
-"""The HTTP side: `build_app(chat, names, settings)`. Bodies are bounded, a client that leaves stops the model, nothing is fetched."""
+"""The HTTP server: `build_app(chat, names, settings)`.
+
+Bodies have a largest size, a client that disconnects stops the model, and the server fetches no address.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +35,15 @@ from pllava.video.readers import TIME_LIMIT, Readers
 if TYPE_CHECKING:
     from pllava.chat import Answer, VideoChat
 
-OPEN = {"/health"}  # without a key
+OPEN = {"/health"}  # paths that need no key
 
 
 def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) -> FastAPI:
-    """names: what a request may call the model; the first is listed."""
-    # No file stops the server, whatever is in it.
+    """names: the names of the model that a request may use; the server lists the first."""
+    # Other processes read the clips, so a clip that crashes its reader does not stop the server.
     readers = chat.readers = Readers(4, min(settings.timeout, TIME_LIMIT), settings.limits)
     files, jobs, metrics = Files(settings, readers), JobQueue(settings.max_waiting), Metrics()
-    uploading = asyncio.Lock()  # one reader for uploads, and one for questions
+    uploading = asyncio.Lock()  # one upload is checked at a time, so that other readers are free for questions
     metrics.watch(jobs, chat.cache)
     answerer = Answerer(chat, files, metrics)
     created = int(time.time())
@@ -48,13 +51,13 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        readers.close()  # a clip that is being read would keep us waiting
+        readers.close()  # else a clip that is being read delays the end
         await run_in_threadpool(jobs.close)
         files.close()
 
     app = FastAPI(title="PLLaVA", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
-    app.add_middleware(RefusedBody)  # the last added is the first that a request meets
+    app.add_middleware(RefusedBody)  # added last, so it is the outermost
     app.add_exception_handler(ApiError, lambda _, error: answer_error(error))  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, lambda _, error: answer_error(ApiError(error.status_code, str(error.detail))))  # type: ignore[attr-defined]
 
@@ -108,15 +111,15 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
             body = json.loads(await request.body())
         except (ValueError, RecursionError) as error:
             raise bad(f"the body is no JSON: {error}") from None
-        asked = await run_in_threadpool(parse, body, settings)
+        chat_request = await run_in_threadpool(parse, body, settings)
         del body
-        check_model(asked.model, names)
-        await run_in_threadpool(answerer.check, asked)
-        job = jobs.submit(lambda cancel: answerer.work(asked, cancel, began))
-        run = Run(asked, job, began, settings.timeout, request, metrics)
+        check_model(chat_request.model, names)
+        await run_in_threadpool(answerer.check, chat_request)
+        job = jobs.submit(lambda cancel: answerer.work(chat_request, cancel, began))
+        run = Run(chat_request, job, began, settings.timeout, request, metrics)
         try:
-            await run.next()  # ready: what is wrong with the video has its own status, also for a stream
-            if asked.stream:
+            await run.next()  # "ready"; an unreadable video raises here, so that a stream has an error status, too
+            if chat_request.stream:
                 return Streamed(run)
             while (event := await run.next())[0] != "done":
                 pass
@@ -129,25 +132,25 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
 
 
 class Run:
-    """A job as its request sees it, with a deadline; a client that leaves ends it."""
+    """A job with its deadline. It ends when the client disconnects."""
 
-    def __init__(self, asked: ChatRequest, job: Job, began: float, timeout: float, request: Request, metrics: Metrics) -> None:
-        self.asked, self.job, self.request, self.metrics = asked, job, request, metrics
+    def __init__(self, chat_request: ChatRequest, job: Job, began: float, timeout: float, request: Request, metrics: Metrics) -> None:
+        self.chat_request, self.job, self.request, self.metrics = chat_request, job, request, metrics
         self.began, self.deadline = began, began + timeout
         self.given_up = self.finished = False
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
 
     async def next(self) -> Event:
-        """Raises ApiError for what went wrong, 504 at the deadline, 499 when the client is gone."""
+        """The next event. Raises ApiError: the job's own error, 504 at the deadline, 499 when the client has disconnected."""
         waiting = asyncio.ensure_future(self.job.events.get())
         try:
             while not waiting.done():
-                left = self.deadline - time.monotonic()
-                if left <= 0:
+                remaining = self.deadline - time.monotonic()  # seconds
+                if remaining <= 0:
                     self.give_up("timeout")
                     raise ApiError(504, "the time of this request is over; ask for fewer tokens or send a shorter video", code="timeout")
-                await asyncio.wait([waiting], timeout=min(0.2, left))
+                await asyncio.wait([waiting], timeout=min(0.2, remaining))
                 if not waiting.done() and await self.request.is_disconnected():
                     self.give_up("disconnected")
                     raise ApiError(499, "the client left")
@@ -156,14 +159,14 @@ class Run:
                 waiting.cancel()
         event = waiting.result()
         self.finished = event[0] in ("done", "error")
-        if event[0] == "done":  # of a stream, too
+        if event[0] == "done":
             self.metrics.seconds.observe(time.monotonic() - self.began)
         if event[0] == "error":
             raise event[1] if isinstance(event[1], ApiError) else internal(event[1])
         return event
 
     def give_up(self, reason: str) -> None:
-        """Counted once, whoever notices first."""
+        """Stop the job, and count the reason once."""
         if not self.given_up:
             self.given_up = True
             self.metrics.abandoned.labels(reason).inc()
@@ -177,28 +180,28 @@ class Run:
     def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         body = self._head("chat.completion.chunk") | {"choices": [choice]}
-        return sse(body | ({"usage": None} if self.asked.include_usage else {}))
+        return sse(body | ({"usage": None} if self.chat_request.include_usage else {}))
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.asked.model}
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.chat_request.model}
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield self.chunk({"role": "assistant", "content": ""})
         try:
             while (event := await self.next())[0] != "done":
                 yield self.chunk({"content": event[1]})
-        except ApiError as error:  # the status is sent already
+        except ApiError as error:  # the response has begun, so its status stays 200
             yield sse(error.body)
             return
         answer = event[1]
         yield self.chunk({}, answer.finish_reason)
-        if self.asked.include_usage:
+        if self.chat_request.include_usage:
             yield sse(self._head("chat.completion.chunk") | {"choices": [], "usage": usage(answer)})
         yield b"data: [DONE]\n\n"
 
 
 class Streamed(StreamingResponse):
-    """Server-sent events; however it ends, the model does not go on for nobody."""
+    """Server-sent events. The model stops when the response ends early."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run.chunks(), media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -213,12 +216,13 @@ class Streamed(StreamingResponse):
 
 
 def sse(body: dict[str, Any]) -> bytes:
+    """One server-sent event."""
     return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
 def usage(answer: Answer) -> dict[str, int]:
-    made = len(answer.token_ids)
-    return {"prompt_tokens": answer.prompt_tokens, "completion_tokens": made, "total_tokens": answer.prompt_tokens + made}
+    completion = len(answer.token_ids)
+    return {"prompt_tokens": answer.prompt_tokens, "completion_tokens": completion, "total_tokens": answer.prompt_tokens + completion}
 
 
 def shown_model(name: str, created: int) -> dict[str, Any]:
@@ -226,11 +230,13 @@ def shown_model(name: str, created: int) -> dict[str, Any]:
 
 
 def check_model(name: str, names: Sequence[str]) -> None:
+    """Raises ApiError 404 for a model that is not served."""
     if name not in names:
         raise ApiError(404, f"the model {name[:100]!r} is not served here; {names[0]!r} is", "model", "model_not_found")
 
 
 def internal(error: BaseException) -> ApiError:
+    """503 for a cancelled job, 500 for a bug: the client sees its type, the log all of it."""
     if isinstance(error, PllavaError):
         return ApiError(503, str(error), code="cancelled")
     return ApiError(500, f"the model failed: {type(error).__name__}", code="internal_error")
@@ -241,7 +247,7 @@ def answer_error(error: ApiError) -> JSONResponse:
 
 
 class Guard:
-    """Who may ask, and how much is read of a body. Counts responses."""
+    """ASGI middleware: checks the key or the origin, limits the size of bodies, and counts responses."""
 
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
@@ -270,16 +276,16 @@ class Guard:
             self._check(scope, headers)
             await self.app(scope, counted, noted)
         except ApiError as error:
-            with suppress(RuntimeError):  # a response had begun
+            with suppress(RuntimeError):  # the response has begun already
                 await answer_error(error)(scope, receive, noted)
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         key = self.settings.api_key
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if key is None or not (scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), key.encode())):
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if key is None or not (scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), key.encode())):
             if key is not None and scope["path"] not in OPEN:
                 raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-            # A page in a browser on this machine must not ask: under a name of its own, or from its own origin.
+            # A foreign page in a browser on this machine must not ask, neither under its own host name nor from its own origin.
             host = headers.get(b"host", b"").decode("latin-1")
             name = host.rsplit(":", 1)[0].strip("[]") if not host.endswith("]") else host.strip("[]")
             if is_loopback(self.settings.host) and not is_loopback(name):
@@ -295,6 +301,6 @@ class Guard:
 
     @staticmethod
     def _route(path: str) -> str:
-        """Few distinct labels, whatever is asked for."""
+        """The label of a path in the metrics; unknown paths share one, so that labels stay few."""
         known = ("/v1/chat/completions", "/v1/models", "/v1/files", "/health", "/metrics")
         return next((route for route in known if path.startswith(route)), "other")

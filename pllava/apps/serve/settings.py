@@ -1,4 +1,4 @@
-"""What `pllava serve` allows: sizes, times, and who may ask."""
+"""Limits of `pllava serve`: sizes, times, and access."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ KEY_VARIABLE = "PLLAVA_API_KEY"
 
 @dataclass(frozen=True)
 class ServeSettings:
+    """Raises PllavaError for a host beyond loopback without a key."""
+
     host: str = "127.0.0.1"
     port: int = 8000
     max_waiting: int = 16  # requests behind the one that is answered; the next gets 429
@@ -34,7 +36,7 @@ class ServeSettings:
 
     @property
     def max_body(self) -> int:
-        """Bytes of a request: base64 takes a third more, its line ends a twentieth of that, and there is text beside the video."""
+        """Bytes of a request: base64 adds a third to the video, its line breaks a twentieth more, and there is text beside the video."""
         return self.max_bytes * 7 // 5 + (1 << 20)
 
 

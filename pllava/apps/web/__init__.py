@@ -1,1 +1,1 @@
-"""What the web apps share: origin guard, passwords, upload limits, frames as pictures."""
+"""Parts that several web apps use: origin guard, passwords, upload limits, frames as pictures."""

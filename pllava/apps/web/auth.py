@@ -1,4 +1,4 @@
-"""Who may open a page: this machine only, unless a name and password are asked for."""
+"""Access to a page: from this machine only, unless the page asks for a name and a password."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ AUTH_HELP = "NAME:PASSWORD that the page asks for, or @FILE that holds it; the e
 
 
 def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`, an address or a name; an IPv6 address may have brackets."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -19,7 +20,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read_auth(text: str | None) -> tuple[str, str] | None:
-    """(name, password), None when none is asked for. Raises PllavaError when the text is not of this form."""
+    """(name, password), from NAME:PASSWORD or @FILE; None for an empty text. Raises PllavaError for any other text."""
     if not text:
         return None
     if text.startswith("@"):
@@ -34,7 +35,7 @@ def read_auth(text: str | None) -> tuple[str, str] | None:
 
 
 def require_auth_beyond_loopback(host: str, auth: tuple[str, str] | None) -> None:
-    """Raises PllavaError when strangers could reach the page and nobody asks them for a password."""
+    """Raises PllavaError when other machines can reach `host` and `auth` is None."""
     if auth is None and not is_loopback(host):
         raise PllavaError(
             f"{host} can be reached from other machines, and the page shows files. Add --auth NAME:PASSWORD, "

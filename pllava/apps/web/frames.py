@@ -1,4 +1,4 @@
-"""The frames the model saw, as a strip of HTML with their times."""
+"""The frames that the model saw, as HTML: a strip of pictures with their times."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from pllava.video.frames import VideoFrames
 
-HEIGHT = 96  # pixels, of one picture of the strip
-MOST_WIDTH = 12 * HEIGHT  # of a picture; one that is wider is shown less high
+HEIGHT = 96  # pixels, of a picture in the strip
+MOST_WIDTH = 12 * HEIGHT  # pixels; a picture that would be wider gets a smaller height
 
 
 def strip(video: VideoFrames, pooling_shape: tuple[int, int, int]) -> str:
-    """Pictures with times, and how many visual tokens they become."""
+    """HTML with a picture and a time for each frame, and the number of visual tokens. pooling_shape: (t, h, w), in tokens."""
     t, h, w = pooling_shape
     pictures = "".join(
         f'<figure><img src="{_data_uri(frame)}" alt="frame {index} at {time:.2f} s"><figcaption>{time:.2f} s</figcaption></figure>'
@@ -33,7 +33,7 @@ def strip(video: VideoFrames, pooling_shape: tuple[int, int, int]) -> str:
 
 
 def thumbnail(frame: np.ndarray, height: int = HEIGHT) -> Image.Image:
-    """A picture of a frame (uint8 [H, W, 3]) at a given height, or of MOST_WIDTH."""
+    """The frame (uint8 [H, W, 3]) as a picture `height` pixels high and at most MOST_WIDTH wide. The aspect ratio stays."""
     image = Image.fromarray(frame)
     scale = min(height / image.height, MOST_WIDTH / image.width)
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS)

@@ -1,7 +1,7 @@
-"""In front of the page: what the browser may fetch. Which pages may call it: origin.py.
+"""Refuses requests that make the server fetch a web address, and sets the page's security headers. Which pages may call it: origin.py.
 
-Gradio serves files from its upload folder only (`allowed_paths` is empty); but it also fetches addresses for a client, as a file's path and
-through `file=http://...`. Here nothing is fetched for anybody.
+Gradio serves files from its upload folder only (`allowed_paths` is empty). But a client can also name a web address, as the path of a file
+or in `file=http://...`, and Gradio then fetches the address. `Guard` refuses such requests.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ POLICY = (
 )
 HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 FETCHING = ("/gradio_api/proxy=", "/proxy=", "/gradio_api/file=http:", "/gradio_api/file=https:", "/file=http:", "/file=https:")
-LARGEST_BODY = 4 << 20  # bytes of a JSON request; uploads have a limit of their own
+LARGEST_BODY = 4 << 20  # bytes of a request that is no upload; Gradio limits uploads
 
 
 class Guard:
-    """ASGI middleware."""
+    """ASGI middleware.
+
+    Checks the body of every POST but an upload, whatever its content type: Gradio also reads JSON under types such as
+    `Application/JSON`, `application/x+json` or none.
+    """
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -32,20 +36,19 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = _headers(scope)
         path = unquote(scope["path"])
         if any(part in path for part in FETCHING):
             await refuse(send, 403, "nothing is fetched from elsewhere; upload the file")
             return
-        if scope["method"] == "POST" and headers.get("content-type", "").startswith("application/json"):
-            body = await _body(receive)
+        if scope["method"] == "POST" and not _is_upload(scope):
+            body = await _read_body(receive)
             if body is None:
                 await refuse(send, 413, "the request is too large")
                 return
             if _names_an_address(body):
                 await refuse(send, 403, "nothing is fetched from elsewhere; upload the file")
                 return
-            receive = _again(body, receive)
+            receive = _replay(body, receive)
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -56,12 +59,14 @@ class Guard:
         await self.app(scope, receive, with_headers)
 
 
-def _headers(scope: Scope) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+def _is_upload(scope: Scope) -> bool:
+    """Whether the request sends files as a form. A request with several content types has the first, as for Starlette."""
+    content_types = [value for name, value in scope["headers"] if name.lower() == b"content-type"]
+    return scope["path"].endswith("/upload") and bool(content_types) and content_types[0].lower().startswith(b"multipart/form-data")
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body, None when it is larger than a request of ours can be."""
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body; None when it has more than LARGEST_BODY bytes."""
     body = b""
     while True:
         message = await receive()
@@ -72,22 +77,22 @@ async def _body(receive: Receive) -> bytes | None:
             return body
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that hands the body over once more, then what comes after it (the client leaving)."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that returns the body first, then the messages after the body (the client's disconnect)."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def replay() -> Message:
+    async def receive_again() -> Message:
         return waiting.pop() if waiting else await receive()
 
-    return replay
+    return receive_again
 
 
 def _names_an_address(body: bytes) -> bool:
-    """Whether a file in the request is an address on the web."""
+    """Whether the `path` of a file in a JSON body is a web address."""
     try:
         waiting: list[Any] = [json.loads(body)]
     except ValueError:
-        return False  # the application says so
+        return False  # no JSON: the application refuses it
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):

@@ -1,6 +1,7 @@
-"""The clip of a question, for a browser: the file where the browser plays it, and frames as pictures where it does not.
+"""The clip of a question, for a browser: the file itself where the browser plays it, else its frames as pictures.
 
-A page names a question, never a path. The path comes from the results, and is followed only inside the folder of the benchmark's clips.
+A browser sends the number of a question, never a path. The path comes from the results. It must lie inside the folder of the benchmark's
+clips.
 """
 
 from __future__ import annotations
@@ -17,47 +18,50 @@ if TYPE_CHECKING:
     from pllava.video.readers import Readers
 
 PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
-CODECS = {"h264": "video/mp4", "av1": "video/mp4", "vp8": "video/webm", "vp9": "video/webm"}  # of Chromium, Firefox and Safari
-PIXELS = ("yuv420p", "yuvj420p")
-HEIGHT = 120  # pixels, of a frame
-READERS = 2  # clips that are read at once
+CODECS = {"h264": "video/mp4", "av1": "video/mp4", "vp8": "video/webm", "vp9": "video/webm"}  # that Chromium, Firefox and Safari play
+PIXEL_FORMATS = ("yuv420p", "yuvj420p")
+HEIGHT = 120  # pixels, of a picture of a frame
+READERS = 2  # clips that are read at the same time
 
 
 @dataclass(frozen=True)
 class Strip:
-    """JPEG pictures of the frames a model is shown, and their times in seconds."""
+    """JPEG pictures of the frames that a model sees. times, duration: seconds."""
 
     pictures: list[bytes]
     times: list[float]
     duration: float
-    total: int  # frames of the clip
+    total: int  # number of frames in the clip
 
 
 def locate(root: Path | None, media: str) -> Path:
-    """The clip's path. Raises PllavaError when it is not there, or not inside `root`."""
+    """The absolute path of the clip `media`, which the results name relative to `root`.
+
+    Raises PllavaError when the clip does not exist or lies outside `root`, also by a link.
+    """
     if root is None:
         raise PllavaError("nobody said where these clips are. Start with: pllava gallery RESULTS --media FOLDER")
     name = Path(media).name
     if "\0" in media or Path(media).is_absolute():
         raise PllavaError(f"{name!r} is not inside the benchmark's folder; it is not shown")
-    path, inside = (root / media).resolve(), root.resolve()
-    if not path.is_relative_to(inside) or path == inside:
+    path, folder = (root / media).resolve(), root.resolve()
+    if not path.is_relative_to(folder) or path == folder:
         raise PllavaError(f"{name!r} is not inside the benchmark's folder; it is not shown")
     if not path.exists():
         raise PllavaError(f"{name!r} is not in the benchmark's folder")
-    if path.is_dir() and any(not frame.resolve().is_relative_to(inside) for frame in path.iterdir()):
+    if path.is_dir() and any(not frame.resolve().is_relative_to(folder) for frame in path.iterdir()):
         raise PllavaError(f"{name!r} holds links to files outside the benchmark's folder; it is not shown")
     return path
 
 
 def content_type(path: Path) -> str | None:
-    """What a browser is told, by the file's content; None: it could not show it as it is."""
+    """The MIME type of a file, by its content; None when browsers can't show the file."""
     stat = path.stat()
     return _content_type(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(1024)
-def _content_type(path: Path, size: int, changed: int) -> str | None:
+def _content_type(path: Path, size: int, modified_ns: int) -> str | None:
     if path.is_dir():
         return None
     with path.open("rb") as file:
@@ -70,7 +74,7 @@ def _content_type(path: Path, size: int, changed: int) -> str | None:
         header = _readers().header(path)
     except PllavaError:
         return None
-    if header is None or not set(header.format.split(",")) & {"mp4", "webm"} or header.pix_fmt not in PIXELS:
+    if header is None or not set(header.format.split(",")) & {"mp4", "webm"} or header.pix_fmt not in PIXEL_FORMATS:
         return None
     kind = CODECS.get(header.codec.removeprefix("lib").split("-")[0].replace("dav1d", "av1"))
     return "video/webm" if kind and head[:4] == b"\x1a\x45\xdf\xa3" else kind and "video/mp4"
@@ -85,7 +89,10 @@ def _readers() -> Readers:
 
 @lru_cache(32)
 def strip(path: Path, num_frames: int, frame_rule: str, start: float | None, end: float | None) -> Strip:
-    """Raises PllavaError when the clip can't be read; the message has the file's name only."""
+    """Pictures of the frames between `start` and `end` (seconds).
+
+    Raises PllavaError when the clip can't be read; the message has the file's name, not its folder.
+    """
     from pllava.apps.web.frames import thumbnail
 
     try:

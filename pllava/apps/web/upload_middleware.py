@@ -1,4 +1,7 @@
-"""ASGI middleware that tells `Uploads` what comes in and what came in: a file that two programs send at once is kept for both."""
+"""ASGI middleware that tells `Uploads` when an upload begins and which files arrived.
+
+Two programs may upload the same file at once. `Uploads` counts the arrivals, so that the file stays until both are answered.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pllava.apps.web.uploads import Uploads
 
 
 class Arrivals:
-    """Reads the answer to an upload, a JSON list of paths, before the client does."""
+    """Reads the paths of uploaded files from the response to an upload, a JSON list."""
 
     def __init__(self, app: Any, uploads: Uploads) -> None:
         self.app = app
@@ -20,25 +23,25 @@ class Arrivals:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith("/upload"):
             await self.app(scope, receive, send)
             return
-        said = b""
+        response = b""
 
-        async def look(message: Message) -> None:
-            nonlocal said
+        async def note_paths(message: Message) -> None:
+            nonlocal response
             if message["type"] == "http.response.body":
-                said += message.get("body", b"")
+                response += message.get("body", b"")
                 if not message.get("more_body"):
-                    for path in _paths(said):
+                    for path in _paths(response):
                         self.uploads.arrived(path)
             await send(message)
 
         with self.uploads.receiving():
-            await self.app(scope, receive, look)
+            await self.app(scope, receive, note_paths)
 
 
-def _paths(said: bytes) -> list[str]:
-    """Of an answer that is no list of them (an error): none."""
+def _paths(response: bytes) -> list[str]:
+    """The paths in the response to an upload; none when the response is an error."""
     try:
-        found = json.loads(said)
+        paths = json.loads(response)
     except ValueError:
         return []
-    return [path for path in found if isinstance(path, str)] if isinstance(found, list) else []
+    return [path for path in paths if isinstance(path, str)] if isinstance(paths, list) else []

@@ -1,4 +1,4 @@
-"""Files of visitors: who holds which, and the end of those that nobody holds."""
+"""Files that visitors uploaded. A file is removed when no visitor holds it any more."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from pathlib import Path
 from pllava.core.errors import PllavaError
 from pllava.core.files import folder_of_process
 
-FORGOTTEN = 3600  # seconds
+FORGOTTEN = 3600  # seconds; an older file that no visitor took is removed
 
 
 class Uploads:
-    """A folder of this process. Gradio puts what is uploaded into `<root>/<hash>/<name>`; two visitors with one file share it."""
+    """The upload folder of this process. Gradio stores an upload as `<root>/<hash>/<name>`, so equal uploads share one file."""
 
-    root: Path  # once it is open
+    root: Path  # set by `open`
 
     def __init__(self, home: Path) -> None:
         self.home = home.absolute()
         self._held: dict[str, set[Path]] = {}  # session -> files
-        self._sent: Counter[Path] = Counter()  # how often a file came in without being looked at or asked about yet (arrivals.py)
-        self._coming = 0  # uploads under way: the file may be there already, and its visitor not counted yet
-        self._leaving: set[Path] = set()  # files to remove when none is
+        self._unused: Counter[Path] = Counter()  # file -> uploads of it whose sender has not looked at it or asked about it yet
+        self._receiving = 0  # uploads under way; a file may be on disk before its upload is counted in `_unused`
+        self._to_remove: set[Path] = set()  # removed when the last upload under way ends
         self._page: set[Path] = set()  # the page's own pictures
         self._lock = threading.Lock()
 
     def open(self) -> Path:
-        """Make the folder, and remove those of processes that ended."""
+        """Make the folder, and remove the folders of processes that ended. Returns the folder."""
         self.root = folder_of_process(self.home)
         return self.root
 
     def keep_what_is_there(self) -> None:
-        """The page's own pictures, which Gradio puts in the same folder: they stay."""
+        """Never remove the files that are in the folder now: the page's own pictures, which Gradio puts there."""
         self._page = {path.resolve() for path in self.files()}
 
     def close(self) -> None:
@@ -45,29 +45,29 @@ class Uploads:
 
     @contextmanager
     def receiving(self) -> Iterator[None]:
-        """While an upload is under way nothing is removed: it may be of a file that another visitor lets go of just now."""
+        """Remove no file during an upload: the upload may be of the file that another visitor releases at this moment."""
         with self._lock:
-            self._coming += 1
+            self._receiving += 1
         try:
             yield
         finally:
             with self._lock:
-                self._coming -= 1
-                if not self._coming:
+                self._receiving -= 1
+                if not self._receiving:
                     held = {file for files in self._held.values() for file in files}
-                    leaving, self._leaving = self._leaving - held, set()
-                    for file in leaving:
+                    unheld, self._to_remove = self._to_remove - held, set()
+                    for file in unheld:
                         self._remove(file)
 
     def arrived(self, path: str | Path) -> None:
-        """Somebody sent this file, and is about to look at it or to ask about it."""
+        """Count an upload of this file. Its sender will look at the file (`take`) or ask about it (`answered`)."""
         with self._lock:
-            self._sent[Path(path).resolve()] += 1
+            self._unused[Path(path).resolve()] += 1
 
     def take(self, session: str, path: str | Path, ours: bool = False) -> Path:
-        """This visitor looks at this file now, and at no other. Raises PllavaError when it is not one of the uploads.
+        """The visitor holds this file from now on, and no other. Returns its resolved path. Raises PllavaError when it is no uploaded file.
 
-        ours: nobody sent it.
+        ours: the file is a copy of a sample clip; no visitor uploaded it.
         """
         file = Path(path).resolve()
         if not file.is_relative_to(self.root.resolve()) or not file.is_file():
@@ -75,23 +75,23 @@ class Uploads:
         self.release(session, keep=file)
         self.add(session, file)
         if not ours:
-            self._seen(file)
-        self._sweep()
+            self._used(file)
+        self._remove_forgotten()
         return file
 
     def add(self, session: str, path: Path) -> None:
-        """Another file that lives as long as this visitor's clip."""
+        """The visitor holds this file, too, until `release`."""
         with self._lock:
             self._held.setdefault(session, set()).add(path)
 
     def copy(self, session: str, path: Path) -> Path:
-        """A clip of ours as this visitor's upload: the page serves nothing from outside the folder."""
-        from gradio.processing_utils import save_file_to_cache  # the place where a component of the page would put its own copy
+        """Copy a sample clip into the folder, for this visitor. Returns the copy. The page serves no file outside the folder."""
+        from gradio.processing_utils import save_file_to_cache  # a component of the page would use the same path
 
         return self.take(session, save_file_to_cache(path, str(self.root)), ours=True)
 
     def release(self, session: str, keep: Path | None = None) -> None:
-        """This visitor lets go of all files; those that nobody else holds are removed."""
+        """The visitor holds no file any more. Remove the files that no other visitor holds, except `keep`."""
         with self._lock:
             mine = self._held.pop(session, set())
             others = {file for files in self._held.values() for file in files}
@@ -99,44 +99,47 @@ class Uploads:
                 self._remove(file)
 
     def discard(self, path: str | Path) -> None:
-        """Remove a file that was refused, unless somebody holds it."""
+        """Remove a file, unless a visitor holds it."""
         file = Path(path).resolve()
         with self._lock:
             if file.is_relative_to(self.root.resolve()) and not any(file in files for files in self._held.values()):
                 self._remove(file)
 
     def answered(self, path: str | Path) -> None:
-        """A program's question about this file is answered; another program that sent the same one may be waiting with its own."""
-        self._seen(Path(path).resolve())
+        """A program's question about this file is answered. The file stays while other programs that uploaded it wait for their answers."""
+        self._used(Path(path).resolve())
         self.discard(path)
 
     def files(self) -> Iterator[Path]:
-        return (Path(folder) / name for folder, _, names in os.walk(self.root) for name in names)  # what vanishes meanwhile is passed over
+        """All files in the folder now."""
+        return (Path(folder) / name for folder, _, names in os.walk(self.root) for name in names)  # os.walk skips folders that vanish
 
-    def _sweep(self) -> None:
-        """Remove what was uploaded a while ago and taken by nobody: by a program, or a page that was closed too early."""
+    def _remove_forgotten(self) -> None:
+        """Remove files older than FORGOTTEN that no visitor holds: a program never asked, or a page closed before it took its file."""
         with self._lock:
             known = self._page.union(*self._held.values())
-            for file in list(self.files()):  # folders go while we look
+            for file in list(self.files()):  # a list first: the loop removes folders
                 with suppress(FileNotFoundError):
                     if file.resolve() not in known and time.time() - file.stat().st_mtime > FORGOTTEN:
-                        self._sent.pop(file.resolve(), None)
+                        self._unused.pop(file.resolve(), None)
                         self._remove(file)
 
-    def _seen(self, file: Path) -> None:
+    def _used(self, file: Path) -> None:
+        """One uploader of this file has looked at it or has its answer."""
         with self._lock:
-            if self._sent[file] > 1:
-                self._sent[file] -= 1
+            if self._unused[file] > 1:
+                self._unused[file] -= 1
             else:
-                del self._sent[file]
+                del self._unused[file]
 
     def _remove(self, file: Path) -> None:
-        if file in self._sent:
+        """Remove the file now, or after the uploads under way; not while an uploader still needs it. The caller holds the lock."""
+        if file in self._unused:
             return
-        if self._coming:
-            self._leaving.add(file)
+        if self._receiving:
+            self._to_remove.add(file)
             return
         with suppress(OSError):
             file.unlink(missing_ok=True)
             if file.parent != self.root:
-                file.parent.rmdir()  # only when it is empty
+                file.parent.rmdir()  # fails when the folder is not empty

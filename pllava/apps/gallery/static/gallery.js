@@ -12,8 +12,8 @@ async function refresh(address, push) {
     const text = await response.text();
     if (turn !== latest) return; // a later filter is on its way
     const page = new DOMParser().parseFromString(text, "text/html");
-    const found = page.getElementById("results");
-    if (!found) { location.assign(address); return; }
+    const newResults = page.getElementById("results");
+    if (!newResults) { location.assign(address); return; }
     for (const id of ["results", "notice", "facts"]) document.getElementById(id).replaceWith(document.adoptNode(page.getElementById(id)));
     // The tasks on offer depend on the benchmark.
     const tasks = page.querySelector("select[name=task]"), ours = document.querySelector("select[name=task]");
