@@ -19,7 +19,7 @@ from pllava.artifacts.pixels import Pixels
 from pllava.chat.conversation import IGNORE
 from pllava.chat.template import load_template
 from pllava.core.errors import PllavaError
-from pllava.core.signals import leave_to_parent, not_now
+from pllava.core.signals import block_signals, obey_only_parent
 from pllava.stages.train.collator import Batch, Collator
 from pllava.stages.train.dataset import InstructionDataset, VisionSource
 from pllava.stages.train.steps import StepSampler, validation_batches
@@ -82,7 +82,7 @@ class Inputs:
                 yield batch
 
     def batches(self, split: str, sampler: Any) -> Iterator[Batch]:
-        with not_now():  # workers are started
+        with block_signals():  # workers are started
             return iter(self.loader(split, sampler))
 
     def loader(self, split: str, sampler: Any) -> DataLoader:
@@ -92,7 +92,7 @@ class Inputs:
             collate_fn=self.collator,
             num_workers=self.workers,
             prefetch_factor=self.params.data.prefetch if self.workers else None,
-            worker_init_fn=leave_to_parent,
+            worker_init_fn=obey_only_parent,
             generator=torch.Generator().manual_seed(self.params.seed),  # of its own: torch's belongs to dropout, and a resume restores it
         )
 
