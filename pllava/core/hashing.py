@@ -29,7 +29,7 @@ def sha256_of(value: Any) -> str:
 
 
 def work_key(**depends_on: Any) -> str:
-    """A key of 16 hexadecimal digits for a piece of work. It changes when one of the values changes. JSON must be able to hold the values."""
+    """A key of 16 hexadecimal digits for a piece of work. It changes when one of the values changes. The values must fit into JSON."""
     return sha256_of(depends_on)[:KEY_LENGTH]
 
 

@@ -25,7 +25,7 @@ PATIENCE = 10  # seconds between SIGTERM and SIGKILL
 
 
 def record(process: psutil.Process, **facts: Any) -> dict[str, Any]:
-    """Write the process's pid, its creation time and `facts` to RECORD; returns the record. The creation time shows when a pid is reused."""
+    """Write the process's pid, its creation time and `facts` to RECORD; returns the record. The creation time reveals a reused pid."""
     entry = {"pid": process.pid, "created": process.create_time(), **facts}
     write_json(RECORD, entry)
     return entry
@@ -117,7 +117,7 @@ def _signal(process: psutil.Process, method: str) -> None:
 
 
 def _ended(family: list[psutil.Process]) -> bool:
-    """Wait up to PATIENCE seconds; returns whether all processes have ended. A zombie (its parent has not waited for it) counts as ended."""
+    """Wait up to PATIENCE seconds; returns whether all processes have ended. A zombie (not yet collected by its parent) counts as ended."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if not any(map(_runs, family)):

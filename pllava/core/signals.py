@@ -28,7 +28,7 @@ class StopRequest:
 
     @contextmanager
     def listen(self) -> Iterator[StopRequest]:
-        """Handle SIGTERM and SIGINT until the block ends. In a thread other than the main one it does nothing: Python allows no handlers there."""
+        """Handle SIGTERM and SIGINT until the block ends. Outside the main thread, Python allows no handlers: then it does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -87,7 +87,7 @@ def end_with_parent() -> None:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt in the block on SIGTERM, which DVC, Prefect and service managers send. Only the main thread can handle signals."""
+    """Raise KeyboardInterrupt in the block on SIGTERM (sent by DVC, Prefect, a service manager). Outside the main thread it does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -200,7 +200,7 @@ def _added_hash(root: Path, path: str) -> str | None:
 
 
 def _digest(path: Path) -> str | None:
-    """A hash without DVC: of a file's bytes; of a folder's index files; else of the names and sizes of all its files. None for an empty folder."""
+    """A hash without DVC: of a file's bytes; of a folder's index files; else of its files' names and sizes. None for an empty folder."""
     if path.is_file():
         return sha256_file(path)
     files = sorted(file for pattern in ("*.parquet", "*.json", "*.safetensors") for file in path.glob(pattern))

@@ -174,12 +174,12 @@ def later_stage(params: Params) -> Iterator[Run]:
     """Open the run of the adapter in outputs/train to log more. Without such a run, one is created from the training history."""
     try:
         connection = client()
-        adapter = adapter_run(connection, params)
+        mlflow_run = adapter_run(connection, params)
     except PllavaError as error:
         warn_not_tracked(error)
         yield Run(None, None)
         return
-    run = Run(connection, adapter.info.run_id)
+    run = Run(connection, mlflow_run.info.run_id)
     yield run
     run.flush()
 

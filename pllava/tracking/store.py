@@ -38,7 +38,7 @@ def project_root() -> Path:
 
 
 def require_records() -> None:
-    """Raises PllavaError where there is no project, no store and no MLFLOW_TRACKING_URI, so that a command that only reads makes no store."""
+    """Raises PllavaError where there is no project, no store and no MLFLOW_TRACKING_URI, so that a reading command makes no store."""
     root = project_root()
     if "MLFLOW_TRACKING_URI" not in os.environ and not any((root / file).exists() for file in ("params.yaml", MLFLOW_HOME)):
         raise PllavaError(f"{root} is in no project, and models:/ needs one. Go to its folder, or make one: pllava init FOLDER")
@@ -85,7 +85,7 @@ def _client(uri: str) -> MlflowClient:
 
 
 def experiment_id(connection: MlflowClient, name: str) -> str:
-    """The id of an experiment, which is created when it does not exist. Its artifact location is absolute: it does not depend on the folder."""
+    """The id of an experiment, which is created when it does not exist. Its artifact location is an absolute path."""
     from mlflow.exceptions import MlflowException
 
     if experiment := connection.get_experiment_by_name(name):
@@ -147,7 +147,7 @@ def _replace(database: Path, folder: Path) -> None:
 
 
 def _copy(database: Path, copy: Path) -> None:
-    """Copy all committed data, including data in the side files (-wal, -journal). The side files are removed: they would not fit the new file."""
+    """Copy all committed data, including data in side files (-wal, -journal). Remove the side files, which would not fit the new file."""
     try:
         with closing(sqlite3.connect(database, timeout=30)) as source, closing(sqlite3.connect(copy)) as target:
             source.execute("PRAGMA journal_mode=DELETE")  # with a -wal file, this needs exclusive access
@@ -162,7 +162,8 @@ def _copy(database: Path, copy: Path) -> None:
 
 def _upgrade(database: Path) -> str:
     """Run `mlflow db upgrade`; returns why it failed, from its traceback, or "" when it succeeded."""
-    code = "import sys; from mlflow.cli import cli; cli(['db', 'upgrade', sys.argv[1]], standalone_mode=False)"  # a click command in standalone mode would hide the cause
+    # standalone_mode=False: click then shows the traceback.
+    code = "import sys; from mlflow.cli import cli; cli(['db', 'upgrade', sys.argv[1]], standalone_mode=False)"
     done = subprocess.run([sys.executable, "-c", code, f"sqlite:///{database}"], capture_output=True, text=True)
     if not done.returncode:
         return ""
