@@ -34,7 +34,7 @@ class Pixels:
         seed = f"frames:{self.seed}:{epoch}:{row.id}"
         try:
             frames = readers.read(row.media, self.num_frames, self.sampling, row.start, row.end, seed=seed).frames
-        except NoReader:  # the reader is missing: the clip may be fine
+        except NoReader:  # no reader process can be started; the clip may be fine
             raise
         except PllavaError as error:
             if isinstance(error, ReaderDied):

@@ -115,7 +115,7 @@ def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params
 
 
 def _quote_for_pyyaml(writer: Any, text: str) -> Any:
-    """Quote strings that PyYAML (YAML 1.1) would read as another type: `no`, `1:30`. ruamel.yaml (YAML 1.2) would write them without quotes."""
+    """Quote strings that PyYAML (YAML 1.1) would read as another type: `no`, `1:30`. ruamel.yaml (YAML 1.2) writes them without quotes."""
     plain = SafeLoader("").resolve(ScalarNode, text, (True, False)) == "tag:yaml.org,2002:str"
     return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 

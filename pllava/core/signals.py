@@ -87,7 +87,7 @@ def end_with_parent() -> None:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt in the block on SIGTERM (sent by DVC, Prefect, a service manager). Outside the main thread it does nothing."""
+    """Raise KeyboardInterrupt in the block on SIGTERM (of DVC, Prefect, a service manager). Outside the main thread it does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -3,9 +3,9 @@
     spool.add({"metrics": [["loss", 0.5, 1700000000000, 10]]})      # name, value, milliseconds, step
     deliver(connection, root, create)                               # sends and removes the files of ended trainings
 
-The first line of a file holds the id of the run, or the values that create the run. A training that ended without a `status` line is recorded
-as killed. Artifacts are copied to a folder beside the file, because the next training overwrites them. A training in a workspace writes to its
-project folder, because the workspace is removed.
+The first line of a file holds the id of the run, or the values that create the run. A training that ended without a `status` line is
+recorded as killed. Artifacts are copied to a folder beside the file, because the next training overwrites them. A training in a workspace
+writes to its project folder, because the workspace is removed.
 """
 
 from __future__ import annotations
