@@ -37,9 +37,7 @@ def _shape_form(schema: dict[str, Any]) -> None:
     for name, field in schema.get("properties", {}).items():
         field.pop("default", None)
         field["title"] = name
-        if (
-            field.get("type") == "boolean"
-        ):  # the form shows a boolean as a switch, which sends false when it is not touched; a drop-down can stay empty
+        if field.get("type") == "boolean":  # shown as a switch, which sends false when it is not touched; a drop-down can stay empty
             del field["type"]
             field["enum"] = [True, False]
         if {"type": "boolean"} in field.get("anyOf", ()) and all(
