@@ -19,7 +19,7 @@ from flows.failure import tell
 from flows.process import end_all
 from flows.stages import first_failure, publish_metrics, run_stages
 from pllava.core.errors import PllavaError
-from pllava.core.overrides import Overrides, given
+from pllava.core.overrides import Overrides, set_values
 from pllava.core.params import load_params
 from pllava.core.worktrees import main_workspace
 
@@ -37,7 +37,7 @@ def pipeline(recipe: form.Recipe = form.AS_IT_STANDS, overrides: Overrides = Ove
     """
     os.chdir(ROOT)  # the library finds params.yaml and its outputs from here
     try:
-        changes = given(overrides)
+        changes = set_values(overrides)
         if changes or is_other(recipe):
             return run_experiment(recipe, changes)
         with main_workspace(ROOT, f"flow run {flow_run.get_name()}", get_run_logger().info):

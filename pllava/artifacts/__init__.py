@@ -1,1 +1,1 @@
-"""What flows between stages: one module for each artifact, with its schema, reader, writer and check."""
+"""Files that stages exchange: one module for each artifact, with its schema, reader, writer and check."""

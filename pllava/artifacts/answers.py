@@ -2,7 +2,7 @@
 
     for row in Answers(RESULTS / "mvbench" / FILE): print(row["question"], row["prediction"], row["correct"])
 
-`AnswerRow` is the schema. Rows stream: one is in memory at a time.
+`AnswerRow` is the schema. Rows are read one at a time.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ VERSION = 1  # of the schema; a key may be added without a new version, none may
 class TaskScore(TypedDict):
     """The score of one answer on one task of a judged benchmark."""
 
-    value: float | None  # 0..1, what is averaged; None: the judgement failed, which is missing and never 0
+    value: float | None  # 0..1, averaged over answers; None: the judgement failed. It counts as missing, not as 0
     correct: NotRequired[bool]  # the judge's yes or no
     score: NotRequired[float]  # the judge's 0 to 5
     f1: NotRequired[float]  # token F1, 0..1, by the offline scorer
-    missing: NotRequired[str]  # why there is no value
+    missing: NotRequired[str]  # why `value` is None
     suspicious: NotRequired[bool]  # the answer looks like a verdict or an instruction
 
 
@@ -41,20 +41,20 @@ class TaskScore(TypedDict):
 class AnswerRow(TypedDict):
     """One model's answer to one question."""
 
-    model: str  # base, single_frame, adapted; a name of one's own in a study
+    model: str  # base, single_frame, adapted; in a study, the name of a variant
     id: str  # <stem of the annotation file>/<index in it>; the same for all models
-    task: str  # what the question counts for: a task of MVBench, the set, VCGBench's kind of question
+    task: str  # group of the score: a task of MVBench, a kind of question of VCGBench, else the benchmark's set
     media: str  # the clip, relative to the benchmark's root
-    start: float | None  # seconds of the clip that are shown; None: from its beginning
-    end: float | None  # None: to its end
+    start: float | None  # second of the file where the shown part begins; None: its beginning
+    end: float | None  # second where the shown part ends; None: its end
     question: str  # as annotated
-    second_question: NotRequired[str]  # VCGBench's consistency asks about the same thing twice
+    second_question: NotRequired[str]  # VCGBench's consistency task asks the same thing twice
     candidates: list[str]  # options of a multiple choice; empty for an open question
-    answer: str  # the truth; "(B) text" in MVBench; empty where there is none
-    prediction: str  # the model's answer, trimmed as the template says; empty where the clip can't be read
+    answer: str  # reference answer; "(B) text" in MVBench; empty where there is none
+    prediction: str  # the model's answer, trimmed by the rules of the template; empty where the clip can't be read
     second_prediction: NotRequired[str]
-    correct: bool | None  # right on all that it is scored by; None: not scored, a judgement is missing, or there is no truth
-    error: str | None  # why the clip can't be read; such a question counts as wrong. None: it was read
+    correct: bool | None  # right on all its scores; None: not scored, a judgement is missing, or there is no reference answer
+    error: str | None  # why the clip can't be read (the question then counts as wrong); None: it was read
     scores: NotRequired[dict[str, TaskScore]]  # {task: score}, of a judged benchmark
 
 
@@ -62,24 +62,24 @@ _SCHEMA: TypeAdapter[AnswerRow] = TypeAdapter(AnswerRow)
 
 
 class Answers:
-    """The rows of a file, as often as they are iterated. Raises PllavaError at a line that is no answer."""
+    """The rows of a file; each iteration reads the file again. Raises PllavaError at a line that is not a valid row."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def __iter__(self) -> Iterator[AnswerRow]:
-        yield from (row for _, row in self.with_place())
+        yield from (row for _, row in self.with_location())
 
-    def with_place(self) -> Iterator[tuple[str, AnswerRow]]:
+    def with_location(self) -> Iterator[tuple[str, AnswerRow]]:
         """("<file>, line 7", row) of each line."""
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                place = f"{self.path}, line {number}"
-                yield place, read_row(line, place)
+                location = f"{self.path}, line {number}"
+                yield location, read_row(line, location)
 
 
 def read_row(line: bytes | str, where: str) -> AnswerRow:
-    """One line of a results file. Raises PllavaError, which names the place and the keys that are wrong."""
+    """The row in one line of a results file. Raises PllavaError, which names `where` and the wrong keys."""
     try:
         return _SCHEMA.validate_json(line)
     except ValidationError as error:
@@ -96,7 +96,7 @@ def read_row(line: bytes | str, where: str) -> AnswerRow:
 
 
 def write_answers(path: Path, rows: Iterable[Any]) -> Iterator[Any]:
-    """Write each row as it passes; the caller makes the folder and renames it when all have passed."""
+    """Write each row, and yield it. The caller makes the folder, and renames it once all rows are written."""
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,7 +1,7 @@
 """Reading the feature store: `open_store(params)` gives training its features, or None when they are not stored.
 
-data/features/ holds safetensors shards with one [T, P, Dv] tensor a clip, and index.json: the settings they were made with, and for
-each clip its shard, shape and sha256. What is read is checked against it, every time: a flipped byte never reaches the model.
+data/features/ holds safetensors shards with one [T, P, Dv] tensor for each clip, and index.json: the settings of the features, and
+for each clip its shard, shape and sha256. Each tensor is checked against its entry when it is read: a flipped byte never reaches the model.
 """
 
 from __future__ import annotations
@@ -24,29 +24,32 @@ if TYPE_CHECKING:
     from pllava.core.params import Params
 
 STORE = Path("data/features")
-AGAIN = "Write it again: pllava features"
+REMAKE = "Write it again: pllava features"
 CODE = ("video", "model/processing.py", "model/modeling.py", "model/tower.py", "artifacts/pixels.py")
 
 
 def open_store(params: Params, folder: Path = STORE) -> FeatureStore | None:
-    """The store training reads, or None when the tower runs in every step: `features.enabled: auto` leaves that to the index, where
-    `pllava features` has written what it decided. Raises PllavaError when the store is wanted and does not fit."""
+    """The feature store of a training, or None when the vision tower runs in every step.
+
+    With `features.enabled: auto`, index.json decides: `pllava features` writes its decision there. Raises PllavaError when features are
+    enabled and the store is missing or does not fit the settings.
+    """
     if params.features.enabled == "auto" and not _index(folder)["enabled"]:
         return None
     return FeatureStore(params, folder) if params.features.enabled else None
 
 
 def clip_key(row: ManifestRow) -> str:
-    """Content and time bound of a clip: what decides its frames."""
+    """Key of a clip in the store: the hash of its media file, and its start and end."""
     bound = "" if row.start is None and row.end is None else f":{row.start}:{row.end}"
     return f"{row.media_sha256}{bound}"
 
 
 def settings(params: Params) -> dict[str, Any]:
-    """What the stored numbers depend on besides the clips; compared when the store is opened, and before a clip is taken over."""
-    from pllava.model import layouts as checkpoint
+    """The settings and versions that the features depend on. They are compared when a store is opened, and before its clips are reused."""
+    from pllava.model import layouts
 
-    folder = checkpoint.resolve(params.model.base)
+    folder = layouts.resolve(params.model.base)
     return {
         "tower_sha256": tower_sha256(folder),
         "preprocessing_sha256": sha256_of(read_json(folder / "preprocessor_config.json")),
@@ -62,18 +65,18 @@ def settings(params: Params) -> dict[str, Any]:
 
 
 def tower_sha256(folder: Path) -> str:
-    """Digest of the tower's tensors and of what the config says about reading it."""
-    from pllava.model import layouts as checkpoint
+    """Digest of the vision tower's tensors, and of the config keys about the tower."""
+    from pllava.model import layouts
 
-    found = checkpoint.read(folder)
-    names = sorted(name for name in found.base if name.startswith("vision_tower."))
+    layout = layouts.read(folder)
+    names = sorted(name for name in layout.base if name.startswith("vision_tower."))
     if not names:
         raise PllavaError(f"{folder}: no vision tower in here. model.base in params.yaml must name a base or a full model")
     digest = hashlib.sha256()
     for key in ("vision_config", "vision_feature_layer", "vision_feature_select_strategy"):
-        digest.update(sha256_of(found.config.get(key)).encode())
+        digest.update(sha256_of(layout.config.get(key)).encode())
     for name in names:
-        tensor = found.base[name][:]
+        tensor = layout.base[name][:]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(_bytes(tensor))
     return digest.hexdigest()
@@ -85,7 +88,7 @@ def digest_of(tensor: Tensor) -> str:
 
 
 class FeatureStore:
-    """Reads clips by memory map. Raises PllavaError if the store was made with other settings, lacks a clip, or has changed on disk."""
+    """Features of clips, read by memory map. Raises PllavaError if the store has other settings, lacks a clip, or has changed on disk."""
 
     is_features = True
 
@@ -93,14 +96,14 @@ class FeatureStore:
         index = _index(folder)
         if not index["enabled"]:
             raise PllavaError(f"{folder} was written with features.enabled false, params.yaml now says true. Run: pllava features")
-        wanted = settings(params)
-        if index["settings"] != wanted:
-            changed = sorted(key for key in wanted.keys() | index["settings"] if index["settings"].get(key) != wanted.get(key))
-            raise PllavaError(f"{folder} was made with other settings ({', '.join(changed)}). {AGAIN}")
+        current = settings(params)
+        if index["settings"] != current:
+            changed = sorted(key for key in current.keys() | index["settings"] if index["settings"].get(key) != current.get(key))
+            raise PllavaError(f"{folder} was made with other settings ({', '.join(changed)}). {REMAKE}")
         self.reader, self.unreadable = ShardReader(folder, index["clips"]), index["unreadable"]
 
     def get(self, row: ManifestRow, epoch: int = 0) -> Tensor:
-        """[T, P, Dv] of a row's clip."""
+        """Features [T, P, Dv] of a row's clip. Raises UnreadableClip when the clip could not be encoded."""
         key = clip_key(row)
         if key in self.unreadable:
             raise UnreadableClip(f"{row.media} (row {row.id}) could not be encoded: {self.unreadable[key]}")
@@ -121,20 +124,22 @@ class ShardReader:
 
         entry = self.clips[key]
         file = self.folder / entry["shard"]
-        handle = os.getpid(), entry["shard"]  # a forked worker opens its own
+        handle = os.getpid(), entry["shard"]  # a forked worker opens its own handle
         try:
             if handle not in self._shards:
                 self._shards[handle] = safe_open(file, framework="pt")
             tensor = self._shards[handle].get_tensor(key)
         except FileNotFoundError:
-            raise PllavaError(f"{file} is not there, though index.json names it. {AGAIN}") from None
+            raise PllavaError(f"{file} is not there, though index.json names it. {REMAKE}") from None
         except (SafetensorError, OSError) as error:
-            raise PllavaError(f"{file} is damaged: {error}. {AGAIN}") from None
-        form = [*tensor.shape], str(tensor.dtype).removeprefix("torch.")
-        if form != (entry["shape"], entry["dtype"]):
-            raise PllavaError(f"{file}: clip {key} is {form[1]} {form[0]}, index.json says {entry['dtype']} {entry['shape']}. {AGAIN}")
+            raise PllavaError(f"{file} is damaged: {error}. {REMAKE}") from None
+        shape_dtype = [*tensor.shape], str(tensor.dtype).removeprefix("torch.")
+        if shape_dtype != (entry["shape"], entry["dtype"]):
+            raise PllavaError(
+                f"{file}: clip {key} is {shape_dtype[1]} {shape_dtype[0]}, index.json says {entry['dtype']} {entry['shape']}. {REMAKE}"
+            )
         if digest_of(tensor) != entry["sha256"]:
-            raise PllavaError(f"{file} has changed on disk: clip {key} has another sha256 than index.json. {AGAIN}")
+            raise PllavaError(f"{file} has changed on disk: clip {key} has another sha256 than index.json. {REMAKE}")
         return tensor
 
 

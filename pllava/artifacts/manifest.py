@@ -1,8 +1,8 @@
-"""The manifest: one Parquet file a split, one row a sample, every row already checked by `pllava.stages.prepare.run`.
+"""The manifest: one Parquet file for each split, one row for each sample. `pllava.stages.prepare.run` has checked every row.
 
     python -c "from pllava.artifacts.manifest import read_manifest; print(read_manifest('data/prepared/train.parquet')[0])"
 
-Equal rows are equal bytes: fixed schema, order, compression and row groups.
+Schema, order, compression and size of row groups are fixed, so equal rows give equal bytes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ ROW_GROUP = 16384  # rows
 class ManifestRow:
     """A training or validation sample.
 
-    `media` is a path from the project folder, `media_sha256` its content; `start`, `end` and `duration` are seconds,
-    `num_frames_total` counts the whole file; `num_tokens` is the text after the cut to train.max_length, without visual tokens.
+    `media` is a path relative to the project folder, `media_sha256` the hash of its bytes. `start`, `end` and `duration` are in seconds.
+    `num_frames_total` counts the frames of the whole file. `num_tokens` counts text tokens (not visual tokens) after the cut to
+    train.max_length.
     """
 
     id: str
@@ -41,7 +42,7 @@ class ManifestRow:
 
 @dataclass(frozen=True)
 class TestRow:
-    """A benchmark sample's media: what must not be trained on."""
+    """The media of a benchmark sample. Training data must not contain it."""
 
     __test__ = False  # not a pytest class
 
@@ -54,7 +55,7 @@ class TestRow:
 
 @dataclass(frozen=True)
 class QuarantinedRow:
-    """A row that is left out, with all reasons."""
+    """A row that `prepare` left out, with all reasons."""
 
     split: str
     corpus: str
@@ -66,7 +67,7 @@ class QuarantinedRow:
 
 
 def schema_of(row_type: type) -> Any:
-    """Arrow schema of a row's dataclass."""
+    """Arrow schema of a row's dataclass: its fields in their order."""
     import pyarrow as pa
 
     qa = pa.list_(pa.struct([(key, pa.string()) for key in ("i", "q", "a")]))
@@ -75,7 +76,7 @@ def schema_of(row_type: type) -> Any:
 
 
 class ManifestWriter:
-    """Writes tables of any size as one Parquet file with row groups of one size: the bytes depend on the rows alone."""
+    """Writes tables as one Parquet file with row groups of ROW_GROUP rows. The bytes depend on the rows, not on the sizes of the tables."""
 
     def __init__(self, path: Path, row_type: type) -> None:
         import pyarrow as pa
@@ -86,7 +87,7 @@ class ManifestWriter:
         self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
 
     def write(self, table: Any) -> None:
-        """Append a table; columns that the row type lacks are left out."""
+        """Append a table. Columns that are not in the schema are left out."""
         import pyarrow as pa
 
         self.rows += table.num_rows
@@ -105,12 +106,12 @@ class ManifestWriter:
 
 
 def read_manifest(path: str | Path) -> list[ManifestRow]:
-    """Rows of train.parquet or validation.parquet. Raises PllavaError when it is not there or of another form."""
+    """Rows of train.parquet or validation.parquet. Raises PllavaError when the file is missing, or has other columns."""
     return _read(Path(path), ManifestRow)
 
 
 def read_test_rows(path: str | Path) -> list[TestRow]:
-    """Rows of test.parquet. Raises PllavaError when it is not there or of another form."""
+    """Rows of test.parquet. Raises PllavaError when the file is missing, or has other columns."""
     return _read(Path(path), TestRow)
 
 

@@ -1,4 +1,4 @@
-"""sha256 of media that `prepare` has checked: `known_hashes(["data/raw/clip.mp4"])`. Nothing is hashed here.
+"""sha256 of media files that `prepare` has checked: `known_hashes(["data/raw/clip.mp4"])`. This module computes no hashes.
 
 `prepare` keeps one report for each media file in .state/prepare/media.sqlite, with the file's size and time of change.
 """
@@ -18,7 +18,7 @@ REPORT_OF = "SELECT report FROM media WHERE path = ? AND fingerprint = ?"
 
 
 def known_hashes(paths: Iterable[str], folder: Path = STATE) -> dict[str, str]:
-    """{path: sha256} of the files that have not changed since they were checked; empty where nothing was checked."""
+    """{path: sha256} of the checked files that have not changed since; {} where there are no reports."""
     try:
         with closing(sqlite3.connect(f"{(folder / 'media.sqlite').absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as database:
             rows = {path: database.execute(REPORT_OF, (path, stat_fingerprint(path))).fetchone() for path in paths}

@@ -1,6 +1,6 @@
 """The scores of an evaluation, `metrics/<benchmark>.json`: `read_metrics("metrics/mvbench.json")["models"]["adapted"]["average"]`.
 
-It is tracked by git and by DVC, so equal runs are equal bytes: it holds no time, no commit, no path of a machine.
+Git and DVC track the file, so equal runs must give equal bytes: it holds no time, no commit and no path of a machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VERSION = 1  # of the schema
 
 @with_config(extra="allow")
 class Interval(TypedDict):
-    """A mean in 0..1 with its 95 % bootstrap interval over videos; None where nothing had a truth to be scored by."""
+    """A mean in 0..1 with its 95 % bootstrap interval over videos; None where no question has a reference answer."""
 
     value: float | None
     low: float | None
@@ -44,6 +44,8 @@ class TaskMetrics(Interval):
 
 @with_config(extra="allow")
 class ModelMetrics(TypedDict):
+    """The scores of one model."""
+
     average: Interval  # over tasks or over questions, as `provenance.average_over` says
     average_over_tasks: NotRequired[Interval]
     average_over_questions: NotRequired[Interval]
@@ -52,8 +54,10 @@ class ModelMetrics(TypedDict):
 
 @with_config(extra="allow")
 class Metrics(TypedDict):
+    """The content of a metrics file."""
+
     benchmark: str  # its name in params.yaml
-    provenance: dict[str, Any]  # what the numbers are a function of; every key: docs/evaluation.md
+    provenance: dict[str, Any]  # everything the numbers depend on; docs/evaluation.md explains every key
     models: dict[str, ModelMetrics]  # base, single_frame, adapted
 
 
@@ -61,7 +65,7 @@ _SCHEMA: TypeAdapter[Metrics] = TypeAdapter(Metrics)
 
 
 def read_metrics(path: str | Path) -> Metrics:
-    """The content of a metrics file. Raises PllavaError for a file that is none, FileNotFoundError where there is no file."""
+    """The content of a metrics file. Raises PllavaError for other content, FileNotFoundError where there is no file."""
     try:
         return _SCHEMA.validate_python(read_json(path))
     except ValidationError as error:
@@ -71,5 +75,5 @@ def read_metrics(path: str | Path) -> Metrics:
 
 
 def write_metrics(path: str | Path, metrics: Metrics | dict[str, Any]) -> None:
-    """Whole or not at all, with sorted keys."""
+    """Write a metrics file atomically, with sorted keys."""
     write_json(path, metrics)

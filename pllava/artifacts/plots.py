@@ -1,4 +1,4 @@
-"""The report's pictures, as PNG bytes: equal data, equal bytes."""
+"""Plots of the report as PNG bytes. Equal data gives equal bytes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ STRIP_FRAMES, STRIP_HEIGHT, STRIP_GAP = 8, 96, 3  # pixels
 
 
 def accuracy_by_task(models: dict[str, Any], title: str) -> bytes:
-    """Grouped bars with 95 % intervals, the adapted model's best task on top; a black line marks chance. `models`: of a metrics file."""
+    """Bars for each task and model with 95 % intervals; a black line marks chance. The adapted model's best task is on top.
+
+    models: the `models` of a metrics file.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.patheffects import withStroke
 
-    halo = [withStroke(linewidth=2.5, foreground="white")]  # numbers stay readable where they meet the line of chance
+    halo = [withStroke(linewidth=2.5, foreground="white")]  # keeps numbers readable where they cross the line of chance
     order = [model for model in COLORS if model in models]
     scored = [task for task in models[order[0]]["tasks"] if all(models[m]["tasks"][task]["value"] is not None for m in order)]
     tasks = sorted(scored, key=lambda task: models[order[0]]["tasks"][task]["value"])
@@ -38,13 +41,13 @@ def accuracy_by_task(models: dict[str, Any], title: str) -> bytes:
         values = np.array([100 * cell["value"] for cell in cells])
         below = values - [100 * cell["low"] for cell in cells]
         above = [100 * cell["high"] for cell in cells] - values
-        places = np.arange(len(tasks)) + 0.4 - height * (index + 0.5)
-        axes.barh(places, values, height * 0.92, color=COLORS[model])
-        axes.errorbar(values, places, xerr=np.maximum([below, above], 0), fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.8)
-        for place, cell in zip(places, cells, strict=True):
+        positions = np.arange(len(tasks)) + 0.4 - height * (index + 0.5)
+        axes.barh(positions, values, height * 0.92, color=COLORS[model])
+        axes.errorbar(values, positions, xerr=np.maximum([below, above], 0), fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.8)
+        for position, cell in zip(positions, cells, strict=True):
             axes.annotate(
                 f"{100 * cell['value']:.0f}",
-                (100 * cell["high"], place),
+                (100 * cell["high"], position),
                 (4, -0.5),
                 textcoords="offset points",
                 va="center",
@@ -55,10 +58,10 @@ def accuracy_by_task(models: dict[str, Any], title: str) -> bytes:
                 zorder=5,
             )
         top = cells[-1]
-        inside = top["low"] > 0.3  # enough bar left of the interval to write the model's name on
+        inside = top["low"] > 0.3  # the bar is long enough to hold the model's name
         axes.annotate(
             NAMES[model],
-            (0 if inside else 100 * top["high"], places[-1]),
+            (0 if inside else 100 * top["high"], positions[-1]),
             (5 if inside else 22, -0.5),
             textcoords="offset points",
             va="center",
@@ -67,13 +70,13 @@ def accuracy_by_task(models: dict[str, Any], title: str) -> bytes:
             path_effects=[] if inside else halo,
             zorder=5,
         )
-    for place, task in enumerate(tasks):
+    for position, task in enumerate(tasks):
         chance = 100 * models[order[0]]["tasks"][task]["chance"]
         if not chance:  # an open question
             continue
-        axes.plot([chance, chance], [place - 0.44, place + 0.44], color="black", linewidth=1.4, solid_capstyle="butt")
-        if place == len(tasks) - 1:
-            axes.annotate("chance", (chance, place + 0.44), (0, 2), textcoords="offset points", ha="center", fontsize=7.5)
+        axes.plot([chance, chance], [position - 0.44, position + 0.44], color="black", linewidth=1.4, solid_capstyle="butt")
+        if position == len(tasks) - 1:
+            axes.annotate("chance", (chance, position + 0.44), (0, 2), textcoords="offset points", ha="center", fontsize=7.5)
     axes.set_yticks(range(len(tasks)), tasks)
     axes.set_ylim(-0.6, len(tasks) - 0.25)
     axes.set_xlim(0, 108)
@@ -85,7 +88,7 @@ def accuracy_by_task(models: dict[str, Any], title: str) -> bytes:
 
 
 def loss_curve(history: Sequence[dict[str, Any]], title: str) -> bytes:
-    """Training and validation loss over the learning rate, by step."""
+    """Two plots by step: training and validation loss above, learning rate below. history: records of history.jsonl."""
     import matplotlib.pyplot as plt
 
     figure, (losses, rates) = plt.subplots(2, 1, figsize=(8.2, 4.6), sharex=True, height_ratios=[3, 1], layout="constrained")
@@ -126,7 +129,7 @@ def loss_curve(history: Sequence[dict[str, Any]], title: str) -> bytes:
 
 
 def filmstrip(frames: np.ndarray) -> bytes:
-    """Up to eight of the frames uint8 [T, H, W, 3], evenly spaced, side by side."""
+    """Up to eight evenly spaced frames side by side. frames: uint8 [T, H, W, 3]."""
     chosen = frames[np.linspace(0, len(frames) - 1, min(STRIP_FRAMES, len(frames))).round().astype(int)]
     width = max(1, round(STRIP_HEIGHT * frames.shape[2] / frames.shape[1]))
     strip = Image.new("RGB", (len(chosen) * (width + STRIP_GAP) - STRIP_GAP, STRIP_HEIGHT), "white")

@@ -1,4 +1,4 @@
-"""What a training leaves in `outputs/train`: `read_history()`, and where its adapter folder lies."""
+"""The outputs of a training in `outputs/train`: paths, and `read_history()`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from pllava.core.errors import PllavaError
 
 OUTPUT = Path("outputs/train")
-ADAPTER = OUTPUT / "adapter"  # all that inference needs; its manifest.json is written last
-HISTORY = OUTPUT / "history.jsonl"  # one line for each record of the loss: step, loss, learning rate
+ADAPTER = OUTPUT / "adapter"  # all files that inference needs; manifest.json is written last
+HISTORY = OUTPUT / "history.jsonl"  # one JSON object a line: step, loss, learning rate
 
 
 def read_history(path: Path = HISTORY) -> list[dict[str, Any]]:
-    """The records of a training in their order; empty where there is no file. Raises PllavaError at a line that is no JSON object."""
+    """The records of a training in their order; [] where there is no file. Raises PllavaError at a line that is not a JSON object."""
     if not path.is_file():
         return []
     records = []

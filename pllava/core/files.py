@@ -1,4 +1,4 @@
-"""Writing so that a reader never meets half a file: temporary name, fsync, rename."""
+"""Atomic writes (temporary name, fsync, rename), so that a reader never sees half a file; JSON; locks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 
 from pllava.core.errors import PllavaError
 
-UMASK = os.umask(0o022)  # reading it means setting it
+UMASK = os.umask(0o022)  # the system has no call that only reads it: set it, then set it back
 os.umask(UMASK)
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
-    """Write all of `data` or leave what was there."""
+    """Write all of `data`, or leave the file as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -35,25 +35,26 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
+    """`atomic_write_bytes` of the text as UTF-8."""
     atomic_write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """JSON with sorted keys, so equal values are equal bytes."""
+    """Write JSON atomically, with sorted keys: equal values give equal bytes."""
     atomic_write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Raises PllavaError for a file that is there but is no JSON; FileNotFoundError where there is none."""
+    """The value in a JSON file. Raises PllavaError when the file is not JSON, FileNotFoundError when there is no file."""
     try:
         return json.loads(Path(path).read_bytes())
-    except ValueError as error:  # UnicodeDecodeError is one
+    except ValueError as error:  # UnicodeDecodeError is a ValueError
         raise PllavaError(f"{path} is not JSON: {error}. Fetch or write it again") from None
 
 
 @contextmanager
 def writing(path: str | Path, then: str) -> Iterator[None]:
-    """Around what writes to `path`. Raises PllavaError that says what to do `then` where it cannot: on a full disk, say."""
+    """Turn errors of a write to `path` (a full disk) into PllavaError. `then` is the next step that the error names."""
     from safetensors import SafetensorError
 
     try:
@@ -64,9 +65,9 @@ def writing(path: str | Path, then: str) -> Iterator[None]:
 
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """Give an empty sibling folder that becomes `path` when the block succeeds and is removed when it fails.
+    """Yield an empty sibling folder. It is renamed to `path` when the block succeeds, and removed when the block fails.
 
-    What stood at `path` is moved aside first and removed last. Folders left by processes that were killed are removed here.
+    An older folder at `path` is renamed first and removed last. Temporary folders of killed processes are removed too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,44 +82,45 @@ def atomic_dir(path: str | Path) -> Iterator[Path]:
                 with Path(root, name).open("rb") as file:
                     os.fsync(file.fileno())
                     os.fchmod(file.fileno(), 0o666 & ~UMASK)  # safetensors writes files that only their owner can read
-        before = path.with_name(f".{path.name}.{os.getpid()}.before.partial")
+        previous = path.with_name(f".{path.name}.{os.getpid()}.before.partial")
         if path.is_dir():
-            path.replace(before)
+            path.replace(previous)
         temporary.replace(path)
-        shutil.rmtree(before, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove_abandoned(path: Path) -> None:
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        pid = left.name.removeprefix(f".{path.name}.").split(".")[0]
+    """Remove temporary folders of `path` whose process has ended, or restore the older folder."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        pid = folder.name.removeprefix(f".{path.name}.").split(".")[0]
         if not pid.isdigit() or int(pid) == os.getpid() or process_is_alive(int(pid)):
             continue
-        if left.name.endswith(".before.partial") and not path.exists():
-            left.replace(path)  # killed between the two renames: the old folder is the whole one
+        if folder.name.endswith(".before.partial") and not path.exists():
+            folder.replace(path)  # the process was killed between the two renames: restore the older folder
         else:
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def folder_of_process(home: Path, prefix: str = "") -> Path:
-    """A new empty folder that nobody else reads; those of processes that ended without removing theirs go.
+    """A new empty folder in `home` that this process alone uses, locked until the process ends. Folders of ended processes are removed.
 
-    A lock tells which: in containers that share the place, pids say nothing.
+    The lock shows whether a process still runs. A pid would not: containers that share `home` number their processes separately.
     """
     home.mkdir(parents=True, exist_ok=True)
-    for left in home.glob(f"{prefix}*"):
-        if (handle := _locked(left)) is not None:
-            shutil.rmtree(left, ignore_errors=True)
+    for abandoned in home.glob(f"{prefix}*"):
+        if (handle := _locked(abandoned)) is not None:
+            shutil.rmtree(abandoned, ignore_errors=True)
             os.close(handle)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=home))
-        if _locked(folder) is not None and folder.is_dir():  # not taken for one that was left
+        if _locked(folder) is not None and folder.is_dir():  # else another process took it for an abandoned folder and removed it
             return folder
 
 
 def _locked(folder: Path) -> int | None:
-    """A descriptor with the folder's lock, which is let go when it is closed or the process ends; None when it is another's."""
+    """A file descriptor that holds the folder's lock until it is closed or the process ends; None when another process holds the lock."""
     import fcntl
 
     handle = None
@@ -134,28 +136,31 @@ def _locked(folder: Path) -> int | None:
 
 @contextmanager
 def alone(lock: Path, busy: str, seconds: float = 0.0) -> Iterator[None]:
-    """One process at a time; a killed one lets go of the lock. Raises PllavaError with `busy` and the lock's name when another keeps it
-    for so many seconds."""
+    """Hold `lock` until the block ends. The system releases the lock of a killed process.
+
+    Raises PllavaError with the message `busy` and the lock's name when another process still holds the lock after `seconds`.
+    """
     from filelock import FileLock, Timeout
 
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(lock)
+    file_lock = FileLock(lock)
     try:
         try:
-            held.acquire(timeout=0)
+            file_lock.acquire(timeout=0)
         except Timeout:
             if seconds:
                 print(f"{busy} (it holds {lock}): waiting up to {seconds:g} s for its end", file=sys.stderr, flush=True)
-            held.acquire(timeout=seconds)
+            file_lock.acquire(timeout=seconds)
     except Timeout:
         raise PllavaError(f"{busy} (it holds {lock}). Wait for it or end it, then repeat the command") from None
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def process_is_alive(pid: int) -> bool:
+    """Whether a process has this pid, of whichever user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -29,21 +29,21 @@ def sha256_of(value: Any) -> str:
 
 
 def work_key(**depends_on: Any) -> str:
-    """A short name for a piece of work: another value of anything it depends on gives another key. Values are those JSON can hold."""
+    """A key of 16 hexadecimal digits for a piece of work. It changes when one of the values changes. The values must fit into JSON."""
     return sha256_of(depends_on)[:KEY_LENGTH]
 
 
-def code_sha256(*places: str, packages: tuple[str, ...] = ()) -> str:
-    """Hex digest of this project's source under `places` (rooms or files below pllava/: "video", "model/tower.py") and of the versions of
-    installed `packages`. Work that was interrupted goes on only with the code that began it."""
-    files = sorted(file for place in places for file in _sources(PACKAGE / place))
+def code_sha256(*sources: str, packages: tuple[str, ...] = ()) -> str:
+    """Hex digest of this project's code in `sources` (folders or files below pllava/: "video", "model/tower.py"), and of the versions of
+    installed `packages`. Interrupted work is resumed only by the code that began it."""
+    files = sorted(file for source in sources for file in _sources(PACKAGE / source))
     lines = [f"{name} {version(name)}" for name in packages]
     lines += [f"{file.relative_to(PACKAGE).as_posix()} {sha256_file(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def stat_fingerprint(path: str) -> str:
-    """Size and time of change of a file, or of all files of a frame folder; "missing" also for a link that leads nowhere."""
+    """Size and time of change of a file; a digest over these of all files of a folder; "missing" for no file and for a broken link."""
     try:
         status = os.stat(path)  # noqa: PTH116  a million Path objects cost seconds
     except (OSError, ValueError):  # ValueError: a null byte in the name
@@ -55,7 +55,8 @@ def stat_fingerprint(path: str) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _sources(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    return [file for file in place.rglob("*") if file.suffix in (".py", ".yaml") and file.is_file()]
+def _sources(path: Path) -> list[Path]:
+    """The file itself, or all .py and .yaml files of a folder."""
+    if path.is_file():
+        return [path]
+    return [file for file in path.rglob("*") if file.suffix in (".py", ".yaml") and file.is_file()]

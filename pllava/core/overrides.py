@@ -1,7 +1,7 @@
-"""Settings that one run has otherwise: `Overrides` is `Params` with nothing required, made from it, so that no key is described twice.
+"""Changes of settings for one run. The class `Overrides` is made from `Params`: the same keys, and every key is optional.
 
-A form is drawn from its JSON schema and a server checks values against it: types, bounds and choices are those of `pllava.core.params`, and
-an unknown key is refused by name. What no schema can say (pooling_shape fits num_frames) is checked when the whole is put together.
+Prefect draws a form from its JSON schema, and checks values against the schema. Types, bounds and choices come from `pllava.core.params`.
+An unknown key is refused by name. Rules over several keys (pooling_shape fits num_frames) are checked by `compose`, on the merged settings.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text
 from pllava.core.params import Params, load_params
 
-NOT_OF_A_RUN = ("deploy", "registry", "gate", "run")  # where a model serves, is recorded and judged, and patience: no matter of one run
+NOT_OF_A_RUN = ("deploy", "registry", "gate", "run")  # sections that one run cannot change
 
 
 class _Partial(BaseModel):
-    """A section of which any part may be left out: what was not set is neither shown as a default nor sent."""
+    """A section with optional keys. Only keys that were set are serialised."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,11 +32,12 @@ class _Partial(BaseModel):
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
 
-def _as_in_the_file(schema: dict[str, Any]) -> None:
+def _shape_form(schema: dict[str, Any]) -> None:
+    """Edit a JSON schema for the form: fields are titled by their keys, have no default, and a boolean is a drop-down."""
     for name, field in schema.get("properties", {}).items():
         field.pop("default", None)
         field["title"] = name
-        if field.get("type") == "boolean":  # shown as a switch, which says false when nobody touched it; a drop-down can be left empty
+        if field.get("type") == "boolean":  # shown as a switch, which sends false when it is not touched; a drop-down can stay empty
             del field["type"]
             field["enum"] = [True, False]
         if {"type": "boolean"} in field.get("anyOf", ()) and all(
@@ -46,6 +47,7 @@ def _as_in_the_file(schema: dict[str, Any]) -> None:
 
 
 def _partial(section: type[BaseModel], name: str, leave_out: tuple[str, ...] = ()) -> type[BaseModel]:
+    """A class with the fields of `section`, all optional, in sections below it too."""
     fields: dict[str, Any] = {}
     for key, field in section.model_fields.items():
         kind: Any = field.annotation
@@ -57,7 +59,7 @@ def _partial(section: type[BaseModel], name: str, leave_out: tuple[str, ...] = (
         else:
             fields[key] = (Annotated[(kind, Field(description=field.description), *field.metadata)], None)
     model = create_model(name, __base__=_Partial, __doc__="Left empty: as in the recipe.", **fields)
-    model.model_config["json_schema_extra"] = _as_in_the_file
+    model.model_config["json_schema_extra"] = _shape_form
     return cast(type[BaseModel], model)
 
 
@@ -67,8 +69,8 @@ else:
     Overrides = _partial(Params, "Overrides", NOT_OF_A_RUN)
 
 
-def given(overrides: BaseModel) -> dict[str, Any]:
-    """Only what was set, nested as in params.yaml; {} when nothing was."""
+def set_values(overrides: BaseModel) -> dict[str, Any]:
+    """The values that were set, nested as in params.yaml; {} when none was set."""
 
     def pruned(values: dict[str, Any]) -> dict[str, Any]:
         inner = {key: pruned(value) if isinstance(value, dict) else value for key, value in values.items()}
@@ -78,25 +80,26 @@ def given(overrides: BaseModel) -> dict[str, Any]:
 
 
 def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params:
-    """Write `target` (a params.yaml): the recipe, or what `target` holds when it is None, with the changes; comments stay.
+    """Write the recipe with `changes` to `target` (a params.yaml); returns the settings. Comments stay.
 
-    Raises PllavaError that names every wrong key, and leaves `target` alone, when the whole is not valid.
+    recipe: its name; None: change the settings that `target` holds now.
+    Raises PllavaError that names every wrong key when the merged settings are not valid. `target` then stays as it was.
     """
     from ruamel.yaml import YAML
 
     yaml = YAML()
-    yaml.width = 4096  # no line is broken
-    yaml.indent(mapping=2, sequence=4, offset=2)  # as in recipes/, null included
+    yaml.width = 4096  # long lines are not wrapped
+    yaml.indent(mapping=2, sequence=4, offset=2)  # the layout of recipes/
     yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
-    yaml.representer.add_representer(str, _as_pyyaml_reads)
+    yaml.representer.add_representer(str, _quote_for_pyyaml)
     yaml.preserve_quotes = True
     text = recipes.read(recipe) if recipe else target.read_text()
     if changes:
-        whole = yaml.load(text)
-        merge(whole, changes)
-        written = StringIO()
-        yaml.dump(whole, written)
-        text = written.getvalue()
+        document = yaml.load(text)
+        merge(document, changes)
+        buffer = StringIO()
+        yaml.dump(document, buffer)
+        text = buffer.getvalue()
     trial = target.with_name(f".{target.name}.trial")
     atomic_write_text(trial, text)
     try:
@@ -109,8 +112,8 @@ def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params
     return params
 
 
-def _as_pyyaml_reads(writer: Any, text: str) -> Any:
-    """`no` and `1:30` are strings to ruamel.yaml (YAML 1.2) and something else to PyYAML (1.1), which reads params.yaml: in quotes."""
+def _quote_for_pyyaml(writer: Any, text: str) -> Any:
+    """Quote strings that PyYAML (YAML 1.1) would read as another type: `no`, `1:30`. ruamel.yaml (YAML 1.2) writes them without quotes."""
     plain = SafeLoader("").resolve(ScalarNode, text, (True, False)) == "tag:yaml.org,2002:str"
     return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
@@ -118,30 +121,31 @@ def _as_pyyaml_reads(writer: Any, text: str) -> Any:
 def merge(base: MutableMapping[str, Any], changes: Mapping[str, Any]) -> None:
     """Put nested changes into `base`, key by key in sections; lists and values are replaced."""
     for key, value in changes.items():
-        below = base.get(key)
-        if isinstance(below, MutableMapping) and isinstance(value, Mapping):
-            merge(below, value)
+        section = base.get(key)
+        if isinstance(section, MutableMapping) and isinstance(value, Mapping):
+            merge(section, value)
         else:
             base[key] = value
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """{"train.lora.r": 8} -> {"train": {"lora": {"r": 8}}}."""
-    whole: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for dotted, value in settings.items():
         *sections, last = dotted.split(".")
-        merge(whole, _under(sections, {last: value}))
-    return whole
+        merge(values, _under(sections, {last: value}))
+    return values
 
 
 def applied(params: Params, settings: Mapping[str, Any]) -> Params:
-    """Params with values put at dotted keys, checked as a whole. Raises ValidationError, with the keys and values that do not fit."""
+    """A copy of `params` with the values of dotted keys changed. Raises pydantic's ValidationError where a value is not valid."""
     values = params.model_dump(mode="json")
     merge(values, nested(settings))
     return Params.model_validate(values)
 
 
 def _under(sections: Sequence[str], value: dict[str, Any]) -> dict[str, Any]:
+    """(["train", "lora"], {"r": 8}) -> {"train": {"lora": {"r": 8}}}."""
     for section in reversed(sections):
         value = {section: value}
     return value

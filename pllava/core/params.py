@@ -12,22 +12,24 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from pllava.core import plugins
 from pllava.core.errors import PllavaError
 from pllava.core.validation import problems
 
 PARAMS_FILE = "params.yaml"
-NAME = r"^[^\s/:@'][^/:@']*$"  # what MLflow and its addresses take
+NAME = r"^[^\s/:@'][^/:@']*$"  # characters that MLflow's names and addresses allow
 
 
-def _known(built_in: Sequence[str], group: str) -> list[str]:
-    """What is built in, and what installed packages add; a form shows these as its choices."""
+def _known(built_in: Sequence[str], group: str) -> list[JsonValue]:
+    """Built-in names and names of the installed entry points of `group`, sorted. The settings form shows them as choices."""
     return sorted({*built_in, *plugins.names(group)})
 
 
-def _one_of(name: str, known: Sequence[str]) -> str:
+def _one_of(name: str, choices: Sequence[JsonValue]) -> str:
+    """`name` when it is one of `choices`. Raises ValueError that names the nearest choice."""
+    known = [str(choice) for choice in choices]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         raise ValueError(f"{name!r} is unknown; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"))
@@ -301,7 +303,7 @@ class Params(Section):
     run: Run = Run()
 
     @model_validator(mode="after")
-    def _attention_fits(self) -> Params:
+    def _sections_fit(self) -> Params:
         kind, train = self.model.attn_implementation, self.train
         if train.packing and kind == "eager":
             raise ValueError("train.packing needs model.attn_implementation sdpa (or flash_attention_2 on a GPU), found eager")
@@ -317,10 +319,10 @@ class Params(Section):
 
 
 def load_params(path: str | Path = PARAMS_FILE) -> Params:
-    """Read and check a params file. Raises PllavaError that lists every problem, each with its place in the file."""
+    """Read and check a params file. Raises PllavaError that lists every problem with its key."""
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_bytes())  # bytes: what is no UTF-8 is an error of YAML's, with its place
+        raw = yaml.safe_load(path.read_bytes())  # bytes: for text that is not UTF-8, YAML reports the line
     except FileNotFoundError:
         raise PllavaError(f"{path} is not there, and this needs a project. Go to its folder, or make one: pllava init FOLDER") from None
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""What other packages add by entry point: `names("pllava.poolings")`, `load("pllava.poolings", "max")`.
+"""Extensions by entry point, ours and those of other packages: `names("pllava.poolings")`, `load("pllava.poolings", "max")`.
 
 Our own poolings, benchmarks, judges and model sources are entry points of this project, so that a new one needs no edit here
 (docs/extending.md).
@@ -19,7 +19,7 @@ def names(group: str) -> tuple[str, ...]:
 
 
 def load(group: str, name: str) -> Any:
-    """The object of an entry point. Raises PllavaError when no installed package has this name, or when it does not import."""
+    """The object of an entry point. Raises PllavaError when no installed package has this name, or when its import fails."""
     points = _points(group)
     if name not in points:
         known = ", ".join(sorted(points)) or "none; is the project installed? Run: pip install -e ."

@@ -1,4 +1,4 @@
-"""The one background process that serves the page: its record, its end, and whose port it is."""
+"""Processes: the record of the background process that serves the demo page, ending a process tree, and free ports."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pllava.core.signals import end_with_parent, terminate_as_interrupt
 HOME = Path(".state/demo")  # under the project folder
 RECORD = HOME / "demo.json"
 LOG = Path(".state/logs/page.log")
-PATIENCE = 10  # seconds between asking a process to end and ending it
+PATIENCE = 10  # seconds between SIGTERM and SIGKILL
 
 
 def record(process: psutil.Process, **facts: Any) -> dict[str, Any]:
-    """Write down which process is ours. A pid alone may be someone else's by now; with its creation time it is not."""
+    """Write the process's pid, its creation time and `facts` to RECORD; returns the record. The creation time reveals a reused pid."""
     entry = {"pid": process.pid, "created": process.create_time(), **facts}
     write_json(RECORD, entry)
     return entry
@@ -40,26 +40,26 @@ def recorded() -> dict[str, Any] | None:
 
 
 def stop() -> int | None:
-    """End the recorded process and what it started; return its pid, or None when there was nothing to end."""
+    """End the recorded process and its children; returns its pid, or None when no recorded process runs."""
     entry = recorded()
     process = _process(entry) if entry else None
     if entry is not None and process is not None:
         family = [process, *process.children(recursive=True)]
-        for how in ("terminate", "kill"):
+        for method in ("terminate", "kill"):
             for member in family:
-                _signal(member, how)
-            if _gone(family):
+                _signal(member, method)
+            if _ended(family):
                 break
         if "host" in entry:
-            _released(entry["host"], entry["port"])
+            _wait_until_port_free(entry["host"], entry["port"])
     RECORD.unlink(missing_ok=True)
     return process.pid if process else None
 
 
 def run_tree(words: list[str], env: Mapping[str, str], patience: float = PATIENCE) -> int:
-    """Run a command to its end and return its exit code. What it started ends with it when this process is told to end or dies.
+    """Run a command to its end; returns its exit code. When this process gets SIGTERM or Ctrl-C, the command and its children end too.
 
-    patience: seconds between asking the processes to end and killing them.
+    patience: seconds between SIGTERM and SIGKILL.
     """
     with terminate_as_interrupt(), subprocess.Popen(words, env=dict(env), preexec_fn=end_with_parent) as child:
         try:
@@ -70,21 +70,21 @@ def run_tree(words: list[str], env: Mapping[str, str], patience: float = PATIENC
 
 
 def end_tree(pid: int, patience: float = PATIENCE) -> None:
-    """End a process and all it started: ask, wait, then kill what is left."""
+    """End a process and its children: SIGTERM, wait up to `patience` seconds, then SIGKILL for those that still run."""
     try:
         parent = psutil.Process(pid)
         processes = [*parent.children(recursive=True), parent]
     except psutil.NoSuchProcess:
         return
-    for end in ("terminate", "kill"):
+    for method in ("terminate", "kill"):
         for process in processes:
             if process.is_running():
-                getattr(process, end)()
+                getattr(process, method)()
         _, processes = psutil.wait_procs(processes, timeout=patience)
 
 
 def require_free_port(host: str, port: int, next_step: str) -> None:
-    """Raise PllavaError when the port cannot be listened on, naming who holds it where the system tells."""
+    """Raise PllavaError when no server can listen on the port. The error names the process that holds it, if the system shows it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
@@ -98,11 +98,12 @@ def require_free_port(host: str, port: int, next_step: str) -> None:
 
 
 def log_tail(lines: int = 15) -> str:
-    """The end of the process's log."""
+    """The last lines of the demo page's log."""
     return "\n".join(LOG.read_text(errors="replace").splitlines()[-lines:]) if LOG.is_file() else "(no log)"
 
 
 def _process(entry: Mapping[str, Any]) -> psutil.Process | None:
+    """The running process of a record; None when it has ended, or when its pid now belongs to another process."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(entry["pid"])
         if abs(process.create_time() - entry["created"]) < 1 and _runs(process):
@@ -110,13 +111,13 @@ def _process(entry: Mapping[str, Any]) -> psutil.Process | None:
     return None
 
 
-def _signal(process: psutil.Process, how: str) -> None:
-    with suppress(psutil.NoSuchProcess):  # it ended by itself, which is what was wanted
-        getattr(process, how)()
+def _signal(process: psutil.Process, method: str) -> None:
+    with suppress(psutil.NoSuchProcess):  # it has ended already
+        getattr(process, method)()
 
 
-def _gone(family: list[psutil.Process]) -> bool:
-    """Wait a while for all to end. One that ended but was not collected by a living parent (a flow's process) has ended."""
+def _ended(family: list[psutil.Process]) -> bool:
+    """Wait up to PATIENCE seconds; returns whether all processes have ended. A zombie (not yet collected by its parent) counts as ended."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if not any(map(_runs, family)):
@@ -125,8 +126,8 @@ def _gone(family: list[psutil.Process]) -> bool:
     return False
 
 
-def _released(host: str, port: int) -> None:
-    """Wait a moment for the port: the main thread of an ended process can be gone before the last one closes its sockets."""
+def _wait_until_port_free(host: str, port: int) -> None:
+    """Wait up to PATIENCE seconds until the port is closed: other threads can keep it open after the main thread of a process has ended."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
@@ -137,6 +138,7 @@ def _released(host: str, port: int) -> None:
 
 
 def _runs(process: psutil.Process) -> bool:
+    """Whether the process runs and is no zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -144,7 +146,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def _holder(port: int) -> str:
-    """ ", held by process 12 (python -m http.server)", as far as the system lets us see."""
+    """ ", held by process 12 (python -m http.server)", or "" where the system does not show it."""
     try:
         pids = [c.pid for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN]
         if not pids or pids[0] is None:

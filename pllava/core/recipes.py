@@ -1,6 +1,6 @@
 """Recipes: whole params files to start from. `pllava recipe list`, `pllava recipe use pllava-7b`.
 
-The package brings some (pllava/core/shipped.py); those in recipes/ of the current folder come first.
+The package holds recipes (pllava/core/shipped.py). Those in recipes/ of the current folder come first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def names(project: Path = Path()) -> list[str]:
 
 
 def path_of(name: str) -> Path:
-    """The recipe's file. Raises PllavaError that names the nearest one."""
+    """The recipe's file. Raises PllavaError for an unknown name; it names the nearest recipe."""
     known = names()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -40,7 +40,7 @@ def load(name: str) -> Params:
 
 
 def overview() -> list[str]:
-    """One line a recipe: its model and what a clip becomes."""
+    """One line for each recipe: its model, frames, visual tokens, and steps."""
     width = max(map(len, names()))
     lines = []
     for name in names():
@@ -54,7 +54,7 @@ def overview() -> list[str]:
 
 
 def use(name: str, force: bool = False) -> str:
-    """Write a recipe to params.yaml, byte for byte; return what was done.
+    """Write a recipe to params.yaml, byte for byte; returns a sentence that says so.
 
     Raises PllavaError when the recipe is not valid, or when params.yaml holds settings that no recipe holds and `force` is not given.
     """

@@ -1,6 +1,6 @@
-"""The files of a project that the package brings along: recipes, flows, dvc.yaml, the tiny base. `folder() / "recipes/tiny.yaml"`.
+"""The project files that the package holds: recipes, flows, dvc.yaml, the tiny base. `folder() / "recipes/tiny.yaml"`.
 
-In a checkout they lie beside the package, where they are edited. setup.py copies them to pllava/project/ of an installed package.
+In a checkout they lie beside the package. setup.py copies them to pllava/project/ of an installed package.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 RECIPES = ("recipes/*.yaml", "recipes/*/*")  # patterns, relative to the folder
-PROJECT = (  # what `pllava init` copies as it is
+PROJECT = (  # files that `pllava init` copies unchanged
     ".dvc/.gitignore",
     ".dvc/config",
     ".dvcignore",
@@ -23,13 +23,13 @@ FILES = (*RECIPES, *PROJECT, "dvc.yaml")
 
 
 def folder() -> Path:
-    """pllava/project of an installed package; the checkout, where pllava runs from one."""
+    """The folder of the project files: pllava/project in an installed package, the repository root in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "project"
     return installed if installed.is_dir() else package.parent
 
 
 def locate(path: Path) -> Path:
-    """The file or folder itself where it is there; else the one of that name that the package brings, if it brings one."""
+    """`path` when it exists; else the package's file or folder of that name; else `path`."""
     shipped = folder() / path
     return shipped if not path.exists() and shipped.exists() else path

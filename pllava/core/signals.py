@@ -1,6 +1,6 @@
-"""Being told to end: SIGTERM (DVC, Prefect, a scheduler) and Ctrl-C let the step finish, save a checkpoint and leave.
+"""Signals that end a training. SIGTERM (from DVC, Prefect or a scheduler) and Ctrl-C: it finishes its step, saves a checkpoint and exits.
 
-A second Ctrl-C ends at once.
+A second Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
@@ -13,28 +13,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-EXIT_CODE = 143  # of a training that was told to end and saved: 128 + SIGTERM, as a shell reports it
+EXIT_CODE = 143  # exit code of a training that a signal stopped and that saved a checkpoint: 128 + SIGTERM, as a shell reports it
 
 
 class Stopped(KeyboardInterrupt):
-    """The training was told to end, and has saved what it needs to go on."""
+    """A signal stopped the training. Its checkpoint is saved, so the training can resume."""
 
 
 class StopRequest:
+    """`made` is True once SIGTERM or SIGINT has come."""
+
     def __init__(self) -> None:
         self.made = False
 
     @contextmanager
     def listen(self) -> Iterator[StopRequest]:
-        """Take the signals until the block ends. Only the main thread can."""
+        """Handle SIGTERM and SIGINT until the block ends. Outside the main thread, Python allows no handlers: then it does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {number: signal.signal(number, self._take) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield self
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
@@ -47,34 +49,34 @@ class StopRequest:
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Block SIGTERM and SIGINT inside the block. A process started inside it inherits the block; its `leave_signals_to_parent` ends it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    """Block SIGTERM and SIGINT until the block ends. Processes started in it inherit the block, until they call `obey_only_parent`."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def leave_signals_to_parent(worker: int) -> None:
-    """Let a decoding worker end only when its parent, the training, ends it. Call it in the worker, with the worker's number.
+def obey_only_parent(worker: int) -> None:
+    """Called in a data-loading worker (`worker_init_fn`): ignore SIGINT, and obey SIGTERM only when the training process sent it.
 
-    A signal to the process group reaches the workers too. A worker that dies of it makes torch end the training before it has saved.
+    A scheduler signals the whole process group. If a worker died of the signal, torch would end the training before it saves a checkpoint.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sender_is_known = hasattr(signal, "sigwaitinfo")  # macOS lacks it: there SIGTERM ends a worker
-    signal.pthread_sigmask(signal.SIG_BLOCK if sender_is_known else signal.SIG_UNBLOCK, {signal.SIGTERM})
-    if sender_is_known:
-        threading.Thread(target=_end_when_parent_says, args=(os.getppid(),), daemon=True).start()
+    sender_known = hasattr(signal, "sigwaitinfo")  # missing on macOS: there any SIGTERM ends the worker
+    signal.pthread_sigmask(signal.SIG_BLOCK if sender_known else signal.SIG_UNBLOCK, {signal.SIGTERM})
+    if sender_known:
+        threading.Thread(target=_end_on_sigterm_of_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_when_parent_says(parent: int) -> None:
+def _end_on_sigterm_of_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
 
 
 def end_with_parent() -> None:
-    """Ask the kernel (Linux) to end this process when the one that started it dies: a training must not go on unseen after a kill -9."""
+    """Ask the Linux kernel to send this process SIGTERM when its parent dies: after a kill -9 of the parent no training runs on unseen."""
     if not sys.platform.startswith("linux"):
         return
     import ctypes
@@ -85,7 +87,7 @@ def end_with_parent() -> None:
 
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM (what DVC, Prefect and a service manager send) ends the work like Ctrl-C. Only the main thread can listen."""
+    """Raise KeyboardInterrupt in the block on SIGTERM (of DVC, Prefect, a service manager). Outside the main thread it does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,8 +1,8 @@
-"""A folder of its own for one run: `with workspace(root, "brave-otter") as place: ...; keep(place, "lower rate")`.
+"""A separate folder for one run: `with workspace(root, "brave-otter") as worktree: ...; keep(worktree, "lower rate")`.
 
-It is a git worktree of HEAD with the DVC cache of the main workspace, so what was computed before is taken from there. As for DVC's own
-experiments, changes of tracked files that are not committed come along; files git does not track do not. What is kept is a DVC experiment
-of the repository (`dvc exp show`, `dvc exp apply`); the folder is removed in any case.
+The folder is a git worktree of HEAD. It uses the DVC cache of the project folder, so DVC takes earlier results from there. Uncommitted
+changes of tracked files are applied to it; untracked files are not copied (as in DVC's own experiments). `keep` saves its state as a DVC
+experiment of the repository (`dvc exp show`, `dvc exp apply`). The folder is removed when the block ends.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from filelock import FileLock, Timeout
 
 from pllava.core.errors import PllavaError
 
-PLACE = Path(".state/workspaces")  # under the project folder
-# For `git apply`, whatever the user's own settings show a person (colours, another program, no prefixes).
-AS_A_PATCH = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
-MAIN = "main"  # the lock of the project folder itself
+WORKSPACES = Path(".state/workspaces")  # under the project folder
+# Options of `git diff` that `git apply` needs: they override the user's git settings (colours, an external program, no prefixes).
+PATCH_OPTIONS = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
+MAIN = "main"  # name of the lock of the project folder itself
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """`root` has the project's files; `main` is the project folder it was made from."""
+    """A folder for one run. `root` is the worktree's copy of the project folder `main`."""
 
     name: str
     root: Path
     main: Path
     commit: str
-    changed: tuple[str, ...]  # tracked files that differ from the commit, and came along
-    left_behind: tuple[str, ...]  # files git does not track, which did not
+    changed: tuple[str, ...]  # tracked files that differ from the commit; their changes are in the worktree
+    left_behind: tuple[str, ...]  # untracked files, which are not in the worktree
 
     def describe(self) -> str:
+        """Lines for the log: the commit, the changed files, and the untracked files."""
         lines = [f"workspace {self.name}: commit {self.commit[:12]}"]
         if self.changed:
             lines.append(f"with changes that are not committed: {_listed(self.changed)}")
@@ -47,7 +48,10 @@ class Workspace:
         return "\n".join(lines)
 
     def environment(self) -> dict[str, str]:
-        """What a command in here sees: this folder's code first, and the project's MLflow records, also those MLflow has missed."""
+        """Environment variables of a command that runs in the workspace.
+
+        Python imports the workspace's code first. MLflow records, and records kept while MLflow is away, go to the project folder.
+        """
         environment = {**os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(self.root), os.environ.get("PYTHONPATH")]))
         environment.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{self.main / '.state/mlflow/mlflow.db'}")
@@ -57,30 +61,33 @@ class Workspace:
 
 @contextmanager
 def workspace(main: Path, name: str) -> Iterator[Workspace]:
-    """Make a workspace, and remove it when the block ends. Raises PllavaError: no git, no commit, or changes that do not apply."""
+    """Make a workspace, and remove it when the block ends.
+
+    Raises PllavaError where there is no git repository or no commit, where uncommitted changes do not apply, or where the name is in use.
+    """
     main = main.resolve()
     name = safe_name(name)
-    place = main / PLACE
-    place.mkdir(parents=True, exist_ok=True)
-    folder = place / name
-    with _held(place / f"{name}.lock", f"a workspace {name!r} is in use"):
+    workspaces = main / WORKSPACES
+    workspaces.mkdir(parents=True, exist_ok=True)
+    folder = workspaces / name
+    with _held(workspaces / f"{name}.lock", f"a workspace {name!r} is in use"):
         try:
-            with FileLock(place / "making.lock"):
-                remove_abandoned(main, place)
-                made = _make(main, folder, name)
-            yield made
+            with FileLock(workspaces / "making.lock"):
+                remove_abandoned(main, workspaces)
+                worktree = _make(main, folder, name)
+            yield worktree
         finally:
             remove(main, folder)
-            (place / f"{name}.lock").unlink(missing_ok=True)
+            (workspaces / f"{name}.lock").unlink(missing_ok=True)
 
 
 @contextmanager
 def main_workspace(main: Path, holder: str, say: Callable[[str], None]) -> Iterator[None]:
-    """The project folder for one run at a time: wait, and say for whom, while another one works in it."""
-    place = main / PLACE
-    place.mkdir(parents=True, exist_ok=True)
-    note = place / "main.txt"
-    lock = FileLock(place / f"{MAIN}.lock")
+    """Hold the lock of the project folder until the block ends. While another run holds it, wait, and pass that run's `holder` to `say`."""
+    workspaces = main / WORKSPACES
+    workspaces.mkdir(parents=True, exist_ok=True)
+    note = workspaces / "main.txt"
+    lock = FileLock(workspaces / f"{MAIN}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -95,24 +102,24 @@ def main_workspace(main: Path, holder: str, say: Callable[[str], None]) -> Itera
 
 
 def tidy(main: Path) -> None:
-    """Remove what runs that were killed have left. Needs no workspace to be in use nor to be free."""
-    place = main / PLACE
-    if place.is_dir():
-        with FileLock(place / "making.lock"):
-            remove_abandoned(main, place)
+    """Remove the workspaces of killed runs. Workspaces in use stay."""
+    workspaces = main / WORKSPACES
+    if workspaces.is_dir():
+        with FileLock(workspaces / "making.lock"):
+            remove_abandoned(main, workspaces)
 
 
-def keep(place: Workspace, message: str) -> str:
-    """Make the workspace's state a DVC experiment and return its name. Raises PllavaError with what DVC says."""
-    with FileLock(place.main / PLACE / "making.lock"):  # DVC writes refs that all worktrees share
-        known = _git(place.main, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
-        name = next(name for name in (place.name, *(f"{place.name}-{number}" for number in range(2, 10_000))) if name not in known)
-        _dvc(place.root, "exp", "save", "--name", name, "--message", message)
+def keep(worktree: Workspace, message: str) -> str:
+    """Save the workspace's state as a DVC experiment; returns its name. Raises PllavaError with DVC's error message."""
+    with FileLock(worktree.main / WORKSPACES / "making.lock"):  # all worktrees share the git refs that DVC writes
+        known = _git(worktree.main, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+        name = next(name for name in (worktree.name, *(f"{worktree.name}-{number}" for number in range(2, 10_000))) if name not in known)
+        _dvc(worktree.root, "exp", "save", "--name", name, "--message", message)
     return name
 
 
 def safe_name(name: str) -> str:
-    """A name that git, DVC and the file system accept."""
+    """`name` with other characters than letters, digits and "-" replaced by "-", so that git, DVC and the file system accept it."""
     return re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-") or "run"
 
 
@@ -127,7 +134,7 @@ def _make(main: Path, folder: Path, name: str) -> Workspace:
     if folder.exists():
         remove(main, folder)
     _git(main, "worktree", "add", "--quiet", "--detach", str(folder), commit)
-    changes = subprocess.run(["git", "-C", str(top), "diff", *AS_A_PATCH, "HEAD"], capture_output=True, check=True).stdout
+    changes = subprocess.run(["git", "-C", str(top), "diff", *PATCH_OPTIONS, "HEAD"], capture_output=True, check=True).stdout
     if changes:
         applied = subprocess.run(["git", "-C", str(folder), "apply", "--whitespace=nowarn", "-"], input=changes, capture_output=True)
         if applied.returncode:
@@ -141,25 +148,25 @@ def _make(main: Path, folder: Path, name: str) -> Workspace:
 
 
 def share_cache(main: Path, root: Path) -> None:
-    """The workspace's own DVC settings: the main one's cache, and its remotes, whose paths may be relative to it."""
+    """Write DVC settings in `root` that name the cache and the remotes of `main`, with absolute paths."""
     from dvc.config import Config
 
     local = main / ".dvc/config.local"
     if local.is_file():
         shutil.copy(local, root / ".dvc/config.local")
-    shared = Config(str(main / ".dvc"))  # all levels, paths made absolute
+    shared = Config(str(main / ".dvc"))  # merges all levels of settings, and makes paths absolute
     with Config(str(root / ".dvc"), validate=False).edit("local", validate=False) as config:
         config.setdefault("cache", {})["dir"] = str(shared["cache"].get("dir") or main / ".dvc/cache")
         config["cache"].setdefault("type", ["reflink", "hardlink", "copy"])
-        config.setdefault("core", {})["site_cache_dir"] = str(root / ".dvc/tmp/site")  # goes with the folder
+        config.setdefault("core", {})["site_cache_dir"] = str(root / ".dvc/tmp/site")  # removed together with the folder
         for remote, settings in shared["remote"].items():
             if "://" not in settings["url"]:
                 config.setdefault("remote", {}).setdefault(remote, {})["url"] = settings["url"]
 
 
-def remove_abandoned(main: Path, place: Path) -> None:
-    """Folders of runs that were killed: nobody holds their lock."""
-    for folder in place.iterdir():
+def remove_abandoned(main: Path, workspaces: Path) -> None:
+    """Remove folders of killed runs. No process holds the lock of such a folder."""
+    for folder in workspaces.iterdir():
         lock = folder.with_name(f"{folder.name}.lock")
         if folder.is_dir():
             try:
@@ -171,17 +178,19 @@ def remove_abandoned(main: Path, place: Path) -> None:
 
 
 def remove(main: Path, folder: Path) -> None:
+    """Remove a worktree's folder, and git's record of it."""
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(["git", "-C", str(main), "worktree", "prune"], capture_output=True)
 
 
 @contextmanager
-def _held(path: Path, taken: str) -> Iterator[None]:
+def _held(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock until the block ends. Raises PllavaError with the message `busy` when another process holds it."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise PllavaError(taken) from None
+        raise PllavaError(busy) from None
     try:
         yield
     finally:

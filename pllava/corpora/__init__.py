@@ -1,1 +1,1 @@
-"""Corpora of the project: add, check, list, remove. Edits params.yaml and tracks data with DVC."""
+"""Corpora of the project: add, check, list, remove. The commands edit params.yaml and track data with DVC."""

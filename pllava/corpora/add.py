@@ -1,9 +1,9 @@
-"""`pllava data add`: a corpus is checked, tracked by DVC and in params.yaml, or nothing has changed.
+"""`pllava data add`: check a corpus, track it with DVC and add it to params.yaml. When a step fails, all files are restored.
 
     add("kitchen", annotations="kitchen.json", media="/videos/kitchen")
     add("chat", annotations="chat.jsonl", kind="text")   # rows without media
 
-What lies in the project stays where it is. What lies outside, or behind a URL, is brought to data/raw/<name>/. params.yaml is written last.
+Files in the project stay where they are. Files outside it, and files of a URL, are copied to data/raw/<name>/. params.yaml is written last.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from pllava.corpora.undo import Undo, recover
 
 RAW = Path("data/raw")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-LINES = (".jsonl", ".ndjson")
+JSON_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
 class Added:
+    """The result of `add`."""
+
     corpus: Corpus
     report: CorpusReport
     report_file: Path
-    tracked: dict[str, str]  # path -> the .dvc file or stage that has it
+    tracked: dict[str, str]  # path -> the .dvc file or stage that tracks it
 
 
 def add(
@@ -46,29 +48,31 @@ def add(
     max_rows: int | None = None,
     params_file: str | Path = PARAMS_FILE,
 ) -> Added:
-    """Check a corpus, track it and add it to data.<split>. Raises PllavaError, and then everything is as it was (the report of a failed
-    check is under .state/data)."""
+    """Check a corpus, track it and add it to data.<split>.
+
+    Raises PllavaError, and then all files are restored. The report of a failed check stays under .state/data.
+    """
     params_file = Path(params_file)
     recover()
     params, dvc_text = load_params(params_file), read_dvc_yaml()
-    _is_new(name, split, params)
-    mixture = _mixture(name, kind, weight, max_rows)
-    _media_fit(name, kind, media)
+    _require_new_name(name, split, params)
+    draft = _corpus_without_files(name, kind, weight, max_rows)
+    _require_media_fit_kind(name, kind, media)
     sources = {"annotations": annotations} | ({} if media is None else {"media": media})
     for key, source in sources.items():
-        _is_there(source, folder=key == "media")
+        _require_source(source, folder=key == "media")
     with Undo() as undo:
         undo.keep(RAW / name)
         files = {
-            key: _settle(name, "media" if key == "media" else f"{split}{_suffix(source)}", source, undo, folder=key == "media")
+            key: _bring_into_project(name, "media" if key == "media" else f"{split}{_suffix(source)}", source, undo, folder=key == "media")
             for key, source in sources.items()
         }
-        corpus = mixture.model_copy(update=files)
+        corpus = draft.model_copy(update=files)
         report = check_corpus(corpus, params, split)
-        _good_enough(report, params.data.max_bad_fraction)
+        _require_usable(report, params.data.max_bad_fraction)
         tracked = {}
         for key in reversed(files):  # the annotations may lie in the folder of the media
-            tracked[files[key].as_posix()] = _tracked(files[key], undo)
+            tracked[files[key].as_posix()] = _ensure_tracked(files[key], undo)
         for file in (report_file := REPORTS / f"{name}-{split}.md", report_file.with_suffix(".json"), DVC_FILE, params_file):
             undo.keep(file)
         report.write(REPORTS)
@@ -77,14 +81,14 @@ def add(
     return Added(corpus, report, report_file, tracked)
 
 
-def _is_new(name: str, split: str, params: Params) -> None:
+def _require_new_name(name: str, split: str, params: Params) -> None:
     if not NAME.fullmatch(name):
         raise PllavaError(f"{name!r} cannot name a corpus: letters, digits, '_', '-' and '.' are needed, beginning with a letter or digit")
     if name in (corpus.name for corpus in splits_of(params)[split]):
         raise PllavaError(f"data.{split} has a corpus {name!r} already. Take another name, or: pllava data remove {name} --split {split}")
 
 
-def _mixture(name: str, kind: str, weight: float, max_rows: int | None) -> Corpus:
+def _corpus_without_files(name: str, kind: str, weight: float, max_rows: int | None) -> Corpus:
     """The corpus without its files, checked before anything is fetched."""
     try:
         return Corpus.model_validate({"name": name, "kind": kind, "annotations": ".", "media": ".", "weight": weight, "max_rows": max_rows})
@@ -92,14 +96,14 @@ def _mixture(name: str, kind: str, weight: float, max_rows: int | None) -> Corpu
         raise PllavaError(f"corpus {name!r}: {'; '.join(problems(error, Corpus))}") from None
 
 
-def _media_fit(name: str, kind: str, media: str | None) -> None:
+def _require_media_fit_kind(name: str, kind: str, media: str | None) -> None:
     if kind == "text" and media is not None:
         raise PllavaError(f"corpus {name!r} of kind text takes no media, found {media}. Leave --media away, or give --kind video or image")
     if kind != "text" and media is None:
         raise PllavaError(f"corpus {name!r} of kind {kind} needs --media, the folder its paths begin in. Rows without media: --kind text")
 
 
-def _is_there(source: str, folder: bool) -> None:
+def _require_source(source: str, folder: bool) -> None:
     option, needed = ("media", "folder") if folder else ("annotations", "file")
     if is_url(source):
         if folder and source.lower().startswith(("http://", "https://")):
@@ -112,8 +116,8 @@ def _is_there(source: str, folder: bool) -> None:
         raise PllavaError(f"{source} is a {'file' if folder else 'folder'}, --{option} needs a {needed} or a URL")
 
 
-def _settle(name: str, file: str, source: str, undo: Undo, folder: bool) -> Path:
-    """The path in the project; brought there if it is not there yet."""
+def _bring_into_project(name: str, file: str, source: str, undo: Undo, folder: bool) -> Path:
+    """The source's path, relative to the project. A source outside the project, or a URL, is copied to data/raw/<name>/ first."""
     if not is_url(source) and (path := Path(source).resolve()).is_relative_to(Path.cwd()):
         return path.relative_to(Path.cwd())
     target = RAW / name / file
@@ -126,16 +130,16 @@ def _settle(name: str, file: str, source: str, undo: Undo, folder: bool) -> Path
 
 
 def _suffix(source: str) -> str:
-    return next((suffix for suffix in LINES if source.lower().split("?")[0].endswith(suffix)), ".json")
+    return next((suffix for suffix in JSON_LINES if source.lower().split("?")[0].endswith(suffix)), ".json")
 
 
-def _good_enough(report: CorpusReport, max_bad_fraction: float) -> None:
+def _require_usable(report: CorpusReport, max_bad_fraction: float) -> None:
     file = CHECKED / f"{report.name}-{report.split}.md"
     if not report.usable:
         raise PllavaError(f"{report.name}: none of {report.rows} row(s) can be used. Why: {file}. Nothing was added")
     if report.bad_fraction > max_bad_fraction:
-        counts = ", ".join(f"{code}: {found['rows']}" for code, found in report.reasons.items())
-        examples = "\n".join(f"  {found['examples'][0]}" for found in report.reasons.values())
+        counts = ", ".join(f"{code}: {reason['rows']}" for code, reason in report.reasons.items())
+        examples = "\n".join(f"  {reason['examples'][0]}" for reason in report.reasons.values())
         raise PllavaError(
             f"{report.name}: {report.bad} of {report.rows} row(s) cannot be used, data.max_bad_fraction allows {max_bad_fraction:.1%} "
             f"({counts})\n{examples}\nNothing was added. All reasons: {file}; all rows: {report.rejected}. "
@@ -143,10 +147,10 @@ def _good_enough(report: CorpusReport, max_bad_fraction: float) -> None:
         )
 
 
-def _tracked(path: Path, undo: Undo) -> str:
-    """Who has the path in DVC; `dvc add` if nobody has."""
-    if by := tracked_by(path):
-        return by
+def _ensure_tracked(path: Path, undo: Undo) -> str:
+    """The .dvc file or stage that tracks the path; runs `dvc add` when none does."""
+    if tracker := tracked_by(path):
+        return tracker
     undo.keep(f"{path}.dvc")
     undo.keep(path.parent / ".gitignore")
     track(path)

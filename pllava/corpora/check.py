@@ -1,6 +1,6 @@
-"""One corpus against its media: `check_corpus(corpus, params, "train")` -> a report, with every bad row in a file beside it.
+"""Check the annotations and media of one corpus: `check_corpus(corpus, params, "train")` returns a report, and writes bad rows to a file.
 
-The checks are those of `prepare`, on all rows, whatever weight and cap say; media that were checked here are not decoded again there.
+The checks are those of `prepare`, on all rows: weight and max_rows do not apply. `prepare` does not decode the checked media again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pllava.stages.prepare.progress import Progress
 from pllava.stages.prepare.run import STATE
 from pllava.stages.prepare.text_checks import TextChecker
 
-REPORTS = Path("data/reports")  # in git: what was found when a corpus was added
-CHECKED = Path(".state/data")  # what the last check found, and all bad rows
+REPORTS = Path("data/reports")  # tracked by git: reports of the corpora at the time they were added
+CHECKED = Path(".state/data")  # report and bad rows of the last check
 EXAMPLES = 5  # rows shown for each reason
 
 
@@ -36,15 +36,15 @@ class CorpusReport:
     annotations: str
     annotations_sha256: str
     media: str
-    media_sha256: str  # of the usable clips, whatever their order
+    media_sha256: str  # over the usable clips; their order does not matter
     rows: int
     usable: int
     clips: int
     turns: int
     text_tokens: int
-    rows_cut_to_max_length: int  # usable, but their end is not learnt
-    cut_examples: list[str]  # ids of the first of these
-    seconds: float  # of whole files, a file as often as rows name it
+    rows_cut_to_max_length: int  # usable rows whose end is cut off
+    cut_examples: list[str]  # ids of the first cut rows
+    seconds: float  # length of the media files, summed over usable rows
     reasons: dict[str, dict[str, Any]] = field(default_factory=dict)  # code -> {"rows": n, "examples": [text, ...]}
     rejected: str = ""  # file with every bad row
 
@@ -57,13 +57,14 @@ class CorpusReport:
         return self.bad / self.rows if self.rows else 0.0
 
     def write(self, folder: Path) -> Path:
-        """<name>-<split>.json and .md; returns the latter."""
+        """Write <name>-<split>.json and <name>-<split>.md; returns the path of the .md file."""
         path = folder / f"{self.name}-{self.split}.md"
         write_json(path.with_suffix(".json"), vars(self))
         atomic_write_text(path, self.markdown())
         return path
 
     def markdown(self) -> str:
+        """The report as a Markdown page."""
         facts = {
             "annotations": f"`{self.annotations}`, sha256 `{self.annotations_sha256[:16]}`",
             "media": "none" if self.kind == "text" else f"`{self.media}` ({self.kind}), sha256 over all `{self.media_sha256[:16]}`",
@@ -77,15 +78,15 @@ class CorpusReport:
         if not self.reasons:
             return "\n".join([*lines, "", "Every row can be used."]) + "\n"
         lines += ["", f"{self.bad:,} row(s) cannot be used ({self.bad_fraction:.1%}). All of them: `{self.rejected}`"]
-        for code, found in self.reasons.items():
-            lines += ["", f"## {code}: {found['rows']:,} row(s)", "", *(f"- {text}" for text in found["examples"])]
-            if found["rows"] > len(found["examples"]):
-                lines.append(f"- ... and {found['rows'] - len(found['examples']):,} more")
+        for code, reason in self.reasons.items():
+            lines += ["", f"## {code}: {reason['rows']:,} row(s)", "", *(f"- {text}" for text in reason["examples"])]
+            if reason["rows"] > len(reason["examples"]):
+                lines.append(f"- ... and {reason['rows'] - len(reason['examples']):,} more")
         return "\n".join(lines) + "\n"
 
 
 def check_corpus(corpus: Corpus, params: Params, split: str) -> CorpusReport:
-    """Check all rows; write the report and the bad rows to .state/data. Raises PllavaError if the annotations are no list of rows."""
+    """Check all rows; write the report and the bad rows to .state/data. Raises PllavaError when the annotations are not a list of rows."""
     import pyarrow.compute as pc
 
     checker = TextChecker(params.model.base, params.model.template, params.train.max_length)
@@ -103,10 +104,10 @@ def check_corpus(corpus: Corpus, params: Params, split: str) -> CorpusReport:
             for row in chunk.bad.to_pylist():
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 for code in row["codes"].split(", "):
-                    found = reasons.setdefault(code, {"rows": 0, "examples": []})
-                    found["rows"] += 1
-                    if found["rows"] <= EXAMPLES:
-                        found["examples"].append(f"row {row['index']}: {row['reasons']}")
+                    reason = reasons.setdefault(code, {"rows": 0, "examples": []})
+                    reason["rows"] += 1
+                    if reason["rows"] <= EXAMPLES:
+                        reason["examples"].append(f"row {row['index']}: {row['reasons']}")
             progress.say(f"checking {corpus.name}", counts.checked, size, media.decoded)
         clips, media_sha256 = assembly.clips(split, corpus.name)
     partial.replace(rejected)

@@ -1,4 +1,4 @@
-"""Corpora in params.yaml, and their files among the dependencies of `prepare` in dvc.yaml; comments and layout stay.
+"""Edits of YAML text that keep comments and layout: corpora in params.yaml, and the dependencies of `prepare` in dvc.yaml.
 
 text = with_corpus(Path("params.yaml").read_text(), "train", corpus)
 """
@@ -15,7 +15,7 @@ STAGE = "prepare"
 
 
 def with_corpus(params_text: str, split: str, corpus: Corpus) -> str:
-    """params.yaml with one more corpus at the end of data.<split>."""
+    """The text of params.yaml with the corpus added at the end of data.<split>."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
     yaml, document = _load(params_text)
@@ -24,7 +24,7 @@ def with_corpus(params_text: str, split: str, corpus: Corpus) -> str:
     if not rows:
         rows = data[split] = CommentedSeq()
     entry = CommentedMap(corpus.model_dump(mode="json", exclude_defaults=True))
-    entry.insert(1, "kind", corpus.kind)  # also when it is the default, as in the recipes
+    entry.insert(1, "kind", corpus.kind)  # always written, as in the recipes
     entry.fa.set_flow_style()
     rows.append(entry)
     if len(rows) > 1:
@@ -33,30 +33,30 @@ def with_corpus(params_text: str, split: str, corpus: Corpus) -> str:
 
 
 def without_corpus(params_text: str, split: str, name: str) -> str:
-    """params.yaml without the corpus of that name."""
+    """The text of params.yaml without the corpus of this name in data.<split>."""
     yaml, document = _load(params_text)
     data = document["data"]
     rows = data[split]
     position = next(number for number, row in enumerate(rows) if row["name"] == name)
-    own = rows.ca.items.get(position)
-    below = own[0].value.partition("\n")[2] if own and own[0] else ""  # it belongs to the next key
+    comment = rows.ca.items.get(position)
+    below = comment[0].value.partition("\n")[2] if comment and comment[0] else ""  # the lines below the entry belong to the next key
     last = position == len(rows) - 1
     del rows[position]
     if not rows:
-        beside = rows.ca.comment[0].value.rstrip("\n") if rows.ca.comment and rows.ca.comment[0] else ""  # beside the key
-        data[split] = _empty()
+        beside = rows.ca.comment[0].value.rstrip("\n") if rows.ca.comment and rows.ca.comment[0] else ""  # comment on the line of the key
+        data[split] = _empty_list()
         if beside or below:
             data.ca.items[split] = [None, None, _comment(f"{beside}\n{below}"), None]
     elif below and last:
-        if before := rows.ca.items.get(position - 1):
-            before[0].value = before[0].value.rstrip("\n") + "\n" + below
+        if previous := rows.ca.items.get(position - 1):
+            previous[0].value = previous[0].value.rstrip("\n") + "\n" + below
         else:
             rows.ca.items[position - 1] = [_comment("\n" + below), None, None, None]
     return _dump(yaml, document)
 
 
 def with_dependencies(dvc_text: str, paths: list[str]) -> str:
-    """dvc.yaml with the paths among the dependencies of `prepare`, unless a folder above them is there."""
+    """The text of dvc.yaml with the paths as dependencies of `prepare`. A path below a listed folder is not added."""
     yaml, document = _load(dvc_text)
     deps = _dependencies(document)
     for path in paths:
@@ -66,6 +66,7 @@ def with_dependencies(dvc_text: str, paths: list[str]) -> str:
 
 
 def without_dependencies(dvc_text: str, paths: list[str]) -> str:
+    """The text of dvc.yaml without the paths among the dependencies of `prepare`."""
     yaml, document = _load(dvc_text)
     deps = _dependencies(document)
     for path in paths:
@@ -82,21 +83,24 @@ def _dependencies(document: Any) -> Any:
 
 
 def _move_trailing_comment(rows: Any) -> None:
-    """Empty lines and comments below the list hang on its last entry: they go to the new last one. A comment beside the entry stays."""
+    """Move empty lines and comments below the list to the new last entry: ruamel.yaml keeps them with the last entry.
+
+    A comment on the entry's own line stays with the entry.
+    """
     last = len(rows) - 1
-    if not (found := rows.ca.items.get(last - 1)) or not found[0]:
+    if not (comment := rows.ca.items.get(last - 1)) or not comment[0]:
         return
-    beside, _, below = found[0].value.partition("\n")
+    beside, _, below = comment[0].value.partition("\n")
     if not below:
         return
     rows.ca.items[last] = [_comment("\n" + below), None, None, None]
     if beside.strip():
-        found[0].value = beside + "\n"
+        comment[0].value = beside + "\n"
     else:
         del rows.ca.items[last - 1]
 
 
-def _empty() -> Any:
+def _empty_list() -> Any:
     from ruamel.yaml.comments import CommentedSeq
 
     rows = CommentedSeq()
@@ -116,7 +120,7 @@ def _load(text: str) -> tuple[Any, Any]:
     from ruamel.yaml.representer import RoundTripRepresenter
 
     class Representer(RoundTripRepresenter):
-        """`key: null` stays as it is."""
+        """Writes None as `null`, which ruamel.yaml would leave out."""
 
     Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml = YAML()
@@ -128,6 +132,6 @@ def _load(text: str) -> tuple[Any, Any]:
 
 
 def _dump(yaml: Any, document: Any) -> str:
-    out = StringIO()
-    yaml.dump(document, out)
-    return out.getvalue()
+    buffer = StringIO()
+    yaml.dump(document, buffer)
+    return buffer.getvalue()

@@ -1,11 +1,11 @@
-"""The corpora of the paper: what they hold and where their media come from. `pllava data list`, `pllava data show caption_textvr`.
+"""The corpora of the paper: number of rows, and source of annotations and media. `pllava data list`, `pllava data show caption_textvr`.
 
-Annotations are files of the Hugging Face data set OpenGVLab/VideoChat2-IT. `rows` are those of the annotation files as published, counted
-in the training guide of the data set byminji/VideoChat2-IT-clean (column Total); videos that have gone make the usable number smaller.
-Media come from their own sites, under their own terms; the links are those of VideoChat2's and PLLaVA's data guides.
+Annotations are files of the Hugging Face data set OpenGVLab/VideoChat2-IT. `rows` counts the rows of the published annotation files
+(training guide of the data set byminji/VideoChat2-IT-clean, column Total). Fewer rows are usable, because some videos are no longer online.
+Media come from the sites of their publishers, under their terms. The links are from the data guides of VideoChat2 and PLLaVA.
 
-The paper counts 783k samples by group: 27k conversation, 80k classification, 450k caption, 117k reasoning, 109k QA. Conversation and
-classification agree with the files, captions agree with the optional ones; the files hold 114k for reasoning and 200k for QA.
+The paper counts 783k samples: 27k conversation, 80k classification, 450k caption, 117k reasoning, 109k QA. The files agree for conversation
+and classification, and for captions with the optional corpora. They hold 114k rows for reasoning and 200k for QA.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`pllava data remove`: out of params.yaml, dvc.yaml and DVC, or nothing has changed: `remove("kitchen")`."""
+"""`pllava data remove`: take a corpus out of params.yaml, dvc.yaml and DVC: `remove("kitchen")`. A failed step restores all files."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from pllava.corpora.undo import Undo
 
 
 def remove(name: str, split: str | None = None, delete: bool = False, params_file: str | Path = PARAMS_FILE) -> list[str]:
-    """Take a corpus out of params.yaml and out of DVC; what was done, a line each. The files stay unless `delete`."""
+    """Take a corpus out of params.yaml, dvc.yaml and DVC; returns one line for each change. The data files stay unless `delete`."""
     params_file = Path(params_file)
-    found = find(load_params(params_file), name, split)
+    entries = find(load_params(params_file), name, split)
     with Undo() as undo:
         undo.keep(params_file)
         undo.keep(DVC_FILE)
         text, done = params_file.read_text(), []
-        for where, _ in found:
+        for where, _ in entries:
             text = without_corpus(text, where, name)
             done.append(f"{params_file}: {name} is no longer in data.{where}")
-        left = validated(text, params_file)
-        used = _used(load_text(left))
-        gone = dict.fromkeys(path for _, corpus in found for path in (corpus.annotations, corpus.media) if path != Path())  # text: none
-        within = {path: next((other for other in used if other.is_relative_to(path)), None) for path in gone}
-        free = [path for path, other in within.items() if other is None]
-        done += [f"{path}: stays as it is, {other} in it is used" for path, other in within.items() if other not in (None, path)]
-        rewrite(DVC_FILE, without_dependencies(read_dvc_yaml(), [path.as_posix() for path in free]))
-        for where, _ in found:
+        text = validated(text, params_file)
+        used = _used(load_text(text))
+        removed = dict.fromkeys(
+            path for _, corpus in entries for path in (corpus.annotations, corpus.media) if path != Path()
+        )  # kind text has no media
+        still_used = {path: next((other for other in used if other.is_relative_to(path)), None) for path in removed}
+        unused = [path for path, other in still_used.items() if other is None]
+        done += [f"{path}: stays as it is, {other} in it is used" for path, other in still_used.items() if other not in (None, path)]
+        rewrite(DVC_FILE, without_dependencies(read_dvc_yaml(), [path.as_posix() for path in unused]))
+        for where, _ in entries:
             for file in (REPORTS / f"{name}-{where}.md", REPORTS / f"{name}-{where}.json"):
                 undo.keep(file)
                 file.unlink(missing_ok=True)
-        rewrite(params_file, left)
-        for path in free:
+        rewrite(params_file, text)
+        for path in unused:
             if (dvc_file := Path(f"{path}.dvc")).exists():
                 undo.keep(dvc_file)
                 undo.keep(path.parent / ".gitignore")
@@ -45,6 +47,6 @@ def remove(name: str, split: str | None = None, delete: bool = False, params_fil
 
 
 def _used(params: Params) -> list[Path]:
-    """Files and folders that corpora and benchmarks are read from."""
+    """Files and folders of all corpora and benchmarks."""
     corpora = [path for split in splits_of(params).values() for corpus in split for path in (corpus.annotations, corpus.media)]
     return [*corpora, *(benchmark.root for benchmark in params.evaluate.benchmarks.values())]

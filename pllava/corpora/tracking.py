@@ -1,4 +1,4 @@
-"""DVC keeps the files of a corpus: `track(Path("data/raw/kitchen/media"))`. Commands run in a subprocess, by argument lists."""
+"""Tracking of a corpus's files with DVC: `track(Path("data/raw/kitchen/media"))`. DVC commands run in a subprocess, without a shell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from pllava.core.errors import PllavaError
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-LAST_LINES = 5  # of DVC's own words in an error
+LAST_LINES = 5  # lines of DVC's message that an error shows
 
 
 def is_url(source: str) -> bool:
@@ -19,15 +19,15 @@ def is_url(source: str) -> bool:
 
 
 def tracked_by(path: Path) -> str | None:
-    """The .dvc file or stage that has this path among its outputs, or a folder above it; None when there is none."""
+    """The .dvc file or stage with an output that is this path or a folder above it; None when there is none."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
     try:
         with Repo(".") as repo:
-            wanted = path.resolve()
+            target = path.resolve()
             for out in repo.index.outs:
-                if wanted == Path(out.fs_path) or Path(out.fs_path) in wanted.parents:
+                if target == Path(out.fs_path) or Path(out.fs_path) in target.parents:
                     return str(out.stage.addressing)
     except NotDvcRepoError:
         raise PllavaError(f"{Path.cwd()} is no DVC project. Run inside the project folder, or make one: dvc init") from None
@@ -37,12 +37,12 @@ def tracked_by(path: Path) -> str | None:
 
 
 def track(path: Path) -> None:
-    """`dvc add` where it lies: writes <path>.dvc and a line of .gitignore."""
+    """`dvc add`: writes <path>.dvc and a line of .gitignore."""
     dvc("add", str(path))
 
 
 def bring(source: str, target: Path) -> None:
-    """Fetch a URL, or copy what lies outside the project, to `target`, and track it."""
+    """Download a URL, or copy a path outside the project, to `target`, and track `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if is_url(source):
         dvc("import-url", source, str(target))
@@ -56,10 +56,10 @@ def untrack(path: Path, delete: bool) -> None:
 
 
 def dvc(*arguments: str) -> str:
-    """Run a DVC command in this folder; its output. Raises PllavaError with DVC's own words."""
+    """Run a DVC command in the current folder; returns its output. Raises PllavaError with the end of DVC's message."""
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, env={**os.environ, "DVC_NO_ANALYTICS": "1"}, capture_output=True, text=True)
     if done.returncode:
-        words = [line for line in done.stderr.splitlines() if line.strip() and "dvc.org" not in line and "Having any troubles" not in line]
-        raise PllavaError(f"dvc {' '.join(arguments)} failed:\n" + "\n".join(f"  {line}" for line in words[-LAST_LINES:]))
+        lines = [line for line in done.stderr.splitlines() if line.strip() and "dvc.org" not in line and "Having any troubles" not in line]
+        raise PllavaError(f"dvc {' '.join(arguments)} failed:\n" + "\n".join(f"  {line}" for line in lines[-LAST_LINES:]))
     return done.stdout

@@ -1,6 +1,6 @@
-"""All or nothing for several files: `with Undo() as undo: undo.keep("params.yaml"); ...` puts everything back when the block fails.
+"""Changes of several files, all or none: `with Undo() as undo: undo.keep("params.yaml"); ...` restores the files when the block fails.
 
-What is kept is on disk before anything changes, so that a killed process is undone by the next one (`recover`).
+The copies are on disk before the files change. After a kill, the next process restores the files (`recover`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ JOURNAL = Path(".state/data/undo")
 
 
 class Undo:
-    """Keeps files as they are, and the absence of files and folders that are not there."""
+    """Keeps copies of files. Files and folders that do not exist yet are noted, and removed when the block fails."""
 
     def __init__(self, journal: Path = JOURNAL) -> None:
         self.journal = journal
-        self._kept: dict[str, str | None] = {}  # path -> name of the copy; None: it was not there
+        self._kept: dict[str, str | None] = {}  # path -> name of the copy; None: the path did not exist
 
     def keep(self, path: str | Path) -> None:
-        """Call it before the path is written. An existing folder is not kept: it must not be changed."""
+        """Call this before the path is written. An existing folder is not copied: the block must not change it."""
         path = Path(path)
         if str(path) in self._kept or path.is_dir():
             return
@@ -43,12 +43,12 @@ class Undo:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
-            _put_back(self.journal)
+            _restore(self.journal)
         shutil.rmtree(self.journal)
 
 
 def recover(journal: Path = JOURNAL) -> bool:
-    """Undo what a killed process left half done; whether there was anything. Raises PllavaError when that process is still at work."""
+    """Restore the files of a killed process; returns whether there was one. Raises PllavaError while that process still runs."""
     if not journal.is_dir():
         return False
     file = journal / "journal.json"
@@ -56,12 +56,12 @@ def recover(journal: Path = JOURNAL) -> bool:
         pid = json.loads(file.read_text())["pid"]
         if pid != os.getpid() and process_is_alive(pid):
             raise PllavaError(f"process {pid} is adding or removing a corpus ({journal}). Wait for it, then repeat the command")
-        _put_back(journal)
+        _restore(journal)
     shutil.rmtree(journal)
     return True
 
 
-def _put_back(journal: Path) -> None:
+def _restore(journal: Path) -> None:
     kept = json.loads((journal / "journal.json").read_text())["kept"]
     for name, copy in reversed(kept.items()):
         path = Path(name)

@@ -1,1 +1,1 @@
-"""Runs in MLflow: params, curves, provenance, and the buffer for when MLflow is away."""
+"""Runs in MLflow: params, curves, provenance, and the buffer that keeps records while MLflow does not answer."""

@@ -1,4 +1,4 @@
-"""Where a model comes from, as MLflow tags, parameters and dataset inputs: git, package versions, the flow run, hashes of the data."""
+"""The origin of a model as MLflow tags, parameters and dataset inputs: git commit, package versions, flow run, hashes of the data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def code_tags(root: Path) -> dict[str, str]:
-    """Git commit and whether the tree differs from it, package versions, and the flow run that started us."""
+    """MLflow tags of the code: git commit, whether tracked files differ from it, package versions, and the Prefect flow run."""
     commit = _git(root, "rev-parse", "HEAD")
     changed = changed_files(root)
     tags = {
@@ -56,7 +56,7 @@ def code_tags(root: Path) -> dict[str, str]:
     if reproduced := os.environ.get("PLLAVA_REPRODUCES"):
         tags["reproduces"] = reproduced
     if commit:
-        tags["mlflow.source.git.commit"] = commit  # the name under which MLflow's pages show it
+        tags["mlflow.source.git.commit"] = commit  # the tag that MLflow's pages show
     for name in PACKAGES:
         try:
             tags[f"version.{name}"] = version(name)
@@ -66,7 +66,7 @@ def code_tags(root: Path) -> dict[str, str]:
 
 
 def changed_files(root: Path) -> list[str] | None:
-    """Tracked files that differ from the commit, None without git. What the pipeline itself writes (RECORDS) does not count."""
+    """Tracked files that differ from the commit, sorted; None without git. Files that the pipeline writes (RECORDS) are left out."""
     status = _git(root, "status", "--porcelain", "--untracked-files=no")
     if status is None:
         return None
@@ -75,12 +75,12 @@ def changed_files(root: Path) -> list[str] | None:
 
 
 def params_sha256(params: Params) -> str:
-    """Hash of the settings, as they were understood: comments, order, defaults left out and how one stops make no difference."""
+    """Hash of the parsed settings without `run`. Comments, the order of keys and omitted defaults do not change it."""
     return sha256_of(params.model_dump(mode="json", exclude={"run"}))
 
 
 def dataset_digests(root: Path, params: Params) -> dict[str, tuple[str, str]]:
-    """{name: (path, digest)} of what training read, as DVC hashes it; outside DVC, a hash of the folder's index files."""
+    """{name: (path, digest)} of the data that training read. The digest is DVC's; without DVC it is `_digest`."""
     locked = _locked_hashes(root)
     paths = {"prepared": "data/prepared", "base": params.model.base}
     if params.rendered.enabled:
@@ -90,25 +90,25 @@ def dataset_digests(root: Path, params: Params) -> dict[str, tuple[str, str]]:
         paths[f"annotations.{corpus.name}{suffix}"] = str(corpus.annotations)
         if corpus.kind != "text":
             paths[f"media.{corpus.name}{suffix}"] = str(corpus.media)
-    found: dict[str, tuple[str, str]] = {}
+    digests: dict[str, tuple[str, str]] = {}
     for name, path in paths.items():
         if digest := locked.get(path) or _added_hash(root, path) or _digest(root / path):
-            found[name] = (path, digest[:DIGEST_LENGTH])
-    for name in [name for name in found if name.startswith("annotations.")]:
-        media = found.get(f"media.{name.removeprefix('annotations.')}")
-        if media and media[1] == found[name][1]:  # one tracked folder holds both
-            del found[name]
-    return found
+            digests[name] = (path, digest[:DIGEST_LENGTH])
+    for name in [name for name in digests if name.startswith("annotations.")]:
+        media = digests.get(f"media.{name.removeprefix('annotations.')}")
+        if media and media[1] == digests[name][1]:  # one tracked folder holds both
+            del digests[name]
+    return digests
 
 
 def is_rendered(corpus: Corpus, params: Params) -> bool:
-    """Are its annotations and its clips those that `pllava render` writes?"""
+    """Whether `pllava render` writes the corpus's annotations and clips."""
     root = params.rendered.root
     return params.rendered.enabled and corpus.annotations.is_relative_to(root) and corpus.media.is_relative_to(root)
 
 
 def own_corpora(params: Params) -> list[tuple[str, Corpus]]:
-    """(split, corpus) of all that training read but what `pllava render` wrote."""
+    """(split, corpus) of all corpora except those that `pllava render` writes."""
     splits = {"train": params.data.train, "validation": params.data.validation}
     return [(split, corpus) for split, corpora in splits.items() for corpus in corpora if not is_rendered(corpus, params)]
 
@@ -116,7 +116,7 @@ def own_corpora(params: Params) -> list[tuple[str, Corpus]]:
 def corpus_tags(root: Path, params: Params) -> dict[str, str]:
     """{"corpus.train.kitchen": JSON of its kind, rows, licence, files and their hashes}, for every corpus of training and validation.
 
-    `rows` are those that training took (weight and max_rows applied); what is not known is null, or left out.
+    `rows` counts the rows that training took (after weight and max_rows). Unknown values are null.
     """
     digests = dataset_digests(root, params)
     hashes = dict(digests.values())
@@ -125,38 +125,38 @@ def corpus_tags(root: Path, params: Params) -> dict[str, str]:
     tags = {}
     for split, corpora in (("train", params.data.train), ("validation", params.data.validation)):
         for corpus in corpora:
-            counted = splits.get(split, {}).get("corpora", {}).get(corpus.name, {})
-            said: dict[str, Any] = {"kind": corpus.kind, "rows": counted.get("rows"), "licence": _licence_of(root, corpus, params)}
+            counts = splits.get(split, {}).get("corpora", {}).get(corpus.name, {})
+            facts: dict[str, Any] = {"kind": corpus.kind, "rows": counts.get("rows"), "licence": _licence_of(root, corpus, params)}
             files = {"annotations": corpus.annotations} | ({} if corpus.kind == "text" else {"media": corpus.media})
             for key, path in files.items():
-                # Corpora may lie in one folder that DVC knows as a whole: each still has the hash of its own annotations.
+                # DVC tracks the rendered folder as one: its hash is the hash of the media. Annotations get a hash of their own file.
                 shared = hashes.get(str(params.rendered.root)) if is_rendered(corpus, params) and key == "media" else None
                 digest = hashes.get(str(path)) or shared or (_digest(root / path) or "")[:DIGEST_LENGTH] or None
-                said |= {key: str(path), f"{key}_hash": digest}
-            tags[f"corpus.{split}.{corpus.name}"] = json.dumps(said, ensure_ascii=False)
+                facts |= {key: str(path), f"{key}_hash": digest}
+            tags[f"corpus.{split}.{corpus.name}"] = json.dumps(facts, ensure_ascii=False)
     return tags
 
 
 def _licence_of(root: Path, corpus: Corpus, params: Params) -> str | None:
-    """What the README.md or LICENSE beside the media or the annotations says; None when there is none."""
+    """The licence in the README.md or LICENSE beside the media or the annotations; None when there is no such file."""
     if is_rendered(corpus, params):
         return "generated by pllava render"
     everyone = [*params.data.train, *params.data.validation]
     others = [path for other in everyone if other.name != corpus.name for path in (other.annotations, other.media)]
     for folder in (corpus.media, corpus.annotations.parent):
         if (root / folder).resolve() == root.resolve() or any(path != Path() and path.is_relative_to(folder) for path in others):
-            continue  # the licence of a folder that several share may be another's
+            continue  # skip a folder that holds other corpora: its licence may not be of this corpus
         if (licence := stated_licence(root / folder)) is not None:
             return licence
     return None
 
 
 def stated_licence(folder: Path) -> str | None:
-    """The `license` of the README's or model card's head, else the first line of LICENSE."""
+    """The `license` in the front matter of README.md or MODEL_CARD.md, else the first line of LICENSE; None without these files."""
     for name in ("README.md", "MODEL_CARD.md"):
         file = folder / name
-        if file.is_file() and (found := LICENCE.search(file.read_text(errors="replace"))):
-            return found[1]
+        if file.is_file() and (match := LICENCE.search(file.read_text(errors="replace"))):
+            return match[1]
     for name in ("LICENSE", "LICENSE.txt", "LICENCE", "LICENSE.md"):
         if (folder / name).is_file():
             lines = (folder / name).read_text(errors="replace").splitlines()
@@ -165,17 +165,17 @@ def stated_licence(folder: Path) -> str | None:
 
 
 def _locked_hashes(root: Path) -> dict[str, str]:
-    """{path: md5} of what the stages of dvc.yaml made and read.
+    """{path: md5} of the outputs and dependencies of all stages, from dvc.lock.
 
-    While a stage runs, dvc.lock still says what the stages after it read last time. So what a stage made counts before what another one
-    read, and an earlier reader before a later one.
+    While a stage runs, dvc.lock still holds the dependencies of later stages from the last run. So for a path, an output counts before a
+    dependency, and the dependency of an earlier stage before that of a later stage.
     """
     if not (root / "dvc.lock").is_file():
         return {}
     locked: dict[str, Any] = (yaml.safe_load((root / "dvc.lock").read_text()) or {}).get("stages", {})
     order = list((yaml.safe_load((root / "dvc.yaml").read_text()) or {}).get("stages", {})) if (root / "dvc.yaml").is_file() else []
-    place = {name: index for index, name in enumerate(order)}  # dvc.lock has them in the order they first ran
-    stages = sorted(locked.items(), key=lambda item: place.get(item[0].split("@")[0], len(order)))
+    position = {name: index for index, name in enumerate(order)}  # dvc.lock orders the stages by their first run
+    stages = sorted(locked.items(), key=lambda item: position.get(item[0].split("@")[0], len(order)))
     hashes: dict[str, str] = {}
     for kind in ("outs", "deps"):
         for _, stage in stages:
@@ -186,10 +186,10 @@ def _locked_hashes(root: Path) -> dict[str, str]:
 
 
 def _added_hash(root: Path, path: str) -> str | None:
-    """The hash of what `dvc add` or `dvc import-url` tracks, or of the nearest tracked folder above it: in its .dvc file."""
-    place = root / path
-    for folder in (place, *place.parents):
-        if not folder.name:  # a path outside the project leads up to the root
+    """The md5 in the .dvc file of the path, or of the nearest folder above it that has one; None when none has."""
+    target = root / path
+    for folder in (target, *target.parents):
+        if not folder.name:  # the path is outside the project, and the file system's root is reached
             break
         file = folder.with_name(f"{folder.name}.dvc")
         if file.is_file():
@@ -200,7 +200,7 @@ def _added_hash(root: Path, path: str) -> str | None:
 
 
 def _digest(path: Path) -> str | None:
-    """A hash for runs outside DVC: of a file; over a folder's small index files, else over the names and sizes of all its files."""
+    """A hash without DVC: of a file's bytes; of a folder's index files; else of its files' names and sizes. None for an empty folder."""
     if path.is_file():
         return sha256_file(path)
     files = sorted(file for pattern in ("*.parquet", "*.json", "*.safetensors") for file in path.glob(pattern))

@@ -1,7 +1,7 @@
-"""One MLflow run a training, opened by `training_run`; evaluation and report log into the same run later.
+"""One MLflow run for each training, opened by `training_run`. Evaluation and report log into the same run later (`later_stage`).
 
-A run is found again by the adapter's hash, so it makes no difference whether the stages ran just now, yesterday, or were restored by DVC.
-Tracking never stops work: when MLflow is away, that is said once, the work goes on, and what a training had to say is kept for later.
+Later stages find the run by the adapter's hash, so it does not matter when the stages ran, or whether DVC restored their outputs.
+Tracking never stops the work. While MLflow does not answer, one warning is logged, and the records of a training are kept on disk.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ log = logging.getLogger(__name__)
 ADAPTER = Path("outputs/train/adapter")
 HISTORY = Path("outputs/train/history.jsonl")
 RUN_FILE = Path(".state/run.json")
-PARAMS = "lineage/params.yaml"  # artifact: the settings of the run, to run it again
+PARAMS = "lineage/params.yaml"  # artifact: the settings of the run, for `pllava reproduce`
 METRICS_A_BATCH = 200  # a call costs ~50 ms whatever its size
-FLUSH_SECONDS = 5.0  # curves are seen while they grow
-RETRY_SECONDS = 30.0  # before the first new try at a store that is away; doubles with each
+FLUSH_SECONDS = 5.0  # between two sends of metrics, so that the curves grow during training
+RETRY_SECONDS = 30.0  # from a failed call to the first retry; doubles with each failed retry
 
 
 class Run:
-    """A run being written. `connection` None: MLflow is away.
+    """An open run. `connection` is None while MLflow does not answer.
 
-    With a `spool` (a training) nothing is lost then: it is kept on disk, sending is tried again ever more rarely, and what is left is
-    delivered by a later stage. Without one (later stages) every method does nothing while MLflow is away.
+    With a `spool` (a training), records are then kept on disk. Sending is retried at growing intervals, and a later stage delivers the
+    remaining records. Without a `spool` (later stages), every method does nothing while MLflow does not answer.
     """
 
     def __init__(self, connection: MlflowClient | None, run_id: str | None, spool: Spool | None = None, known_step: int = -1) -> None:
         self.connection = connection
         self.run_id = run_id
         self.spool = spool
-        self.known_step = known_step  # of a run that goes on: steps up to here are in it already
+        self.known_step = known_step  # last step that a resumed run has logged; earlier steps are not logged again
         self._waiting: list[tuple[str, float, int, int]] = []
         self._sent = time.monotonic()
         self._wait = RETRY_SECONDS
@@ -62,11 +62,11 @@ class Run:
         return self.connection is not None
 
     def log(self, step: int, **metrics: float) -> None:
-        """Remember numbers of one step; they are sent in batches."""
+        """Log numbers of one step. They are sent in batches."""
         self.log_metrics(metrics, step)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """As `log`, for names that are not identifiers ("mvbench/adapted/average"). NaN is left out: MLflow would store it as 0."""
+        """As `log`, for names that are not identifiers ("mvbench/adapted/average"). NaN is not logged: MLflow would store it as 0."""
         if step <= self.known_step or (self.connection is None and self.spool is None):
             return
         now = int(time.time() * 1000)
@@ -75,7 +75,7 @@ class Run:
             self.flush()
 
     def log_artifacts(self, path: str | Path, folder: str | None = None) -> None:
-        """Copy a file, or what is in a folder, to the run."""
+        """Copy a file, or the files of a folder, to the run."""
 
         def send(connection: MlflowClient, run_id: str) -> None:
             (connection.log_artifacts if Path(path).is_dir() else connection.log_artifact)(run_id, str(path), folder)
@@ -91,12 +91,13 @@ class Run:
         )
 
     def end(self, status: str) -> None:
+        """Send waiting metrics and set the run's status: FINISHED, FAILED or KILLED."""
         self.flush()
         now = int(time.time() * 1000)
         self._guard(lambda connection, run_id: connection.set_terminated(run_id, status, now), {"status": status, "time": now})
 
     def flush(self) -> None:
-        """Send what is waiting."""
+        """Send the waiting metrics."""
         self._sent = time.monotonic()
         if not self._waiting:
             return
@@ -111,50 +112,50 @@ class Run:
         )
 
     def _guard(self, send: Any, entry: dict[str, Any]) -> None:
-        """Do one call to MLflow; one that fails is reported, kept, and tried again later."""
+        """Make one call to MLflow. When it fails, log a warning and keep `entry` in the spool, if there is one."""
         from mlflow.exceptions import MlflowException
 
         if self.connection is None and self.spool is not None:
-            self._try_again()
+            self._reconnect()
         if self.connection is not None:
             try:
                 send(self.connection, self.run_id)
             except (MlflowException, OSError) as error:
-                say_away(error, self.spool is not None)
-                self.connection, self._tried = None, time.monotonic()
+                warn_not_tracked(error, self.spool is not None)
+                self.connection, self._last_try = None, time.monotonic()
             else:
                 return
         if self.spool is not None:
             self.spool.add(entry)
 
-    def _try_again(self) -> None:
-        """See whether MLflow answers now; first tell it what was kept, so that the run is in order."""
+    def _reconnect(self) -> None:
+        """Connect again once the waiting time is over. Entries of the spool are sent first, so that the run stays in order."""
         from mlflow.exceptions import MlflowException
 
-        if self.spool is None or time.monotonic() - self._tried < self._wait:
+        if self.spool is None or time.monotonic() - self._last_try < self._wait:
             return
         try:
             connection = client()
-            if self.spool.holds_something:
+            if self.spool.has_entries:
                 self.run_id = self.spool.send(connection, lambda header: _create_from(connection, header))
                 self.spool.header["run_id"] = self.run_id
             elif self.run_id is None:
                 return
         except (PllavaError, MlflowException, OSError):
-            self._tried, self._wait = time.monotonic(), self._wait * 2
+            self._last_try, self._wait = time.monotonic(), self._wait * 2
             return
         self.connection, self._wait = connection, RETRY_SECONDS
         log.warning("MLflow answers again: what was kept is delivered")
 
-    _tried = float("-inf")
+    _last_try = float("-inf")
 
 
 @contextmanager
 def training_run(params: Params, resume: bool = False) -> Iterator[Run]:
-    """A run with everything known before the first step; the block logs curves with `run.log(step, loss=...)`.
+    """Open a run with the settings, code version and data hashes. The block logs curves with `run.log(step, loss=...)`.
 
-    resume: go on in the run of the training that was stopped. When the block ends the adapter folder it wrote is named in the run; when
-    it raises, the run is marked failed, or killed.
+    resume: continue the run of the stopped training. When the block ends, the run gets the hash of the adapter. When the block raises, the
+    run is marked FAILED, or KILLED on an interrupt.
     """
     root = project_root()
     run = _open(root, params, resume)
@@ -170,21 +171,21 @@ def training_run(params: Params, resume: bool = False) -> Iterator[Run]:
 
 @contextmanager
 def later_stage(params: Params) -> Iterator[Run]:
-    """The run of the adapter in outputs/train, to log more into it. A run is made from the recorded history when there is none."""
+    """Open the run of the adapter in outputs/train to log more. Without such a run, one is created from the training history."""
     try:
         connection = client()
-        found = adapter_run(connection, params)
+        mlflow_run = adapter_run(connection, params)
     except PllavaError as error:
-        say_away(error)
+        warn_not_tracked(error)
         yield Run(None, None)
         return
-    run = Run(connection, found.info.run_id)
+    run = Run(connection, mlflow_run.info.run_id)
     yield run
     run.flush()
 
 
 def adapter_digest(root: Path) -> str | None:
-    """adapter_sha256 of the trained adapter's manifest, None when there is none."""
+    """`adapter_sha256` in the manifest of the trained adapter; None without a manifest."""
     manifest = root / ADAPTER / "manifest.json"
     return read_json(manifest)["adapter_sha256"] if manifest.is_file() else None
 
@@ -192,7 +193,8 @@ def adapter_digest(root: Path) -> str | None:
 def adapter_run(connection: MlflowClient, params: Params) -> MlflowRun:
     """The newest run that made the adapter in outputs/train.
 
-    DVC may have restored an adapter that was trained elsewhere: then a run is made from its history, tagged `restored`.
+    Without one (DVC restored an adapter that was trained elsewhere), a run is created from the history, with the tag `restored`.
+    Raises PllavaError when there is no adapter, or when MLflow does not answer.
     """
     root = project_root()
     digest = adapter_digest(root)
@@ -202,7 +204,7 @@ def adapter_run(connection: MlflowClient, params: Params) -> MlflowRun:
     experiment = experiment_id(connection, params.registry.experiment)
     query = f"tags.adapter_sha256 = '{digest}' AND attributes.status = 'FINISHED'"
     for run in connection.search_runs([experiment], query, max_results=100, order_by=["attributes.start_time DESC"]):
-        if "reproduces" not in run.data.tags:  # `pllava reproduce` made the same bytes again, from what this run recorded
+        if "reproduces" not in run.data.tags:  # skip runs of `pllava reproduce`, which have the same adapter
             return run
     restored = Run(connection, _create(connection, root, params))
     _replay(restored, root / HISTORY)
@@ -212,6 +214,7 @@ def adapter_run(connection: MlflowClient, params: Params) -> MlflowRun:
 
 
 def _open(root: Path, params: Params, resume: bool) -> Run:
+    """A new run, or the resumed one; a run that only writes to the spool when MLflow does not answer."""
     header: dict[str, Any] = {
         "run_id": None,
         "params": params.model_dump(mode="json"),
@@ -228,10 +231,10 @@ def _open(root: Path, params: Params, resume: bool) -> Run:
             _close_abandoned(connection, root)
             run = Run(connection, _create_from(connection, header))
     except PllavaError as error:
-        say_away(error, True)
-        (root / RUN_FILE).unlink(missing_ok=True)  # another training's: this one must not go on in it
+        warn_not_tracked(error, True)
+        (root / RUN_FILE).unlink(missing_ok=True)  # names the run of an earlier training, which a resume must not continue
         run = Run(None, None)
-        run._tried = time.monotonic()
+        run._last_try = time.monotonic()
     run.spool = spool
     if run.run_id:
         header["run_id"] = run.run_id
@@ -240,24 +243,24 @@ def _open(root: Path, params: Params, resume: bool) -> Run:
 
 
 def _reopen(connection: MlflowClient, root: Path) -> Run | None:
-    """The run of the training that was stopped; None if there is none in this store."""
+    """The run of the stopped training; None when this store has no such run, or when the run is finished."""
     from mlflow.exceptions import MlflowException
 
     if not (root / RUN_FILE).is_file():
         return None
     try:
-        found = connection.get_run(read_json(root / RUN_FILE)["run_id"])
-        if found.info.status == "FINISHED":
+        run = connection.get_run(read_json(root / RUN_FILE)["run_id"])
+        if run.info.status == "FINISHED":
             return None
-        connection.update_run(found.info.run_id, status="RUNNING")
-        steps = [entry.step for name in ("loss", "val_loss") for entry in connection.get_metric_history(found.info.run_id, name)]
+        connection.update_run(run.info.run_id, status="RUNNING")
+        steps = [entry.step for name in ("loss", "val_loss") for entry in connection.get_metric_history(run.info.run_id, name)]
     except MlflowException:
         return None
-    return Run(connection, found.info.run_id, known_step=max(steps, default=-1))
+    return Run(connection, run.info.run_id, known_step=max(steps, default=-1))
 
 
 def _deliver(connection: MlflowClient, root: Path) -> None:
-    """What earlier trainings could not say. A store that fails at it is away."""
+    """Send the kept records of earlier trainings. Raises PllavaError when the store fails."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -267,18 +270,18 @@ def _deliver(connection: MlflowClient, root: Path) -> None:
 
 
 def _create_from(connection: MlflowClient, header: dict[str, Any]) -> str:
-    """The run as it would have been made then; the folder may hold other data by now."""
+    """Create the run of a spool's header, with the tags and data hashes of that time; the project folder may have changed since."""
     params = Params.model_validate(header["params"])
     return _create(connection, project_root(), params, header["tags"], header["started"], header.get("data"))
 
 
 def _close_abandoned(connection: MlflowClient, root: Path) -> None:
-    """The run of a training that was killed before it could say so: it would look as if it were still going on."""
+    """Mark the run of a killed training as KILLED: a killed process leaves its run RUNNING."""
     from mlflow.exceptions import MlflowException
 
     if not (root / RUN_FILE).is_file():
         return
-    with suppress(MlflowException):  # of another store
+    with suppress(MlflowException):  # the run is in another store
         last = connection.get_run(read_json(root / RUN_FILE)["run_id"])
         if last.info.status == "RUNNING":
             connection.set_terminated(last.info.run_id, "KILLED")
@@ -292,10 +295,13 @@ def _create(
     started: int | None = None,
     data: dict[str, tuple[str, str]] | None = None,
 ) -> str:
-    """A run that holds all settings, the code, the packages and the data it starts from."""
+    """Create a run with all settings, the tags of code and corpora, and the data hashes; returns its id.
+
+    tags, started (milliseconds), data: those of a kept training; default: those of the project folder now.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-    # Not a name of MLflow's making: those are drawn from the generator that training has seeded, so all would be the same.
+    # MLflow draws its run names from the random generator that training seeds, so all runs would get the same name.
     when = datetime.now() if started is None else datetime.fromtimestamp(started / 1000)
     name = f"{Path(params.model.base).name}, {when:%Y-%m-%d %H:%M:%S}"
     experiment = experiment_id(connection, params.registry.experiment)
@@ -323,6 +329,7 @@ def _replay(run: Run, history: Path) -> None:
         run.log_metrics({key: value for key, value in record.items() if key != "step" and isinstance(value, int | float)}, record["step"])
 
 
-def say_away(error: Exception, kept: bool = False) -> None:
+def warn_not_tracked(error: Exception, kept: bool = False) -> None:
+    """Log a warning that MLflow does not answer. kept: the records are in the spool."""
     where = f"what it should have got is kept in {FOLDER} and delivered when it answers" if kept else f"its history is in {HISTORY}"
     log.warning("not tracked: %s\nThe work goes on; %s, by `pllava register` at the latest", error, where)

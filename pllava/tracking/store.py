@@ -1,7 +1,7 @@
-"""Where MLflow keeps its records: a sqlite file in `.state/mlflow` next to params.yaml, or MLFLOW_TRACKING_URI.
+"""The MLflow store: a sqlite file in `.state/mlflow` next to params.yaml, or MLFLOW_TRACKING_URI.
 
-Several processes that open a fresh sqlite file at once break it for good, so it is migrated once, under a lock, before anyone opens it; and
-on a copy, since SQLite does not take back the steps of a migration that is killed.
+Several processes that open a new sqlite file at once damage it. So the file is migrated once, under a lock, before a process opens it.
+The migration works on a copy, because SQLite does not roll back the steps of a killed migration.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 MLFLOW_HOME = Path(".state/mlflow")
 CAUSE = re.compile(r"[\w.]+(Error|Exception): .")
-# What SQLite says to a step that has been done in part: a step's tables are there, and the version says they are not.
+# SQLite's errors when a migration step was killed halfway: its tables exist, but the recorded version is the one before it.
 HALF_MIGRATED = re.compile(r"already exists|duplicate column name|no such (table|column|index)", re.I)
 
 
 def project_root() -> Path:
-    """The nearest folder, from here upwards, that holds params.yaml; else the current one."""
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), here)
+    """The nearest folder that holds params.yaml: the current one or one above it; else the current one."""
+    current = Path.cwd()
+    return next((folder for folder in (current, *current.parents) if (folder / "params.yaml").is_file()), current)
 
 
 def require_records() -> None:
-    """Raises PllavaError where neither a project nor records nor MLFLOW_TRACKING_URI are: whoever only reads leaves no store behind."""
+    """Raises PllavaError where there is no project, no store and no MLFLOW_TRACKING_URI, so that a reading command makes no store."""
     root = project_root()
     if "MLFLOW_TRACKING_URI" not in os.environ and not any((root / file).exists() for file in ("params.yaml", MLFLOW_HOME)):
         raise PllavaError(f"{root} is in no project, and models:/ needs one. Go to its folder, or make one: pllava init FOLDER")
@@ -46,7 +46,7 @@ def require_records() -> None:
 
 def setup() -> str:
     """Make the store usable and return its URI. Raises PllavaError when it cannot be reached."""
-    # Read once, when mlflow is imported: no telemetry, and a server that is away is given up on in seconds, not minutes.
+    # mlflow reads these once, at import. They switch telemetry off, and end calls to a server that does not answer in seconds, not minutes.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -74,8 +74,8 @@ def _client(uri: str) -> MlflowClient:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    # Not mlflow.set_tracking_uri: it writes MLFLOW_TRACKING_URI into the environment, and a process that goes on to another project would
-    # keep to the first one's records.
+    # mlflow.set_tracking_uri would write MLFLOW_TRACKING_URI into the environment: a process that changes to another project would still
+    # use the store of the first one.
     connection = mlflow.MlflowClient(uri, uri)
     try:
         connection.search_experiments(max_results=1)
@@ -85,25 +85,25 @@ def _client(uri: str) -> MlflowClient:
 
 
 def experiment_id(connection: MlflowClient, name: str) -> str:
-    """The experiment's id; it is made when it is not there. Its artifacts have an absolute place, whatever folder we run in."""
+    """The id of an experiment, which is created when it does not exist. Its artifact location is an absolute path."""
     from mlflow.exceptions import MlflowException
 
-    if found := connection.get_experiment_by_name(name):
-        return found.experiment_id
+    if experiment := connection.get_experiment_by_name(name):
+        return experiment.experiment_id
     local = connection.tracking_uri.startswith("sqlite:///")
-    place = (Path(connection.tracking_uri.removeprefix("sqlite:///")).parent / "artifacts" / name).as_uri() if local else None
-    with suppress(MlflowException):  # another process was faster
-        return connection.create_experiment(name, artifact_location=place)
-    found = connection.get_experiment_by_name(name)
-    if found is None:
+    location = (Path(connection.tracking_uri.removeprefix("sqlite:///")).parent / "artifacts" / name).as_uri() if local else None
+    with suppress(MlflowException):  # another process has created it meanwhile
+        return connection.create_experiment(name, artifact_location=location)
+    experiment = connection.get_experiment_by_name(name)
+    if experiment is None:
         raise PllavaError(f"experiment {name!r} could not be made in {connection.tracking_uri}")
-    return found.experiment_id
+    return experiment.experiment_id
 
 
 def migrate(uri: str) -> None:
-    """Bring the tables of a sqlite file to what this mlflow expects; a marker beside the file says which version did.
+    """Migrate a sqlite file to the tables of the installed mlflow. A marker file beside it names the version of mlflow that migrated it.
 
-    A copy is migrated and takes the file's place when it is whole: a kill at any moment leaves the file as it was.
+    A copy is migrated, then renamed to the file: a kill at any moment leaves the file as it was.
     """
     from importlib.metadata import version
 
@@ -120,15 +120,15 @@ def migrate(uri: str) -> None:
     with FileLock(f"{database}.lock"):
         if marker.exists() and database.exists():
             return
-        for rest in database.parent.glob(f".{database.name}.migrating-*"):  # of a process that was killed
-            shutil.rmtree(rest, ignore_errors=True)
+        for abandoned in database.parent.glob(f".{database.name}.migrating-*"):  # of a killed process
+            shutil.rmtree(abandoned, ignore_errors=True)
         with TemporaryDirectory(prefix=f".{database.name}.migrating-", dir=database.parent) as folder:
             _replace(database, Path(folder))
         marker.touch()
 
 
 def _replace(database: Path, folder: Path) -> None:
-    """Put a migrated copy in the place of the file. What a kill left half-migrated is set aside, and a new store begins."""
+    """Replace the file by a migrated copy. A half-migrated file is renamed, and an empty store takes its name."""
     copy = folder / database.name
     if database.exists():
         _copy(database, copy)
@@ -147,10 +147,10 @@ def _replace(database: Path, folder: Path) -> None:
 
 
 def _copy(database: Path, copy: Path) -> None:
-    """All that was committed, also what is in side files (-wal, -journal); none of these stays beside the file, which they would spoil."""
+    """Copy all committed data, including data in side files (-wal, -journal). Remove the side files, which would not fit the new file."""
     try:
         with closing(sqlite3.connect(database, timeout=30)) as source, closing(sqlite3.connect(copy)) as target:
-            source.execute("PRAGMA journal_mode=DELETE")  # needs the file for itself where there is a -wal
+            source.execute("PRAGMA journal_mode=DELETE")  # with a -wal file, this needs exclusive access
             source.backup(target)
     except sqlite3.Error as error:
         raise PllavaError(
@@ -161,8 +161,9 @@ def _copy(database: Path, copy: Path) -> None:
 
 
 def _upgrade(database: Path) -> str:
-    """`mlflow db upgrade`; why it failed, the last lines of its traceback, or nothing."""
-    code = "import sys; from mlflow.cli import cli; cli(['db', 'upgrade', sys.argv[1]], standalone_mode=False)"  # tells the cause too
+    """Run `mlflow db upgrade`; returns why it failed, from its traceback, or "" when it succeeded."""
+    # standalone_mode=False: click then shows the traceback.
+    code = "import sys; from mlflow.cli import cli; cli(['db', 'upgrade', sys.argv[1]], standalone_mode=False)"
     done = subprocess.run([sys.executable, "-c", code, f"sqlite:///{database}"], capture_output=True, text=True)
     if not done.returncode:
         return ""

@@ -88,7 +88,7 @@ def _fill(database: sqlite3.Connection, files: Sequence[ResultFile]) -> None:
     questions: dict[bytes, int] = {}
     several = len({file.source for file in files}) > 1
     for number, file in enumerate(files):
-        for location, row in Answers(file.path).with_place():
+        for location, row in Answers(file.path).with_location():
             same = json.dumps([file.benchmark, row["id"], *(row.get(key) for key in SAME)], sort_keys=True)
             digest = hashlib.sha256(same.encode()).digest()
             try:

@@ -19,7 +19,7 @@ from pllava.artifacts.pixels import Pixels
 from pllava.chat.conversation import IGNORE
 from pllava.chat.template import load_template
 from pllava.core.errors import PllavaError
-from pllava.core.signals import block_signals, leave_signals_to_parent
+from pllava.core.signals import block_signals, obey_only_parent
 from pllava.stages.train.collator import Batch, Collator
 from pllava.stages.train.dataset import InstructionDataset, VisionSource
 from pllava.stages.train.steps import StepSampler, validation_batches
@@ -100,10 +100,9 @@ class Inputs:
             collate_fn=self.collator,
             num_workers=self.workers,
             prefetch_factor=self.params.data.prefetch if self.workers else None,
-            worker_init_fn=leave_signals_to_parent,
-            generator=torch.Generator().manual_seed(
-                self.params.seed
-            ),  # torch's global generator is kept for dropout, and a resume restores it
+            worker_init_fn=obey_only_parent,
+            # Not torch's global generator: dropout draws from that one, and a resume restores it.
+            generator=torch.Generator().manual_seed(self.params.seed),
         )
 
     def replace_bad(self, split: str, batches: Iterable[Batch]) -> int:

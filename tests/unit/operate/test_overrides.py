@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from pllava.core.errors import PllavaError
-from pllava.core.overrides import NOT_OF_A_RUN, Overrides, compose, given
+from pllava.core.overrides import NOT_OF_A_RUN, Overrides, compose, set_values
 from pllava.core.params import Params
 
 PROJECT = Path(__file__).parents[3]
@@ -27,11 +27,11 @@ def test_every_key_of_the_params_can_be_given_but_where_it_serves_and_is_judged(
 
 
 def test_only_what_was_set_is_sent():
-    assert given(Overrides()) == {}
+    assert set_values(Overrides()) == {}
     assert Overrides().model_dump() == {}
     values = {"seed": 0, "train": {"lora": {"r": 4}}, "evaluate": {"lora_alpha": None}}
-    assert given(Overrides.model_validate(values)) == values, "0 and null are values"
-    assert given(Overrides.model_validate({"evaluate": {}})) == {}
+    assert set_values(Overrides.model_validate(values)) == values, "0 and null are values"
+    assert set_values(Overrides.model_validate({"evaluate": {}})) == {}
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_an_adapter_this_training_would_change_is_refused(
 
 def test_no_worker_dies_of_a_request_to_end_at_its_birth(prepared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every validation starts some, before torch lets us see to it."""
-    leave = inputs.leave_signals_to_parent
+    leave = inputs.obey_only_parent
 
     def born(worker: int) -> None:
         Path(f"held-{worker}").write_text(
@@ -120,7 +120,7 @@ def test_no_worker_dies_of_a_request_to_end_at_its_birth(prepared: Project, monk
         )
         leave(worker)
 
-    monkeypatch.setattr(inputs, "leave_signals_to_parent", born)
+    monkeypatch.setattr(inputs, "obey_only_parent", born)
     params = prepared(features={"enabled": False}, data={"workers": 1})
     made = inputs.Inputs(params, pllava.load(params.model.base, num_frames=4)[1])
     for batches in (made.steps(1), made.validation()):
