@@ -138,7 +138,7 @@ class Scenes:
     def _begin(self, frame: StreamFrame) -> _OpenScene:
         return _OpenScene(frame.time, frame.number, Kept(4 * self.num_frames, self.picture))
 
-    def _scene(self, scene: _Open) -> Scene:
+    def _scene(self, scene: _OpenScene) -> Scene:
         entries = scene.kept.nearest(self.num_frames, scene.start_frame, scene.end_frame)
         indices, times, pictures = zip(*entries, strict=True)
         return Scene(scene.start, scene.end, scene.start_frame, scene.end_frame, np.stack(pictures), list(times), list(indices))
