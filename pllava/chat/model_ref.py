@@ -91,7 +91,7 @@ class ModelRef:
         )
 
     def load(self, lora_alpha: float | None = None) -> VideoChat:
-        """The loaded model with its conversation template. lora_alpha: replaces the reference's value. Slow: imports torch, reads weights."""
+        """The loaded model with its conversation template. lora_alpha: instead of the reference's. Slow: imports torch, reads weights."""
         from transformers.utils import logging
 
         from pllava.chat.video_chat import VideoChat
