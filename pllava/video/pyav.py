@@ -190,7 +190,7 @@ def upright(frame: Any) -> np.ndarray:
 
 
 def check_whole(path: Path, header: Header, count: int) -> None:
-    """Raises PllavaError when far fewer frames are present than the header states. A file cut off between two frames decodes without error."""
+    """Raises PllavaError when frames of the header are missing: a file that is cut off between two frames decodes without an error."""
     if count < 0.9 * header.num_frames:
         raise PllavaError(f"{path}: cut off: its index names {header.num_frames} frames, {count} are there. Fetch it again")
 

@@ -138,7 +138,7 @@ def _choose_indices(
     if isinstance(source, ImageSource):
         return [0]
     if part is not None and not _constant_rate(source):
-        # Frame number / average rate is not the time of a frame in this clip: find the frames by their timestamps.
+        # Frame number / average rate is not the time of a frame in this clip: find the frames by timestamp, and count in frames.
         part = (_nearest(source, part[0]) + first, _nearest(source, part[1]) + first)
         rate = 1.0
     else:

@@ -79,8 +79,8 @@ class Readers:
         seed: str | None = None,
         reader: str = "auto",
     ) -> VideoFrames:
-        """As `read_video`, with a `seed` for "rand" instead of a generator. Raises PllavaError; ReaderDied when the process dies or takes too
-        long."""
+        """As `read_video`, with a `seed` for "rand" instead of a generator. Raises PllavaError; ReaderDied when the process dies or exceeds
+        the time limit."""
         message, frames = self._ask(
             "frames", path, **_bounds(num_frames, sampling, start, end), seed=seed, reader=reader, picture=self.picture, send=True
         )
