@@ -56,7 +56,7 @@ class ModelRef:
         """The model that `model` names: an address with a scheme, an adapter folder, a base folder, or a hub id.
 
         params: settings of a project. They apply when the base is the one that they name; else the checkpoint's settings apply.
-        Raises PllavaError when the model is not there.
+        Raises PllavaError when there is no such model.
         """
         if sources.scheme_of(model):
             return _from_source(str(model), template, params, why)

@@ -207,14 +207,15 @@ class VideoChat:
         for together in (True, False):
             numbers = [number for number, shares in enumerate(shared) if shares == together]
             if numbers:
-                run = self._behind_prefix if together else self._whole
-                made = run([videos[i] for i in numbers], [rows[i] for i in numbers], settings, streamer)
-                generated |= dict(zip(numbers, made, strict=True))
+                run = self._behind_prefix if together else self._from_whole_prompts
+                new_ids = run([videos[i] for i in numbers], [rows[i] for i in numbers], settings, streamer)
+                generated |= dict(zip(numbers, new_ids, strict=True))
         return [
             self._answer(prompt, row, generated[number], settings) for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
         ]
 
     def _shares(self, video: EncodedVideo, row: list[int]) -> bool:
+        """Whether the prompt continues the video's prefix. Raises PllavaError when the prompt begins differently."""
         if video.layers is None:
             return False
         if row[: len(video.prefix)] == video.prefix:
@@ -246,7 +247,9 @@ class VideoChat:
         self.cache.trim()
         return output[:, longest:].tolist()
 
-    def _whole(self, videos: Sequence[EncodedVideo], rows: list[list[int]], settings: Generation, streamer: Any) -> list[list[int]]:
+    def _from_whole_prompts(
+        self, videos: Sequence[EncodedVideo], rows: list[list[int]], settings: Generation, streamer: Any
+    ) -> list[list[int]]:
         """Generated ids of each row. The whole prompt is computed: for a template that puts the question before the video."""
         batch = self.processor.pad(rows)
         ids, mask = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)

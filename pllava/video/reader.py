@@ -46,7 +46,7 @@ def read_video(
     """Sample frames of a clip.
 
     sampling: "eval" (benchmarks), "demo", "middle", "rand" (with `rng`) or "fpsX": see `pllava.video.sampling`; "videoqa" equals
-    "eval" except for GIFs: the published VideoQA script counts one frame more there. start, end: seconds; an end behind the clip's end is
+    "eval" except for GIFs: the published VideoQA script counts one frame more there. start, end: seconds; a later end than the clip's is
     cut. reader: "auto", "decord" or "pyav". time_limit: seconds; another process (0.5 s to start) reads the clip, and is killed at the
     limit. Without a time limit this process reads the clip: `limits` apply, but a crash of the decoder ends this process. For untrusted
     or many clips see `pllava.video.readers`.

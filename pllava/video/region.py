@@ -115,15 +115,15 @@ def _one_pass(image: Image.Image, step: Pass, have: Span, wanted: Span) -> tuple
 def _in_strips(image: Image.Image, step: Pass, have: Span, wanted: Span, at_once: int) -> Image.Image:
     """The wanted span, computed `at_once` lines at a time. A frame of extreme aspect would need too much memory in one pass."""
     lines, length = image.size[1 - step.axis], wanted[1] - wanted[0]
-    made = Image.new("RGB", (length, lines) if step.axis == 0 else (lines, length))
+    result = Image.new("RGB", (length, lines) if step.axis == 0 else (lines, length))
     for first in range(0, lines, at_once):
         last = min(first + at_once, lines)
         strip = image.crop((0, first, image.width, last) if step.axis == 0 else (first, 0, last, image.height))
         strip, (start, _) = _one_pass(strip, step, have, wanted)
         low, high = wanted[0] - start, wanted[1] - start
         kept = strip.crop((low, 0, high, strip.height) if step.axis == 0 else (0, low, strip.width, high))
-        made.paste(kept, (0, first) if step.axis == 0 else (first, 0))
-    return made
+        result.paste(kept, (0, first) if step.axis == 0 else (first, 0))
+    return result
 
 
 def _cut(image: Image.Image, spans: list[Span], need: tuple[Span, Span]) -> Image.Image:

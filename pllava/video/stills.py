@@ -128,7 +128,7 @@ def check_gif(path: Path, limits: Limits) -> None:
         path.open("rb") as file,
         mmap(file.fileno(), 0, access=ACCESS_READ) as data,
         suppress(struct.error, IndexError),
-    ):  # the file ends early
+    ):  # cut off
         width, height, flags = struct.unpack_from("<HHB", data, 6)
         at, count = 13 + _palette(flags), 0
         while data[at] != END:

@@ -99,7 +99,7 @@ class FrameStream:
                 stream = container.streams.video[0]
                 stream.codec_context.options = {"err_detect": "explode"}
                 stream.thread_type = "AUTO"
-                # A player counts from the start of the earliest stream. In AVI, which has no times, and without other streams, that is the video.
+                # A player counts from the earliest stream. A lone video, or one in AVI (no times), counts from its own first frame.
                 alone = len(container.streams) == 1 or container.format.name == "avi"
                 zero = None if alone else (container.start_time or 0) / av.time_base
                 spacing = float(1 / stream.average_rate) if stream.average_rate else 0.04
