@@ -16,8 +16,8 @@ __all__ = ["Answer", "Conversation", "Template", "VideoChat", "WatchedVideo", "l
 def render(template: Template | str, messages: Sequence[Any], system: str | None = None) -> str:
     """The prompt of a conversation.
 
-    messages: (role string, text) pairs with the placeholders in place, as published; or dicts {"role": "user" | "assistant", "content"},
-    for which the template places the video and its pre- and post-query prompts. system: instead of the template's.
+    messages: (role string, text) pairs that hold the placeholders, as published; or dicts {"role": "user" | "assistant", "content"},
+    to which the template adds the video and its pre- and post-query prompts. system: replaces the template's system text.
     Raises PllavaError when a user's words hold a role marker, a separator, `<image>` or another special token.
     """
     if not isinstance(template, Template):

@@ -2,8 +2,8 @@
 
     encode([{"q": "What happens?", "a": "A dog runs."}], tokenizer, load_template("vicuna"), max_length=512)
 
-Text: [instruction sep0] USER: <image>\\n question sep1 ASSISTANT: answer sep1 ... Supervised: what follows the assistant's role, its
-separator included. The text is tokenised in pieces, cut at the roles; only the first piece gets the begin token.
+Text: [instruction sep0] USER: <image>\\n question sep1 ASSISTANT: answer sep1 ... Labels cover the assistant's answers and
+their separators. The text is cut at the roles into pieces, and each piece is tokenised alone; only the first gets the begin token.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def training_text(
     """The raw text of one sample.
 
     qa: turns {"q", "a"} with "i" (instruction) on the first; an empty q is a caption, which has no user message of its own.
-    mm_alone: the video in a user message of its own (default: as the template's mm_style). second_message: said beside the video,
-    such as the times of its frames. markers: "refuse" raises PllavaError where a question, instruction or answer holds a role marker or a
-    special token; "keep" writes it, as the published code did, and it then changes turns and supervision. media: False for text alone.
+    mm_alone: the video gets a user message of its own (None: as the template's mm_style). second_message: text behind the video, such as
+    the times of its frames. markers: "refuse" raises PllavaError where a question, instruction or answer holds a role marker or a special
+    token; "keep" writes the marker, as the published code did, which changes turns and labels. media: False for text without a video.
     """
     template = template if isinstance(template, Template) else load_template(template)
     user, assistant = template.roles
@@ -69,7 +69,7 @@ def training_text(
 
 
 def split_at_roles(text: str, roles: Sequence[str]) -> list[str]:
-    """Pieces of the text and the roles between them, in order; joined they are the text."""
+    """Roles of the text and the pieces between the roles, in order. The joined list is the text."""
     return re.split("(" + "|".join(re.escape(role) for role in roles) + ")", text)
 
 
@@ -87,7 +87,7 @@ def encode(
 ) -> Encoded:
     """Ids, labels and mask of one sample, cut to `max_length` text tokens (see `training_text` for the other arguments).
 
-    All labels may be -100 when the cut takes the whole answer: such a sample teaches nothing and `prepare` refuses it.
+    All labels are -100 when the cut removes the whole answer: such a sample teaches nothing, and `prepare` refuses it.
     pad_to_max_length: pad on the right, as the published training does with every sample.
     """
     template = template if isinstance(template, Template) else load_template(template)
@@ -112,7 +112,7 @@ def encode(
 
 
 def expand_placeholders(input_ids: Sequence[int], labels: Sequence[int], n: int, image_token_id: int) -> tuple[list[int], list[int]]:
-    """Each placeholder becomes n ids that are not supervised."""
+    """Ids and labels with each placeholder repeated n times, with label -100."""
     ids: list[int] = []
     targets: list[int] = []
     for token, label in zip(input_ids, labels, strict=True):

@@ -17,7 +17,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopP
 from pllava.core.errors import PllavaError
 from pllava.model.shared_prefix import stop_if
 
-COLD = 1e-6  # temperature; below, logits divided by it are no numbers any more, and the answer is the greedy one
+COLD = 1e-6  # temperature; division by a lower one overflows the logits, so decoding is greedy below it
 FinishReason = Literal["stop", "length"]  # an end token or a stop string; max_new_tokens
 
 
@@ -36,17 +36,17 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Generation:
-    """Raises PllavaError for values that mean nothing, all at once."""
+    """Settings of one answer. Raises one PllavaError that names all invalid values."""
 
     max_new_tokens: int = 100
     temperature: float = 0.0  # 0: greedy; above: sampling
-    top_p: float = 1.0  # sample from the most probable tokens that hold this share; 1: from all
+    top_p: float = 1.0  # sample from the most probable tokens with this total probability; 1: from all
     num_beams: int = 1
     repetition_penalty: float = 1.0  # above 1: tokens of the prompt and of the answer so far become less probable
     length_penalty: float = 1.0  # of a beam search; above 0 favours longer answers
     stop: str | Sequence[str] = ()  # the answer ends before the first of these
-    seed: int | None = None  # of sampling; an answer depends on it alone, not on what is asked beside it
-    cancel: threading.Event | None = None  # once set, the model stops in the middle of a token and Cancelled is raised
+    seed: int | None = None  # of sampling; other questions in the batch do not change an answer
+    cancel: threading.Event | None = None  # once set, the model stops within a token and raises Cancelled
 
     def __post_init__(self) -> None:
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -66,11 +66,11 @@ class Generation:
 
     @property
     def samples_beams(self) -> bool:
-        """transformers draws for all beams of a batch at once, from torch's own generator: one question at a time, then."""
+        """Whether beams are sampled. transformers then draws for all rows from torch's one generator, so a batch must hold one question."""
         return self.num_beams > 1 and self.temperature > 0
 
     def arguments(self, suppress: int, end: set[int], pad: int | None) -> dict[str, Any]:
-        """For `model.generate`. What a checkpoint's generation_config.json says about sampling does not count."""
+        """Arguments of `model.generate`. They override the sampling settings of a checkpoint's generation_config.json."""
         sample = self.temperature > 0
         arguments: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
@@ -82,14 +82,14 @@ class Generation:
             "repetition_penalty": self.repetition_penalty,
             "eos_token_id": sorted(end) or None,
             "pad_token_id": pad if pad is not None else next(iter(end), None),
-            "suppress_tokens": [suppress],  # a placeholder without a video means nothing in a reply
+            "suppress_tokens": [suppress],  # a reply must hold no placeholder
         }
         if self.num_beams > 1:
             arguments["length_penalty"] = self.length_penalty
         return arguments
 
     def rowwise(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The same arguments, but each row of a batch is sampled as it would be alone, from generators of its own."""
+        """The arguments with sampling by `RowSampler`: each row of a batch draws the tokens that it would draw alone."""
         if not arguments["do_sample"] or self.num_beams > 1:
             return arguments
         steps: list[LogitsProcessor] = []
@@ -101,6 +101,7 @@ class Generation:
         return arguments | {"do_sample": False, "temperature": None, "top_p": None, "logits_processor": chosen}
 
     def criteria(self, prompt_length: int, text_of: Callable[[list[int]], str]) -> StoppingCriteriaList:
+        """Stop strings and the cancel event. prompt_length: tokens. text_of: decodes generated ids."""
         return StoppingCriteriaList(
             ([StopStrings(tuple(self.stop), prompt_length, text_of)] if self.stop else [])
             + ([CancelCheck(self.cancel)] if self.cancel is not None else [])
@@ -109,7 +110,7 @@ class Generation:
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """torch's own generators start from `seed` and are put back after; one thread at a time. None leaves them alone."""
+    """Seed torch's global generators, and restore them afterwards. One thread at a time. None: change nothing."""
     if seed is None:
         yield
         return
@@ -122,7 +123,7 @@ _generators = threading.Lock()
 
 
 class RowSampler(LogitsProcessor):
-    """Draws each row's token with a generator that starts from `seed`, as `generate` with do_sample does for a row alone."""
+    """Draws the token of each row with a generator of its own, seeded with `seed`. A row alone in `generate` gets the same token."""
 
     def __init__(self, seed: int | None) -> None:
         self.seed = seed
@@ -140,7 +141,7 @@ class RowSampler(LogitsProcessor):
 
 
 class StopStrings(StoppingCriteria):
-    """Compares text, not tokens: a stop string may begin or end within one."""
+    """Stops a row whose text holds a stop string. Compares text, because a stop string may begin or end within a token."""
 
     def __init__(self, stops: tuple[str, ...], prompt_length: int, text_of: Callable[[list[int]], str]) -> None:
         self.stops, self.prompt_length, self.text_of = stops, prompt_length, text_of
@@ -151,6 +152,8 @@ class StopStrings(StoppingCriteria):
 
 
 class CancelCheck(StoppingCriteria):
+    """Raises Cancelled once the event is set."""
+
     def __init__(self, cancel: threading.Event) -> None:
         self.cancel = cancel
 
@@ -161,5 +164,5 @@ class CancelCheck(StoppingCriteria):
 
 def cut(text: str, stops: Sequence[str]) -> str:
     """The text before the first stop string."""
-    places = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(places)] if places else text
+    positions = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(positions)] if positions else text

@@ -1,6 +1,7 @@
-"""How every door names a model: `ModelRef.parse("models:/pllava@champion").load()`.
+"""How every command and server names a model: `ModelRef.parse("models:/pllava@champion").load()`.
 
-A registry address, a folder in any layout, or a hub id; with an adapter, its strength, frames, pooling, dtype and conversation template.
+A model is a registry address, a folder in any layout, or a hub id. A reference also holds the adapter, its lora_alpha, the number of
+frames, pooling, dtype and conversation template.
 """
 
 from __future__ import annotations
@@ -20,28 +21,28 @@ if TYPE_CHECKING:
     from pllava.chat.video_chat import VideoChat
     from pllava.core.params import Params
 
-TOY_PARAMETERS = 100e6  # a model below this is no PLLaVA, and the page says so
+TOY_PARAMETERS = 100e6  # a smaller model is a toy, and the pages of the apps say so
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model that can be loaded, and where it comes from. Nothing is loaded until `load`."""
+    """A model that can be loaded, and its origin. Only `load` reads weights."""
 
     name: str  # for people: "pllava version 3 (champion)"
     base: str  # folder or hub id
     adapter: str | None
     template: str
-    why: str  # why this one
+    why: str  # why this model was chosen
     version: int | None = None
     adapter_sha256: str | None = None
-    num_frames: int | None = None  # None: what the checkpoint says
+    num_frames: int | None = None  # None: the value of the checkpoint
     pooling_shape: tuple[int, int, int] | None = None
     pooling_method: str | None = None
     lora_alpha: float | None = None  # None: as trained
-    turns: str = "conversation"  # "independent": trained on questions that do not see each other, so it is given no history
+    turns: str = "conversation"  # "independent": trained on questions that do not see each other, so a question gets no history
     dtype: str = "auto"
     attn_implementation: str = "sdpa"
-    lineage: dict[str, str] = field(default_factory=dict)  # what an answer can be walked back to
+    lineage: dict[str, str] = field(default_factory=dict)  # base and adapter with their hashes, as recorded with an answer
 
     @classmethod
     def parse(
@@ -54,8 +55,8 @@ class ModelRef:
     ) -> ModelRef:
         """The model that `model` names: an address with a scheme, an adapter folder, a base folder, or a hub id.
 
-        params: settings of a project; they count for the base they name. None: what the checkpoint says.
-        Raises PllavaError when the model is not there.
+        params: settings of a project. They apply when the base is the one that they name; else the checkpoint's settings apply.
+        Raises PllavaError when there is no such model.
         """
         if sources.scheme_of(model):
             return _from_source(str(model), template, params, why)
@@ -80,51 +81,61 @@ class ModelRef:
         if params is None or base != params.model.base:
             return ref
         settings = params.model
-        video = {"num_frames": settings.num_frames, "pooling_shape": settings.pooling_shape, "pooling_method": settings.pooling_method}
-        return replace(ref, dtype=settings.dtype, turns=params.train.turns, **video)
+        return replace(
+            ref,
+            dtype=settings.dtype,
+            turns=params.train.turns,
+            num_frames=settings.num_frames,
+            pooling_shape=settings.pooling_shape,
+            pooling_method=settings.pooling_method,
+        )
 
     def load(self, lora_alpha: float | None = None) -> VideoChat:
-        """The loaded model with its conversation template. lora_alpha: instead of this reference's. Slow: imports torch, reads weights."""
+        """The loaded model with its conversation template. lora_alpha: instead of the reference's. Slow: imports torch, reads weights."""
         from transformers.utils import logging
 
         from pllava.chat.video_chat import VideoChat
         from pllava.model.load import load
 
         if Path(self.base).is_dir():
-            logging.disable_progress_bar()  # reading a local folder is quick; a download keeps its bar
+            logging.disable_progress_bar()  # a local folder loads quickly; a download keeps its progress bar
         lora_alpha = self.lora_alpha if lora_alpha is None else lora_alpha
         settings: dict[str, Any] = {"lora_alpha": lora_alpha, "dtype": self.dtype, "attn_implementation": self.attn_implementation}
-        if self.adapter and (Path(self.adapter) / "config.yaml").is_file():  # an adapter of ours knows its base
+        if self.adapter and (Path(self.adapter) / "config.yaml").is_file():  # an adapter that pllava has trained names its base
             model, processor = load(self.adapter, **settings)
         else:
-            video = {"num_frames": self.num_frames, "pooling_shape": self.pooling_shape, "pooling_method": self.pooling_method}
+            video: dict[str, Any] = {
+                "num_frames": self.num_frames,
+                "pooling_shape": self.pooling_shape,
+                "pooling_method": self.pooling_method,
+            }
             model, processor = load(self.base, adapter=self.adapter, **video, **settings)
         return VideoChat(model, processor, template=self.template)
 
 
 def describe_runtime(model: Any) -> str:
-    """Device, dtype and attention a loaded model runs with."""
+    """Device, dtype and attention of a loaded model, as text."""
     parameter = next(model.parameters())
     attention = getattr(model.config, "_attn_implementation", None) or "default"
     return f"{parameter.device}, {str(parameter.dtype).removeprefix('torch.')}, {attention} attention"
 
 
 def is_toy(model: Any) -> bool:
-    """True for a model far smaller than any published one: what it says about real videos means nothing."""
+    """Whether the model is far smaller than the published ones. Its answers about real videos mean nothing."""
     return sum(parameter.numel() for parameter in model.parameters()) < TOY_PARAMETERS
 
 
 def _from_source(address: str, template: str | None, params: Params | None, why: str) -> ModelRef:
-    """A model that its source knows more about: a version of the registry."""
+    """The reference of an address with a scheme. The source adds version, lora_alpha and lineage."""
     local = sources.resolve(address)
     ref = _from_adapter(local.folder, template, params, why, name=local.name)
-    chosen = params.evaluate.lora_alpha if params else None
-    alpha = chosen if chosen is not None else local.lora_alpha
+    configured = params.evaluate.lora_alpha if params else None
+    alpha = configured if configured is not None else local.lora_alpha
     return replace(ref, version=local.version, lora_alpha=alpha, lineage=ref.lineage | local.lineage)
 
 
 def _from_adapter(folder: Path, template: str | None, params: Params | None, why: str, name: str) -> ModelRef:
-    """An adapter folder. Ours says all that is needed; an adapter of plain PEFT goes on the base of the params."""
+    """The reference of an adapter folder. A pllava adapter names its base; a plain PEFT adapter goes on the base of `params`."""
     config: dict[str, Any] = {}
     manifest: dict[str, Any] = {}
     if (folder / "config.yaml").is_file():
@@ -159,8 +170,10 @@ def _may_be_hub_id(name: str) -> bool:
 
 
 def _template(params: Params | None, base: str) -> str:
-    """What a base is talked to with: the params' template where the base is theirs. Else the published 34B stands on Yi and has its role
-    markers; 7B and 13B stand on Vicuna."""
+    """The name of a base's conversation template.
+
+    For the base of `params`, the template of `params`. Else "yi" for the published 34B, which is built on Yi, and "vicuna" for 7B and 13B.
+    """
     if params is not None and base == params.model.base:
         return params.model.template
     return "yi" if "34b" in base.lower() else "vicuna"

@@ -1,6 +1,7 @@
-"""Videos that are encoded already, found again by what they depend on: `chat.cache.stats()`.
+"""A cache of encoded videos: `chat.cache.stats()`.
 
-Bounded in bytes; the one that was used least recently goes first. Someone who still holds a video keeps its memory until he lets go.
+The key of a video covers everything that its encoding depends on. The cache is bounded in bytes and evicts the least recently used video
+first. An evicted video's memory is freed when the last reference to the video is gone.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 
     from pllava.video.frames import VideoFrames
 
-ROOM = 256  # tokens behind a prefix: a question with its answer goes there, and nothing is copied
-TAILS = 4  # conversations of a video that are kept in front of their next question
+ROOM = 256  # tokens of memory reserved behind a prefix; a question with its answer fits there without a copy of the prefix
+TAILS = 4  # conversations of one video whose keys and values are kept for the next question
 
 
 @dataclass
 class Tail:
-    """What followed the prefix last time: ids, and keys and values [1, heads, length, head_dim] of each layer."""
+    """Tokens behind the prefix from one earlier question: ids, and keys and values [1, heads, length, head_dim] of each layer."""
 
     ids: list[int]
     layers: list[tuple[Tensor, Tensor]]
@@ -40,8 +41,10 @@ class Tail:
 
 
 class EncodedVideo:
-    """A video as the language model needs it: keys and values of the prompt up to its last token, or, where a template puts the
-    question before the video and nothing can be shared, its visual tokens [N, D]."""
+    """One encoded video. layers: keys and values from the beginning of the prompt to the video's last token.
+
+    With a template that puts the question before the video, questions share no prefix: layers is None, and visual_tokens [N, D] is set.
+    """
 
     def __init__(
         self, frames: VideoFrames | None, prefix: list[int], layers: list[BufferedLayer] | None, visual_tokens: Tensor | None = None
@@ -51,7 +54,7 @@ class EncodedVideo:
         self.layers = layers
         self.visual_tokens = visual_tokens
         self.tails: list[Tail] = []  # newest last
-        self._room = threading.Lock()  # held by who writes behind the prefix
+        self._room = threading.Lock()  # held while a thread writes behind the prefix
         self._tails = threading.Lock()
 
     @property
@@ -62,28 +65,32 @@ class EncodedVideo:
         return total + (self.frames.frames.nbytes if self.frames is not None else 0)
 
     def tail_for(self, ids: Sequence[int]) -> tuple[Tail | None, int]:
-        """The tail that shares most tokens with `ids`, and how many. The last of `ids` is not shared: its logits are needed."""
+        """The tail with the longest common beginning with `ids`, and the length of that beginning in tokens; (None, 0) without one.
+
+        The last id does not count: the model must compute its logits.
+        """
         with self._tails:
-            found = [(common(tail.ids, ids[:-1]), tail) for tail in self.tails]
-            length, tail = max(found, key=lambda pair: pair[0], default=(0, None))
+            lengths = [(common(tail.ids, ids[:-1]), tail) for tail in self.tails]
+            length, tail = max(lengths, key=lambda pair: pair[0], default=(0, None))
             if tail is not None and length:
                 self.tails.remove(tail)
                 self.tails.append(tail)
         return (tail, length) if length else (None, 0)
 
     def keep_tail(self, tail: Tail) -> None:
+        """Add a tail as the newest. It replaces every tail that it continues; at most `TAILS` are kept."""
         with self._tails:
-            self.tails = [old for old in self.tails if common(old.ids, tail.ids) < len(old.ids)]  # the new one goes on from these
+            self.tails = [old for old in self.tails if common(old.ids, tail.ids) < len(old.ids)]
             self.tails = [*self.tails, tail][-TAILS:]
 
     @contextmanager
     def room(self) -> Iterator[bool]:
-        """Whether the room behind the prefix is the caller's now. Someone else who asks at the same time works on a copy."""
-        mine = self._room.acquire(blocking=False)
+        """Reserve the memory behind the prefix. Yields False when another thread has reserved it: the caller then works on a copy."""
+        reserved = self._room.acquire(blocking=False)
         try:
-            yield mine
+            yield reserved
         finally:
-            if mine:
+            if reserved:
                 self._room.release()
 
 
@@ -91,24 +98,28 @@ class EncodedVideo:
 def opened(
     videos: Sequence[EncodedVideo], rows: Sequence[int], tail: Tail | None, kept: int, room: int, cancel: threading.Event | None
 ) -> Iterator[SharedPrefixCache]:
-    """A cache for `generate`: for each row the number of its video. tail, kept: of a single row, what of its tokens is known."""
+    """A cache for `generate`.
+
+    rows: for each row of the batch, the position of its video in `videos`. tail, kept: for a single row, an earlier tail and the number of
+    its tokens to reuse. room: tokens to reserve behind the prefixes.
+    """
     alone = videos[0] if len(videos) == 1 and room <= ROOM else None
-    with alone.room() if alone else nullcontext(False) as mine:
+    with alone.room() if alone else nullcontext(False) as in_place:
         layers = []
         for number in range(len(videos[0].layers or ())):
             own = [video.layers[number] for video in videos if video.layers]
-            layers.append(borrowed(own[0], cancel) if mine else joined(own, room, cancel))
+            layers.append(borrowed(own[0], cancel) if in_place else joined(own, room, cancel))
         for layer, (keys, values) in zip(layers, tail.layers if tail else (), strict=False):
             layer.update(keys[:, :, :kept], values[:, :, :kept])
         cache = SharedPrefixCache(layers, rows, layers[0].device, layers[0].dtype)
         try:
             yield cache
         finally:
-            cache.layers.clear()  # whoever still holds the cache (a traceback, a stopped thread) holds no memory
+            cache.layers.clear()  # a traceback or a stopped thread may still refer to the cache; its memory is freed anyway
 
 
 def tail_of(cache: SharedPrefixCache, prefix: int, ids: list[int]) -> Tail:
-    """What a single row left behind the prefix. ids: of the row, prompt and answer."""
+    """The tail of a finished single row. prefix: tokens before the tail. ids: of the whole row, prompt and answer."""
     layers = [
         (layer.keys[:, :, prefix : layer.length].clone(), layer.values[:, :, prefix : layer.length].clone()) for layer in cache.layers
     ]
@@ -116,12 +127,12 @@ def tail_of(cache: SharedPrefixCache, prefix: int, ids: list[int]) -> Tail:
 
 
 def common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Tokens that two rows begin with alike."""
+    """The length of the common beginning of two rows, in tokens."""
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
 
 
 def split(cache: Cache) -> list[list[BufferedLayer]]:
-    """The layers of each video of a batch, each in memory of its own, with room behind it."""
+    """The layers of each video of a batch. Each video gets memory of its own, with `ROOM` tokens reserved behind its prefix."""
     whole: list[Any] = cache.layers
     videos = whole[0].keys.shape[0]
     if videos == 1:
@@ -147,7 +158,7 @@ class CacheStats:
 
 
 class PrefixCache:
-    """Encoded videos by key, for any number of threads: two that ask for the same video at once encode it once."""
+    """Encoded videos by key, for any number of threads. Two threads that need the same new video encode it once."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -157,7 +168,7 @@ class PrefixCache:
         self._lock = threading.Lock()
 
     def find(self, key: Hashable) -> EncodedVideo | None:
-        """Counts as a hit or a miss."""
+        """The entry of the key, or None. Counts a hit or a miss."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -168,6 +179,7 @@ class PrefixCache:
             return entry
 
     def find_or_make(self, key: Hashable, make: Callable[[], EncodedVideo]) -> EncodedVideo:
+        """The entry of the key; a missing entry is made and added."""
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
         try:
@@ -189,7 +201,7 @@ class PrefixCache:
         self.trim()
 
     def trim(self) -> None:
-        """Let the least recently used go until all fit; one that is larger than everything allowed goes at once."""
+        """Evict the least recently used entries until the rest fits in `max_bytes`. An entry above `max_bytes` is evicted at once."""
         with self._lock:
             sizes = {key: entry.bytes for key, entry in self._entries.items()}
             total = sum(sizes.values())
@@ -209,7 +221,7 @@ class PrefixCache:
 
 
 def weights_key(model: torch.nn.Module) -> Hashable:
-    """Changes when weights are changed in place, or adapters are switched, scaled or merged."""
+    """A key that changes when weights change in place, or when an adapter is switched, scaled or merged."""
     first = next(model.parameters())
     versions = sum(0 if tensor.is_inference() else tensor._version for tensor in model.parameters())
     adapters: list[Hashable] = []

@@ -1,4 +1,7 @@
-"""An answer as it comes: `generate` runs in a thread, and of the text so far what is new and settled is handed on."""
+"""An answer in pieces, while the model generates it.
+
+`generate` runs in a thread. A piece is new text that no later token can change.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ if TYPE_CHECKING:
     from pllava.chat.prefix_cache import EncodedVideo
     from pllava.chat.video_chat import Answer, VideoChat
 
-BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # how SentencePiece-like tokenizers spell a byte that is no token of its own
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")  # how SentencePiece-like tokenizers spell one byte of a character without a token
 
 
 class Stream(BaseStreamer):
-    """One answer. `pieces()` may be run through once; `answer` is there after its end."""
+    """One answer. Iterate over `pieces()` once; afterwards `answer` holds the whole Answer."""
 
     def __init__(self, chat: VideoChat, video: Callable[[], EncodedVideo], prompt: str, settings: Generation) -> None:
         self.chat, self.prompt, self.settings = chat, prompt, settings
@@ -33,7 +36,7 @@ class Stream(BaseStreamer):
         self._queue: queue.Queue[str | BaseException | None] = queue.Queue()
         self._cancel = threading.Event()
         self._ids: list[int] = []
-        self._before: list[int] = []  # the prompt after the video
+        self._before: list[int] = []  # ids of the prompt behind the video
         self._prompt_seen = False
         self._trimmed = [text for text in (chat.template.sep[1].strip(), (chat.template.answer_prompt or "").strip()) if text]
 
@@ -43,19 +46,21 @@ class Stream(BaseStreamer):
             self._before = self.chat.after_video(value[0].tolist())
             return
         self._ids += value.flatten().tolist()
-        # A run of byte tokens may turn from characters into U+FFFD by its next byte: wait for its end.
+        # The next byte token can turn the text of a run of byte tokens into U+FFFD: leave the run out until it ends.
         settled = len(self._ids)
         while settled and BYTE_TOKEN.fullmatch(self._token(self._ids[settled - 1])):
             settled -= 1
         self._queue.put(self._steady(self._ids[:settled]))
 
     def _token(self, number: int) -> str:
-        """Its spelling; "" for ids that only the model has: many vocabularies are padded."""
+        """The token's spelling. "" for an id above the tokenizer's vocabulary: many models pad their vocabulary."""
         return self.chat.processor.tokenizer.convert_ids_to_tokens(number) or ""
 
     def _steady(self, ids: list[int]) -> str:
-        """What later tokens cannot take back of the text: an unfinished character decodes to U+FFFD; a stop string, a closing separator
-        or a second answer prompt comes in pieces."""
+        """The beginning of the text that no later token can change.
+
+        Left out at the end: U+FFFD (an unfinished character), and a beginning of a stop string, a closing separator or an answer prompt.
+        """
         text = cut(self.chat.processor.decode_new(self._before, self.chat.until_end(ids)), self.settings.stop)
         text = without_beginning_of(text.rstrip("\ufffd"), self.settings.stop)
         return without_beginning_of(self.chat.template.trim_reply(text), self._trimmed).rstrip()
@@ -64,37 +69,37 @@ class Stream(BaseStreamer):
         pass
 
     def pieces(self) -> Iterator[str]:
-        """What is new of the text, as soon as nothing that comes can change it. Closing the iterator stops the model."""
+        """New text, as soon as no later token can change it. Closing the iterator stops the model."""
         worker = threading.Thread(target=self._run, daemon=True)
         worker.start()
-        given = ""
+        yielded = ""
         try:
             while (item := self._queue.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                if item.startswith(given) and item != given:
-                    yield item[len(given) :]
-                    given = item
+                if item.startswith(yielded) and item != yielded:
+                    yield item[len(yielded) :]
+                    yielded = item
         finally:
             self._cancel.set()
             worker.join()
 
     def _run(self) -> None:
         try:
-            settings = dataclasses.replace(self.settings, cancel=_Either(self._cancel, self.settings.cancel))
-            streamer = self if settings.num_beams == 1 else None  # the best beam is known at the end
+            settings = dataclasses.replace(self.settings, cancel=_EitherEvent(self._cancel, self.settings.cancel))
+            streamer = self if settings.num_beams == 1 else None  # the best beam is known only at the end
             self.answer = self.chat.answer([self._video()], [self.prompt], settings, streamer)[0]
             self._queue.put(self.answer.text)
             self._queue.put(None)
         except Cancelled as error:
-            theirs = self.settings.cancel is not None and self.settings.cancel.is_set()
-            self._queue.put(error.with_traceback(None) if theirs else None)
-        except BaseException as error:  # handed to the thread that reads the pieces, which raises it
+            by_caller = self.settings.cancel is not None and self.settings.cancel.is_set()
+            self._queue.put(error.with_traceback(None) if by_caller else None)
+        except BaseException as error:  # `pieces` raises it in the reading thread
             self._queue.put(error)
 
 
-class _Either(threading.Event):
-    """Set when this stream was left, or when the caller's event is set."""
+class _EitherEvent(threading.Event):
+    """Set when one of two events is set: the stream's own (the reader has left) or the caller's."""
 
     def __init__(self, own: threading.Event, other: threading.Event | None) -> None:
         super().__init__()
@@ -105,6 +110,6 @@ class _Either(threading.Event):
 
 
 def without_beginning_of(text: str, strings: Sequence[str]) -> str:
-    """The text without what may become one of the strings at its end."""
+    """The text without a beginning of one of the strings at the end of the text."""
     lengths = (length for whole in strings for length in range(1, len(whole)) if text.endswith(whole[:length]))
     return text[: len(text) - max(lengths, default=0)]

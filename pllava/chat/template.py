@@ -1,7 +1,7 @@
 """Conversation templates as data: `load_template("vicuna").prompt_for("What happens?")`.
 
-A template says how a conversation is written for the language model. Those shipped are `templates/*.yaml`; any file with the same
-keys works too, and its hash is recorded with every result.
+A template defines how a conversation is written for the language model. The shipped templates are `templates/*.yaml`. Any file with the
+same keys works too. The hash of the template is recorded with every result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Message = tuple[str, str]  # role string of the template, text
 
 
 class Template(BaseModel):
-    """Field names are those of the published conversations; sep is (after system and user, after assistant)."""
+    """A conversation template. The field names are the names of the published conversations."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,26 +48,26 @@ class Template(BaseModel):
 
     @property
     def sha256(self) -> str:
-        """Of the values, so that a comment or another key order in the file changes nothing."""
+        """Hash of the values. Comments and the order of keys in the file do not change the hash."""
         return sha256_of(self.model_dump())
 
     def messages(self, question: str, history: Sequence[tuple[str, str]] = (), media: bool = True) -> list[Message]:
-        """The conversation so far and the new question. history: (question, answer) pairs, oldest first. media: the video comes first.
+        """Messages of the earlier turns and the new question. history: (question, answer) pairs, oldest first. media: with the video.
 
         Raises PllavaError when a user's words hold a marker of the template.
         """
         user, assistant = self.roles
         messages: list[Message] = []
-        for number, (asked, answer) in enumerate([*history, (question, None)]):
-            self.check(asked)
-            text = " ".join(part for part in (self.pre_query_prompt, asked, self.post_query_prompt) if part is not None)
+        for number, (query, answer) in enumerate([*history, (question, None)]):
+            self.check(query)
+            text = " ".join(part for part in (self.pre_query_prompt, query, self.post_query_prompt) if part is not None)
             if number == 0 and media and self.mm_style == "MM_ALONE":
                 messages.append((user, self.mm_token))
             elif number == 0 and media:
                 text = text + self.mm_join + self.mm_token if self.mm_style == "MM_AFTER" else self.mm_token + self.mm_join + text
             messages.append((user, text))
             if answer is not None:
-                _check_text(answer, "an earlier answer", (PLACEHOLDER,))  # whatever else the model wrote may stand there again
+                _check_text(answer, "an earlier answer", (PLACEHOLDER,))  # an answer of the model may hold other markers
                 messages.append((assistant, answer))
         if self.answer_prompt is not None:
             messages.append((assistant, self.answer_prompt))
@@ -78,7 +78,7 @@ class Template(BaseModel):
         return self.write(self.messages(question, history, media))
 
     def write(self, messages: Sequence[Message], system: str | None = None) -> str:
-        """Join messages. A last message of the assistant is left open, else the assistant's role is added for the reply."""
+        """Join messages. A last message of the assistant gets no separator; after a last user message the assistant's role is added."""
         system = self.system if system is None else system
         text = system + self.sep[0] if system else ""
         for number, (role, content) in enumerate(messages):
@@ -89,7 +89,7 @@ class Template(BaseModel):
 
     @cached_property
     def markers(self) -> tuple[str, ...]:
-        """What a user's words must not hold: it would end their message, or ask for another video."""
+        """Texts that a user's words must not hold: they would end the message, or stand for another video. Longest first."""
         own = {part.strip() for part in (*self.roles, *self.sep, self.mm_token)}
         return tuple(sorted((own | set(SPECIAL)) - {""}, key=lambda marker: (-len(marker), marker)))
 
@@ -98,22 +98,22 @@ class Template(BaseModel):
         _check_text(text, what, self.markers)
 
     def trim_reply(self, generated: str) -> str:
-        """The answer in what the model wrote after the prompt (special tokens skipped or not).
+        """The answer in the generated text (decoded with or without special tokens).
 
-        White space at its beginning counts after an answer prompt, as published: "(" and " A" make "( A".
+        After an answer prompt, white space at the beginning of the text stays, as published: "(" and " A" give "( A".
         """
         reply = generated.rstrip().removesuffix(self.sep[1].strip()).rstrip()
         return reply.strip() if self.answer_prompt is None else self.answer_in(self.answer_prompt + reply)
 
     def reply_in(self, decoded: str) -> str:
         """The assistant's last message in a decoded conversation, without the closing separator."""
-        # Decoding writes a space after a special token, so the role is looked for in that spelling.
+        # Decoding writes a space after a special token, so the role has a space there as well.
         role = self.roles[1].replace("<|im_start|>", "<|im_start|> ")
-        # removesuffix, not rstrip: that takes a set of characters, and "yes</s>" would become "ye".
+        # removesuffix, not rstrip: rstrip removes a set of characters, and "yes</s>" would become "ye".
         return decoded.split(role)[-1].strip().removesuffix(self.sep[1].strip()).strip()
 
     def answer_in(self, reply: str) -> str:
-        """A reply without the answer prompt it was made to begin with; nothing where the prompt is missing, as published."""
+        """The reply without the answer prompt at its beginning. A reply without the answer prompt gives an empty answer, as published."""
         if self.answer_prompt is None:
             return reply
         return (self.return_prompt + "".join(reply.split(self.answer_prompt.strip())[1:])).strip()
@@ -150,7 +150,7 @@ def load_template(name: str | Path) -> Template:
 def to_messages(template: Template, messages: Sequence[Any]) -> list[Message]:
     """Pairs (role string, text) as the published code keeps them, or dicts {"role": "user" | "assistant", "content"}.
 
-    Pairs are taken as they are, with the placeholders they begin with; dicts hold a person's words, and the video is put first.
+    Pairs keep the placeholders at their beginning. Dicts hold a user's words; the template puts the video first.
     """
     if messages and isinstance(messages[0], Mapping):
         return _from_dicts(template, messages)

@@ -7,8 +7,8 @@
     for piece in video.stream("Describe it."): print(piece, end="")
     chat.ask_each(chat.watch_all(["a.mp4", "b.mp4"]), "What happens?")      # several videos at once
 
-The keys and values of the prompt's beginning (2,304 of some 2,350 tokens in the published models) are computed once a video and
-reused by every question. Answers are those of `model.generate` on the whole prompt.
+The keys and values of the prompt's beginning (2,304 of some 2,350 tokens in the published models) are computed once a video, and
+every question reuses them. Answers equal the answers of `model.generate` to the whole prompt.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from pllava.video.readers import Readers
 __all__ = ["Answer", "Conversation", "History", "VideoChat", "WatchedVideo"]
 
 CACHE_BYTES = 4 << 30  # a 7B model's keys and values of 2,304 visual tokens are about 1.2 GB a video in bf16
-FIRST_STEPS = 32  # generated tokens that room is made for at once; longer answers get more as they grow
+FIRST_STEPS = 32  # generated tokens with memory reserved at the start; a longer answer reserves more while it grows
 logger = logging.getLogger("pllava")
 
 
 @dataclass(frozen=True)
 class Answer:
     text: str
-    token_ids: list[int]  # generated, without the end token; with those of a stop string
+    token_ids: list[int]  # generated ids, without the end token, with the tokens of a stop string
     prompt: str  # with one `<image>`
     finish_reason: FinishReason = "stop"
     prompt_tokens: int = 0  # placeholders expanded
@@ -61,8 +61,8 @@ class Answer:
 class VideoChat:
     """model, processor: of `pllava.load`. template: a shipped name, a .yaml file or a Template. sampling: frame rule of `read_video`.
 
-    cache_bytes: what encoded videos may take, on the model's device; `cache.stats()` counts hits and misses. 0 keeps none.
-    Any number of threads may use one VideoChat; answers do not depend on what is asked beside them.
+    cache_bytes: upper bound of the cache, on the model's device; 0 keeps no video. `cache.stats()` counts hits and misses.
+    Any number of threads may use one VideoChat. An answer does not depend on other questions that are asked at the same time.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class VideoChat:
         self.template = template if isinstance(template, Template) else load_template(template)
         self.sampling = sampling
         self.cache = PrefixCache(cache_bytes)
-        self.limits: Limits | None = None  # of what is read; None: the defaults of `read_video`
-        self.readers: Readers | None = None  # read for us, under their own limits, in processes that can be killed; None: we read
-        self._told: set[str] = set()
+        self.limits: Limits | None = None  # of the videos to read; None: the defaults of `read_video`
+        self.readers: Readers | None = None  # processes that read the videos, under their own limits; None: this process reads
+        self._logged_reasons: set[str] = set()
 
     def with_template(self, template: Template | str) -> VideoChat:
-        """Another way to talk to the same model, with the same cache."""
+        """A chat with the same model and cache and another template."""
         other = copy.copy(self)
         other.template = template if isinstance(template, Template) else load_template(template)
         return other
@@ -96,26 +96,26 @@ class VideoChat:
         return WatchedVideo(self, self.encoded(key, read, cancel), key)
 
     def watch_all(self, videos: Iterable[str | Path | VideoFrames], batch_size: int = 8, workers: int = 2) -> list[WatchedVideo]:
-        """Several videos of any sizes, `batch_size` encoded at once. Each is what `watch` gives. Raises PllavaError where that does."""
+        """Several videos of any sizes, `batch_size` encoded at once. Each equals the result of `watch`. Raises as `watch` does."""
         if batch_size < 1 or workers < 1:
             raise PllavaError(f"batch_size {batch_size}, workers {workers}: both must be at least 1")
         sources = [self._source(video, None, None) for video in videos]
-        # Equal videos are encoded once; what depends on chance is told apart by its place.
+        # Equal videos are encoded once. A video with random frames has no key; its position in the list stands for one.
         keys = [number if key is None else self._full_key(key) for number, (key, _) in enumerate(sources)]
-        found: dict[Hashable, Any] = {key: None if isinstance(key, int) else self.cache.find(key) for key in dict.fromkeys(keys)}
-        missing = [keys.index(key) for key, entry in found.items() if entry is None]
+        entries: dict[Hashable, Any] = {key: None if isinstance(key, int) else self.cache.find(key) for key in dict.fromkeys(keys)}
+        missing = [keys.index(key) for key, entry in entries.items() if entry is None]
         with ThreadPoolExecutor(workers) as pool:  # decoders release the interpreter's lock
             for first in range(0, len(missing), batch_size):
                 batch = missing[first : first + batch_size]
                 frames = list(pool.map(lambda number: sources[number][1](), batch))
                 for number, entry in zip(batch, self._encode(frames), strict=True):
-                    found[keys[number]] = entry
+                    entries[keys[number]] = entry
                     if not isinstance(keys[number], int):
                         self.cache.add(keys[number], entry)
-        return [WatchedVideo(self, found[key], source) for key, (source, _) in zip(keys, sources, strict=True)]
+        return [WatchedVideo(self, entries[key], source) for key, (source, _) in zip(keys, sources, strict=True)]
 
     def watch_features(self, features: Sequence[Tensor]) -> list[WatchedVideo]:
-        """Clips that passed the vision tower already, [T, P, Dv] each (`model.vision_features`); they are not kept in the cache."""
+        """Videos made of the vision tower's features, [T, P, Dv] each (`model.vision_features`). The cache does not keep them."""
         with torch.inference_mode():
             visual = self._base.model.encode_media(vision_features=_stacked(features))
         return [WatchedVideo(self, entry, None) for entry in self._prefill([None] * len(visual), visual)]
@@ -123,7 +123,7 @@ class VideoChat:
     def _source(
         self, video: str | Path | VideoFrames, start: float | None, end: float | None
     ) -> tuple[Hashable | None, Callable[[], VideoFrames]]:
-        """What the frames depend on (None: on chance), and how to get them."""
+        """The cache key of the frames (None: random frames, or an unreadable file), and a function that reads them."""
         if isinstance(video, VideoFrames):
             if start is not None or end is not None:
                 raise PllavaError("start and end are for a path; these frames are sampled already. Pass them to pllava.read_video")
@@ -135,12 +135,13 @@ class VideoChat:
                 return self.readers.read(video, number, self.sampling, start=start, end=end)
             return read_video(video, number, self.sampling, start, end, limits=self.limits)
 
-        kind_of_path(Path(video))  # a pipe has no content to go by, and a device no end
+        kind_of_path(Path(video))  # refuses pipes and devices, which cannot be hashed
         if self.sampling == "rand" or not os.access(video, os.R_OK):
-            return None, read  # the reader says what is wrong
+            return None, read  # the reader raises the error of an unreadable file
         return (path_key(Path(video)), number, self.sampling, start, end), read
 
     def encoded(self, key: Hashable | None, read: Callable[[], VideoFrames], cancel: Any = None) -> EncodedVideo:
+        """The encoding of the frames that `read` returns, from the cache where it holds the key. key None: not cached."""
         make = lambda: self._encode([read()], cancel)[0]  # noqa: E731
         return make() if key is None else self.cache.find_or_make(self._full_key(key), make)
 
@@ -162,7 +163,7 @@ class VideoChat:
         stop_if(cancel)
         prefix = self._prefix
         if not self.shares_prefix:
-            return [EncodedVideo(seen, prefix, None, tokens) for seen, tokens in zip(frames, visual, strict=True)]
+            return [EncodedVideo(video, prefix, None, tokens) for video, tokens in zip(frames, visual, strict=True)]
         room = ROOM if len(visual) == 1 else 0
         text = self._base.config.get_text_config()
         cache = Cache(layers=[BufferedLayer(room, cancel) for _ in range(text.num_hidden_layers)])
@@ -171,7 +172,7 @@ class VideoChat:
         self.model(input_ids=ids, mm_encoder_outputs=media, past_key_values=cache, use_cache=True, logits_to_keep=1)
         for layer in cache.layers:
             layer.cancel = None
-        return [EncodedVideo(seen, prefix, layers) for seen, layers in zip(frames, split(cache), strict=True)]
+        return [EncodedVideo(video, prefix, layers) for video, layers in zip(frames, split(cache), strict=True)]
 
     # Asking
 
@@ -183,11 +184,11 @@ class VideoChat:
         batch_size: int = 16,
         **options: Unpack[Options],
     ) -> list[Answer]:
-        """One answer a video: to the question of its place, or to one question for all. `batch_size` at once, also of several videos."""
-        asked = [questions] * len(videos) if isinstance(questions, str) else list(questions)
-        if len(asked) != len(videos):
-            raise PllavaError(f"{len(videos)} videos, {len(asked)} questions: give one question for each, or a single one for all")
-        prompts = [self.template.prompt_for(question) for question in asked]
+        """One answer a video: to the question at the same position, or to one question. `batch_size` answers are generated at once."""
+        each = [questions] * len(videos) if isinstance(questions, str) else list(questions)
+        if len(each) != len(videos):
+            raise PllavaError(f"{len(videos)} videos, {len(each)} questions: give one question for each, or a single one for all")
+        prompts = [self.template.prompt_for(question) for question in each]
         settings = Generation(max_new_tokens, **options)
         if batch_size < 1:
             raise PllavaError(f"batch_size {batch_size}: need >= 1")
@@ -199,21 +200,22 @@ class VideoChat:
         return answers
 
     def answer(self, videos: Sequence[EncodedVideo], prompts: Sequence[str], settings: Generation, streamer: Any = None) -> list[Answer]:
-        """Answers to whole prompts in one batch, each about the video of its place."""
+        """Answers to whole prompts in one batch; each prompt is about the video at the same position."""
         rows = [self.tokenize(prompt) for prompt in prompts]
         shared = [self._shares(video, row) for video, row in zip(videos, rows, strict=True)]
         generated: dict[int, list[int]] = {}
         for together in (True, False):
             numbers = [number for number, shares in enumerate(shared) if shares == together]
             if numbers:
-                run = self._behind_prefix if together else self._whole
-                made = run([videos[i] for i in numbers], [rows[i] for i in numbers], settings, streamer)
-                generated |= dict(zip(numbers, made, strict=True))
+                run = self._behind_prefix if together else self._from_whole_prompts
+                new_ids = run([videos[i] for i in numbers], [rows[i] for i in numbers], settings, streamer)
+                generated |= dict(zip(numbers, new_ids, strict=True))
         return [
             self._answer(prompt, row, generated[number], settings) for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
         ]
 
     def _shares(self, video: EncodedVideo, row: list[int]) -> bool:
+        """Whether the prompt continues the video's prefix. Raises PllavaError when the prompt begins differently."""
         if video.layers is None:
             return False
         if row[: len(video.prefix)] == video.prefix:
@@ -221,20 +223,20 @@ class VideoChat:
         raise PllavaError("the prompt does not begin as the encoded one did: the template's text before the video must not vary")
 
     def _behind_prefix(self, videos: Sequence[EncodedVideo], rows: list[list[int]], settings: Generation, streamer: Any) -> list[list[int]]:
-        """New ids of each row: only what follows the video is computed."""
+        """Generated ids of each row. Only tokens behind the video are computed."""
         different = list({id(video): video for video in videos}.values())
         numbers = [next(i for i, other in enumerate(different) if other is video) for video in videos]
         single = len(rows) == 1 and settings.num_beams == 1
         shared = len(videos[0].prefix)
         tail, kept = different[0].tail_for(rows[0][shared:]) if single else (None, 0)
         longest = max(len(row) for row in rows)
-        # A placeholder fills the gaps: every prompt holds one, so a repetition penalty does not see another row's length.
+        # Placeholders pad the rows. Every prompt holds a placeholder, so the padding changes no repetition penalty.
         fill = self.processor.image_token_id
         padded = [row[:shared] + [fill] * (longest - len(row)) + row[shared:] for row in rows]
         ids = torch.tensor(padded, device=self.device)
         mask = torch.ones_like(ids)
-        for row, given in zip(mask, rows, strict=True):
-            row[shared : shared + longest - len(given)] = 0
+        for row_mask, row in zip(mask, rows, strict=True):
+            row_mask[shared : shared + longest - len(row)] = 0
         most = max(numbers.count(number) for number in numbers) * settings.num_beams
         room = sum(len(row) - shared for row in rows) + most * min(settings.max_new_tokens, FIRST_STEPS)
         beams = [number for number in numbers for _ in range(settings.num_beams)]
@@ -245,8 +247,10 @@ class VideoChat:
         self.cache.trim()
         return output[:, longest:].tolist()
 
-    def _whole(self, videos: Sequence[EncodedVideo], rows: list[list[int]], settings: Generation, streamer: Any) -> list[list[int]]:
-        """New ids of each row, the whole prompt computed: for a template that puts the question before the video."""
+    def _from_whole_prompts(
+        self, videos: Sequence[EncodedVideo], rows: list[list[int]], settings: Generation, streamer: Any
+    ) -> list[list[int]]:
+        """Generated ids of each row. The whole prompt is computed: for a template that puts the question before the video."""
         batch = self.processor.pad(rows)
         ids, mask = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
         visual = [video.visual_tokens for video in videos]
@@ -258,7 +262,7 @@ class VideoChat:
 
     def _generate(self, ids: Tensor, mask: Tensor, rows: list[list[int]], settings: Generation, streamer: Any, **inputs: Any) -> Tensor:
         arguments = settings.rowwise(self._arguments(settings))
-        last = rows[0][-1:]  # what comes before new tokens decides about a space, not about a stop string
+        last = rows[0][-1:]  # the token before the new ones decides about a leading space, which no stop string depends on
         criteria = settings.criteria(ids.shape[1], lambda new: self.processor.decode_new(last, self.until_end(new)))
         with seeded(settings.seed if settings.samples_beams else None, self.device):
             return self.model.generate(
@@ -271,7 +275,7 @@ class VideoChat:
         before = self.after_video(row)
         text = self.processor.decode_new(before, ids)
         if any(stop in text for stop in settings.stop):
-            # Padding may follow in a batch: the shortest beginning that holds a stop string is what was generated.
+            # Padding of the batch may follow the stop string: keep the shortest beginning that holds a stop string.
             ids = next(ids[:n] for n in range(1, len(ids) + 1) if self._stops(self.processor.decode_new(before, ids[:n]), settings))
             text, ended = cut(self.processor.decode_new(before, ids), settings.stop), True
         return Answer(self.template.trim_reply(text), ids, prompt, "stop" if ended else "length", len(row))
@@ -280,7 +284,7 @@ class VideoChat:
     def _stops(text: str, settings: Generation) -> bool:
         return any(stop in text for stop in settings.stop)
 
-    # What both need
+    # Shared by watching and asking
 
     @property
     def _base(self) -> Any:
@@ -293,13 +297,13 @@ class VideoChat:
 
     @property
     def _prefix(self) -> list[int]:
-        """Ids of the prompt up to the video's last token."""
+        """Token ids from the beginning of the prompt to the video's last token."""
         ids = self.tokenize(self.template.prompt_for("?"))
         return ids[: max(i for i, token in enumerate(ids) if token == self.processor.image_token_id) + 1]
 
     @property
     def shares_prefix(self) -> bool:
-        """Whether questions can share a video's keys and values; why not is said once."""
+        """Whether questions can share a video's keys and values. A reason against it is logged once."""
         reason = ""
         text = self._base.config.get_text_config()
         if self.template.mm_style == "MM_AFTER":
@@ -308,44 +312,46 @@ class VideoChat:
             reason = f"{text._attn_implementation} attention takes no mask of its own; sdpa does"
         elif getattr(text, "sliding_window", None) or len(set(getattr(text, "layer_types", None) or ["full_attention"])) > 1:
             reason = f"{text.model_type} has layers that forget"
-        if reason and reason not in self._told:
-            self._told.add(reason)
+        if reason and reason not in self._logged_reasons:
+            self._logged_reasons.add(reason)
             logger.warning("%s: the language model reads the whole video again for every question", reason)
         return not reason
 
     def after_video(self, row: list[int]) -> list[int]:
-        """What of a prompt follows its last placeholder."""
+        """Token ids behind the last placeholder of a prompt."""
         return row[len(row) - row[::-1].index(self.processor.image_token_id) :]
 
     def tokenize(self, prompt: str) -> list[int]:
-        """The whole prompt at once (pieces may tokenise differently), the placeholder expanded."""
+        """Token ids of the whole prompt, the placeholder expanded. Pieces of a prompt may tokenise differently."""
         return self.processor.expand_ids(self.processor.tokenizer(prompt)["input_ids"])
 
     def generate(self, **inputs: Any) -> list[list[int]]:
-        """New token ids of each row, cut at its end token. `inputs` go to `model.generate`."""
+        """Generated token ids of each row, cut at its end token. inputs: of `model.generate`."""
         length = inputs["input_ids"].shape[1]
         with torch.inference_mode():
             output = self.model.generate(**inputs)
         return [self.until_end(row) for row in output[:, length:].tolist()]
 
     def settings(self, max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0, **options: Any) -> dict[str, Any]:
-        """Arguments of `model.generate` for the plain path; temperature 0 is greedy, whatever generation_config.json says."""
+        """Arguments of `model.generate` on a whole prompt. Temperature 0 is greedy, whatever generation_config.json holds."""
         return self._arguments(Generation(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, **options))
 
     def _arguments(self, settings: Generation) -> dict[str, Any]:
         return settings.arguments(self.processor.image_token_id, self.end_token_ids, self.processor.tokenizer.pad_token_id)
 
     def until_end(self, ids: list[int]) -> list[int]:
+        """The ids before the first end token."""
         ends = self.end_token_ids
         return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]
 
     @property
     def end_token_ids(self) -> set[int]:
+        """End tokens of the generation config and of the tokenizer."""
         configured = self.model.generation_config.eos_token_id
         listed = configured if isinstance(configured, list) else [configured]
         return {token for token in (*listed, self.processor.tokenizer.eos_token_id) if token is not None}
 
 
 def _stacked(clips: Sequence[Tensor]) -> Tensor | list[Tensor]:
-    """One batch where the clips have one length."""
+    """A stacked tensor when all clips have one shape, else the list."""
     return torch.stack(list(clips)) if len({clip.shape for clip in clips}) == 1 else list(clips)

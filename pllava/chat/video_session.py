@@ -1,4 +1,4 @@
-"""Questions about one encoded video: what `VideoChat.watch` gives."""
+"""Questions about one encoded video: `WatchedVideo`, which `VideoChat.watch` returns, and `Conversation`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ History = Sequence[tuple[str, str]]  # (question, answer), oldest first
 
 
 class WatchedVideo:
-    """One video, encoded. `frames` tells which frames were seen and which reader decoded them.
+    """One encoded video. `frames` holds the frames that the model saw, and the name of the reader that decoded them.
 
-    It keeps its encoding while you hold it, whatever the cache lets go. When the model's weights or adapters have changed since, it is
-    encoded again from its frames.
+    A WatchedVideo keeps its encoding even when the cache evicts the entry. After a change of the model's weights or adapters, the next
+    question encodes the video again from its frames.
     """
 
     def __init__(self, chat: VideoChat, encoded: EncodedVideo, key: Hashable | None) -> None:
@@ -36,19 +36,20 @@ class WatchedVideo:
 
     @property
     def prefix(self) -> list[int]:
-        """Ids of the prompt up to the video's last token, which every question shares."""
+        """Token ids from the beginning of the prompt to the video's last token. Every question shares them."""
         return self._encoded_video.prefix
 
     def encoded(self) -> EncodedVideo:
+        """The encoding under the model's present weights and adapters."""
         if self._encoded_video.frames is not None and (now := weights_key(self.chat.model)) != self._weights:
             frames = self._encoded_video.frames
             self._encoded_video, self._weights = self.chat.encoded(self._key, lambda: frames), now
         return self._encoded_video
 
     def ask(self, question: str, max_new_tokens: int = 100, history: History = (), **options: Unpack[Options]) -> Answer:
-        """One answer. history: earlier (question, answer) pairs of this conversation; what of it was computed before is not again.
+        """One answer. history: earlier (question, answer) pairs of this conversation. Keys and values of earlier turns are reused.
 
-        Greedy by default; temperature above 0 samples. Options: `pllava.chat.generation.Generation`.
+        Decoding is greedy by default; a temperature above 0 samples. Options: `pllava.chat.generation.Generation`.
         Raises PllavaError when the question holds a role marker or a special token, Cancelled when the event `cancel` is set.
         """
         settings = Generation(max_new_tokens, **options)
@@ -58,32 +59,33 @@ class WatchedVideo:
     def ask_all(
         self, questions: Sequence[str], max_new_tokens: int = 100, batch_size: int = 16, **options: Unpack[Options]
     ) -> list[Answer]:
-        """Independent answers, `batch_size` questions at once over the shared beginning; each is what `ask` gives alone."""
+        """Independent answers. The model generates `batch_size` answers at once; each equals the answer of `ask` to the question alone."""
         return self.chat.ask_each([self] * len(questions), questions, max_new_tokens, batch_size, **options)
 
     def conversation(self) -> Conversation:
-        """A dialogue: each question is asked with what was said before."""
+        """A dialogue: the model sees the earlier turns with each question."""
         return Conversation(self)
 
     def stream(self, question: str, max_new_tokens: int = 100, history: History = (), **options: Unpack[Options]) -> Iterator[str]:
-        """The answer in pieces as they are made; joined they are the text that `ask` gives. A beam search comes in one piece.
+        """Pieces of the answer while the model generates it. The joined pieces are the text of `ask`. A beam search gives one piece.
 
-        Leaving the loop (or `close()`) stops the model in the middle of a token and frees what it held.
+        Leaving the loop (or `close()`) stops the model within a token and frees its memory.
         """
         return self.streamed(question, max_new_tokens, history, **options).pieces()
 
     def streamed(self, question: str, max_new_tokens: int = 100, history: History = (), **options: Unpack[Options]) -> Stream:
-        """As `stream`, for who needs the whole answer at the end as well: `pieces()`, then `answer`."""
+        """The same as a `Stream`: iterate over `pieces()`, then read the whole Answer from `answer`."""
         settings = Generation(max_new_tokens, **options)
         prompt = self.chat.template.prompt_for(question, history)
         return Stream(self.chat, self.encoded, prompt, settings)
 
 
 class Conversation:
-    """What was said about a video so far; `ask` and `stream` add to it.
+    """The turns of a dialogue about one video. `ask` and `stream` add a turn to `history`.
 
-    Each turn computes only what is new: the video keeps what followed its beginning (`EncodedVideo.tails`). When the model wrote other
-    tokens than its words are read as, or the answer was trimmed, that part is computed again, so a turn is always that of the whole prompt.
+    A turn computes only new tokens: the video keeps keys and values of earlier turns (`EncodedVideo.tails`). The tokens of an earlier
+    answer can differ from the tokenised text of the answer, for example after trimming. The turn then computes the answer's tokens again.
+    Every answer therefore equals the answer to the whole prompt.
     """
 
     def __init__(self, video: WatchedVideo) -> None:
@@ -96,9 +98,9 @@ class Conversation:
         return answer
 
     def stream(self, question: str, max_new_tokens: int = 100, **options: Unpack[Options]) -> Iterator[str]:
-        """An answer that is left before its end is not remembered."""
-        said = ""
+        """Pieces of the answer. The turn enters `history` only when the caller reads the last piece."""
+        text = ""
         for piece in self.video.stream(question, max_new_tokens, tuple(self.history), **options):
-            said += piece
+            text += piece
             yield piece
-        self.history.append((question, said))
+        self.history.append((question, text))

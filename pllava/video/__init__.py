@@ -1,1 +1,1 @@
-"""From a file to frames: which frames (sampling) and how they are decoded (reader)."""
+"""From a file to frames: `sampling` chooses the frames, `reader` decodes them."""

@@ -1,6 +1,7 @@
-"""A process that does jobs for us and is killed when one takes too long. Jobs are JSON; answers are JSON, with the bytes of frames behind
-it in the pipe, or for the last answer in shared memory. No pickle, no fork: the child is a fresh `python -m MODULE`, whose `main` calls
-`serve`.
+"""A child process that does jobs, and is killed when a job takes too long.
+
+The parent sends a job as a JSON line. The child answers with JSON messages. The bytes of frames follow their message in the pipe; frames
+of the last message are in shared memory. No pickle, no fork: the child is a fresh `python -m MODULE` that calls `serve`.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from pllava.core.errors import PllavaError
 
 ROOT = Path(__file__).resolve().parents[2]
 START_LIMIT = 120.0  # seconds for a child to start
-PIPE_BYTES = 1 << 20  # of the kernel's buffer between the two processes
-KEPT_BYTES = 256 << 20  # of frames, for the next ones
-RETIRED_BYTES = 2 << 30  # resident memory after a job; a process that keeps more is not used again
+PIPE_BYTES = 1 << 20  # size of the pipe's buffer in the kernel
+KEPT_BYTES = 256 << 20  # shared memory that is kept from one job to the next
+RETIRED_BYTES = 2 << 30  # resident memory after a job; a larger process is not used again
 Say = Callable[..., None]  # say(message, frames=None)
 
 
 class Gone(Exception):
-    """The process is no more: killed at the limit, or dead by itself."""
+    """The process has ended: it was killed at the time limit, or it died."""
 
 
 class NoReader(PllavaError):
-    """No process can be started to read with: no clip is to blame."""
+    """No reading process can be started. The clip is not the cause."""
 
 
 class Child:
-    """Our side. Take one with `Child.take(module)`, and give it back after its last message, or end it."""
+    """The parent's side of a child process. `Child.take(module)` returns one; `give_back` it after its last message, else `end` it."""
 
-    idle: ClassVar[dict[str, deque[Child]]] = defaultdict(deque)  # by module; they end with this process
+    idle: ClassVar[dict[str, deque[Child]]] = defaultdict(deque)  # by module; idle children end with this process
 
     @classmethod
     def take(cls, module: str) -> Child:
@@ -51,7 +52,7 @@ class Child:
                 child = cls.idle[module].pop()
             except IndexError:  # another thread has taken the last one
                 break
-            if child.process.poll() is None:  # else it was killed while nobody used it
+            if child.process.poll() is None:  # an idle child may have been killed
                 return child
         try:
             return cls(module)
@@ -61,6 +62,7 @@ class Child:
             ) from None
 
     def give_back(self) -> None:
+        """Keep the process for the next job, unless it has grown too large."""
         if self._retired:
             self.end()
         else:
@@ -78,15 +80,17 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=os.name == "posix",  # Ctrl-C is ours to handle
+            start_new_session=os.name == "posix",  # Ctrl-C reaches only the parent
             pipesize=PIPE_BYTES,
         )
         self._ready = self._retired = False
-        self._begun: dict[str, Any] | None = None
+        self._sent_job: dict[str, Any] | None = None
 
     def ask(self, job: dict[str, Any], time_limit: float) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
-        """(message, uint8 frames) until the message that says "end". Raises Gone when none comes for `time_limit` seconds,
-        NoReader when the process does not start."""
+        """Messages of a job with their uint8 frames (or None), up to the message with "end".
+
+        Raises Gone when no message comes for `time_limit` seconds, NoReader when the process does not start.
+        """
         if not self._ready:
             try:
                 self._next(START_LIMIT, f"it took more than {START_LIMIT:g} s")
@@ -95,19 +99,19 @@ class Child:
             self._ready = True
         self.begin(job)
         while True:
-            said, frames = self._next(time_limit, f"not read within {time_limit:g} s, stopped")
-            self._retired = said.pop("retired", False)
-            yield said, frames
-            if said.get("end"):
+            message, frames = self._next(time_limit, f"not read within {time_limit:g} s, stopped")
+            self._retired = message.pop("retired", False)
+            yield message, frames
+            if message.get("end"):
                 return
 
     def begin(self, job: dict[str, Any]) -> None:
-        """Hand the job over, ahead of `ask` for the same one, which asks for what has come of it."""
-        if self._begun is job:
+        """Send the job before `ask` is called with the same job. `ask` then only receives the messages."""
+        if self._sent_job is job:
             return
-        self._begun = job
+        self._sent_job = job
         assert self.process.stdin is not None
-        with suppress(OSError):  # the process has died: who asks will hear of it
+        with suppress(OSError):  # the process has died: `ask` raises Gone
             self.process.stdin.write(json.dumps({**job, "folder": _working_folder()}).encode() + b"\n")
             self.process.stdin.flush()
 
@@ -116,6 +120,7 @@ class Child:
         self.process.wait()
 
     def _next(self, time_limit: float, too_long: str) -> tuple[dict[str, Any], np.ndarray | None]:
+        """The next message and its frames. Raises Gone; too_long: the message of Gone at the time limit."""
         stdout = self.process.stdout
         assert stdout is not None
         expired = threading.Event()
@@ -129,10 +134,10 @@ class Child:
         timer.start()
         try:
             line = stdout.readline()
-            said = json.loads(line) if line.endswith(b"\n") else None
-            frames = np.empty(said.pop("shape"), np.uint8) if said and "shape" in said else None
-            source: Any = self._frames if said and said.get("end") else stdout
-            if said is None or (frames is not None and not _fill(frames, source)):
+            message = json.loads(line) if line.endswith(b"\n") else None
+            frames = np.empty(message.pop("shape"), np.uint8) if message and "shape" in message else None
+            source: Any = self._frames if message and message.get("end") else stdout
+            if message is None or (frames is not None and not _fill(frames, source)):
                 raise BrokenPipeError
             if source is self._frames:
                 self._rewind()
@@ -141,15 +146,16 @@ class Child:
             self.end()
             raise Gone(too_long if expired.is_set() else self._death()) from None
         timer.cancel()
-        return said, frames
+        return message, frames
 
     def _rewind(self) -> None:
-        """For the next frames; much memory is given back."""
+        """Make the shared memory ready for the next job. Frees more than `KEPT_BYTES`."""
         if self._frames.tell() > KEPT_BYTES:
             self._frames.truncate(0)
         self._frames.seek(0)
 
     def _death(self) -> str:
+        """How the process ended, with the last line of its log."""
         code = self.process.wait()
         self._log.seek(0)
         last = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
@@ -162,14 +168,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def _memory_file() -> IO[bytes]:
-    """A file without a name, for the frames of a job's last message: large, and a pipe would hand them over in small pieces."""
+    """A file without a name, for the many frames of a last message. A pipe would transfer them in small pieces."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("frames"), "r+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
 
 
 def _fill(frames: np.ndarray, source: IO[bytes]) -> bool:
-    """Whether the source holds them all."""
+    """Read the bytes of `frames` from the source. False when the source ends too early."""
     view = frames.reshape(-1).data
     while view:
         count = source.readinto(view)  # type: ignore[attr-defined]
@@ -180,16 +186,16 @@ def _fill(frames: np.ndarray, source: IO[bytes]) -> bool:
 
 
 def _working_folder() -> str | None:
-    """What the paths of a job are relative to; a process that is used again was started elsewhere."""
+    """The folder that paths of a job are relative to: the child may have started in another. None: the folder was removed."""
     try:
         return os.getcwd()  # noqa: PTH109
-    except OSError:  # removed
+    except OSError:
         return None
 
 
 def cap_memory(limit: int) -> None:
-    """Let this process have `limit` bytes of data. What would take more is an error of the reader, and the machine goes on."""
-    with suppress(ImportError, ValueError, OSError):  # no Unix
+    """Limit this process to `limit` bytes of data. A larger allocation fails here instead of exhausting the machine."""
+    with suppress(ImportError, ValueError, OSError):  # not on Unix
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
@@ -198,14 +204,14 @@ def cap_memory(limit: int) -> None:
 def _resident_bytes() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):  # no Linux
+    except (OSError, ValueError):  # not on Linux
         return 0
 
 
 def serve(answer: Callable[[dict[str, Any], Say], None]) -> None:
-    """The child's side: answer jobs until the other process has gone, even while a decoder hangs. Its last `say` of a job has end=True."""
+    """The child's side: answer jobs until the parent ends, even while a decoder hangs. The last message of a job holds "end": True."""
     out, memory = os.fdopen(os.dup(1), "wb"), int(sys.argv[1])
-    os.dup2(2, 1)  # what a decoder prints must not land among the frames
+    os.dup2(2, 1)  # output of a decoder must not mix with the frames
     jobs: queue.Queue[bytes] = queue.Queue()
 
     def listen() -> None:
@@ -230,6 +236,6 @@ def serve(answer: Callable[[dict[str, Any], Say], None]) -> None:
     say({"ready": True})
     while True:
         job = json.loads(jobs.get())
-        with suppress(OSError):  # the folder is gone: so is what is in it
+        with suppress(OSError):  # the folder was removed, with the files in it
             os.chdir(job.pop("folder") or ".")
         answer(job, say)

@@ -1,7 +1,7 @@
 """Video files: decord first (fast, random access), PyAV when decord cannot.
 
-Before either decodes, the header is read with PyAV under a list of allowed formats and protocols, so that a playlist in a
-video's clothes cannot make the decoder open other files or addresses.
+PyAV reads the header first, with a list of allowed formats and protocols. A playlist with the name of a video is refused there, so it
+cannot make a decoder open other files or addresses.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pllava.video.limits import Limits
 from pllava.video.pyav import MEND, OPEN_OPTIONS, Header, PyavSource, check_whole, frames_on_the_way, reason
 
 log = logging.getLogger(__name__)
-NARROW = 256  # pixels; only narrower rows can be padded to a multiple of their width
-# decord reads 10,000 packets ahead of the frame it seeks; when that has not been decoded by then, it gives another frame without an error.
+NARROW = 256  # pixels; only in narrower frames can a padded row be a multiple of the width
+# decord reads at most 10,000 packets to reach a frame. When the frame is not decoded by then, decord returns another without an error.
 MOST_FRAMES = 10_000
-NO_TIME = 1e9  # seconds; FFmpeg's mark for a time that is not known, -2^63 units, is far below minus that
+NO_TIME = 1e9  # seconds; FFmpeg marks an unknown time with -2^63 units, far below -NO_TIME
 
 
 def read_header(path: Path, limits: Limits, whole: bool = True) -> Header:
-    """Raises PllavaError when the file is empty, is no video, has no video stream, is beyond a limit or, with `whole`, is cut off."""
+    """The container's header. Raises PllavaError when the file is empty, no video, above a limit or (`whole`) cut off."""
     import av
 
     size = path.stat().st_size
@@ -43,8 +43,8 @@ def read_header(path: Path, limits: Limits, whole: bool = True) -> Header:
             header = Header(
                 codec.width, codec.height, stream.frames, seconds, container.format.name, codec.name, getattr(codec, "pix_fmt", None)
             )
-            if whole and container.format.name.startswith("mov"):  # mp4 and its kin say where each frame is
-                _check_places(path, [entry.pos + entry.size for entry in stream.index_entries], size)
+            if whole and container.format.name.startswith("mov"):  # the index of mp4-like containers holds the position of each frame
+                _check_frame_ends(path, [entry.pos + entry.size for entry in stream.index_entries], size)
     except (av.FFmpegError, ValueError) as error:
         raise PllavaError(f"{path}: not a readable video ({reason(error)}). {MEND}") from error
     if header.width < 1 or header.height < 1:
@@ -54,10 +54,9 @@ def read_header(path: Path, limits: Limits, whole: bool = True) -> Header:
 
 
 def open_container(path: Path, limits: Limits, reader: str = "auto", look: bool = True) -> DecordSource | PyavSource:
-    """The first reader that can decode the file's first frame; a fall back is logged with its reason.
+    """The first reader that can decode the file's first frame. A fallback to PyAV is logged with its reason.
 
-    look=False leaves the first frame of a wide clip alone, for who decodes others anyway: width and height are then those of the header,
-    before rotation.
+    look=False does not decode the first frame of a wide clip: decord's width and height then come from the header, before rotation.
     """
     header = read_header(path, limits)
     if reader == "pyav":
@@ -75,10 +74,12 @@ def open_container(path: Path, limits: Limits, reader: str = "auto", look: bool 
 
 
 class CannotDecode(Exception):
-    """decord gave up; PyAV may still read the file."""
+    """decord cannot decode the file; PyAV may."""
 
 
 class DecordSource:
+    """A video file read with decord. times: seconds of each frame."""
+
     reader = "decord"
     first_index = 0
 
@@ -107,7 +108,7 @@ class DecordSource:
         self.width, self.height, self._padded = header.width, header.height, False
 
     def look(self) -> None:
-        """Decode the first frame and see how it comes out."""
+        """Decode the first frame: set the size after rotation, and whether rows are padded. Raises CannotDecode."""
         try:
             first = self._video[0].shape
         except self._errors as error:
@@ -117,20 +118,20 @@ class DecordSource:
         self._check_size()
 
     def get(self, indices: list[int]) -> np.ndarray:
-        """uint8 [T, H, W, 3]. Damage inside the file shows only here; PyAV then says what is wrong, or reads on."""
+        """uint8 [T, H, W, 3]. When decord fails inside the file, PyAV reads the frames, or raises PllavaError."""
         unique = sorted(set(indices))
         self.limits.check_work(self.path, frames_on_the_way(unique, self._video.get_key_indices()), self.width, self.height)
         try:
             frames = self._decode(unique)
         except CannotDecode as error:
             log.warning("%s: reading with PyAV, decord cannot: %s", self.path, error)
-            other = PyavSource(self.path, self.header, self.limits)
-            if len(other.times) != len(self.times):
+            pyav = PyavSource(self.path, self.header, self.limits)
+            if len(pyav.times) != len(self.times):
                 raise PllavaError(
-                    f"{self.path}: damaged: {len(self.times)} frames by its index, {len(other.times)} decode. {MEND}"
+                    f"{self.path}: damaged: {len(self.times)} frames by its index, {len(pyav.times)} decode. {MEND}"
                 ) from error
-            self.reader = other.reader
-            return other.get(indices)
+            self.reader = pyav.reader
+            return pyav.get(indices)
         return frames if unique == indices else frames[np.searchsorted(unique, indices)]
 
     def _decode(self, indices: list[int]) -> np.ndarray:
@@ -158,21 +159,21 @@ def _check_count(num_frames: int) -> None:
 
 
 def _without_padding(frame: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] of a frame [H, W, C] of decord's.
+    """uint8 [H, W, 3] from decord's frame [H, W, C].
 
-    FFmpeg pads rows for the processor's vector width; where the padded row is a whole multiple of the width (96 pixels: 384 bytes for 288),
-    decord takes it for C > 3 channels, and its batch read fails. The bytes of the row are in place.
+    FFmpeg pads rows to the processor's vector width. Where the padded row is a whole multiple of the width (96 pixels: 384 bytes for 288),
+    decord reports C > 3 channels, and its batch read fails. The pixels are still the first 3 * W bytes of each row.
     """
     height, width = frame.shape[:2]
     return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
 
 
-def _check_places(path: Path, ends: list[int], size: int) -> None:
-    """ends: where each frame of the index ends, in bytes."""
+def _check_frame_ends(path: Path, ends: list[int], size: int) -> None:
+    """Raises PllavaError when frames of the index end behind the end of the file. ends: last byte of each frame. size: of the file."""
     if lost := sum(end > size for end in ends):
         raise PllavaError(f"{path}: cut off: {lost} of the {len(ends)} frames of its index lie past the end of the file. Fetch it again")
 
 
 def _first_line(error: Exception) -> str:
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return re.sub(r"^(\[[\d:]+\] \S+: )+", "", line)[:300]  # decord's own source position
+    return re.sub(r"^(\[[\d:]+\] \S+: )+", "", line)[:300]  # without decord's source position

@@ -1,4 +1,4 @@
-"""What reading a clip gives: `VideoFrames`, and `VideoInfo` when nothing but the header was wanted."""
+"""Results of reading a clip: `VideoFrames`, or `VideoInfo` without frames."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class VideoInfo:
+    """Length, frame rate and size of a clip."""
+
     num_frames_total: int
     fps: float
     duration: float  # seconds
@@ -27,4 +29,4 @@ class VideoFrames:
     fps: float  # average
     num_frames_total: int
     duration: float  # seconds
-    reader: str  # "decord", "pyav" or "pillow": who decoded
+    reader: str  # the decoder: "decord", "pyav" or "pillow"

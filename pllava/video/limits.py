@@ -1,4 +1,4 @@
-"""What a video from a stranger may cost. Checked on the header, before anything large is decoded.
+"""Upper bounds for untrusted videos, checked on the header before anything large is decoded.
 
 read_video(path, limits=Limits(max_seconds=600))
 """
@@ -12,15 +12,15 @@ from pllava.core.errors import PllavaError
 
 @dataclass(frozen=True)
 class Limits:
-    """Upper bounds; the defaults let through anything the benchmarks hold and stop what would exhaust a machine."""
+    """Upper bounds of one video. The defaults allow every video of the benchmarks, and refuse videos that would exhaust a machine."""
 
     max_bytes: int = 8 << 30  # size of the file, or of all files of a frame folder
-    max_pixels: int = 8192 * 4320  # of one frame
+    max_pixels: int = 8192 * 4320  # in one frame
     max_frames: int = 2_000_000  # in the whole file: about 9 hours at 60 a second
     max_seconds: float = 12 * 3600.0
     max_decoded_bytes: int = 4 << 30  # the frames that are returned, uint8 RGB
-    max_pixels_decoded: int = 1 << 36  # of all frames that must be decoded to get at those: some minutes of a core
-    max_memory: int = 8 << 30  # bytes of a process that reads (`pllava.video.readers`); a reader in one's own process does not know it
+    max_pixels_decoded: int = 1 << 36  # of all frames that must be decoded to reach the returned ones: some minutes on one core
+    max_memory: int = 8 << 30  # bytes of a reading process (`pllava.video.readers`); not checked when this process reads
 
     def check_bytes(self, path: object, size: int) -> None:
         self._check(path, "bytes", size, self.max_bytes, "max_bytes")
@@ -36,11 +36,11 @@ class Limits:
         )
 
     def check_work(self, path: object, num_frames: int, width: int, height: int) -> None:
-        """num_frames: all that are decoded, wanted or not."""
+        """num_frames: all frames to decode, returned or not."""
         what = f"pixels to decode ({num_frames:,} frames of {width}x{height})"
         self._check(path, what, num_frames * width * height, self.max_pixels_decoded, "max_pixels_decoded")
 
     @staticmethod
-    def _check(path: object, what: str, found: float, limit: float, name: str) -> None:
-        if found > limit:
-            raise PllavaError(f"{path}: {found:,.0f} {what}, the limit is {limit:,.0f}. Cut or scale the video, or pass Limits({name}=...)")
+    def _check(path: object, what: str, value: float, limit: float, name: str) -> None:
+        if value > limit:
+            raise PllavaError(f"{path}: {value:,.0f} {what}, the limit is {limit:,.0f}. Cut or scale the video, or pass Limits({name}=...)")

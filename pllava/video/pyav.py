@@ -1,7 +1,6 @@
-"""Reading with PyAV (FFmpeg): slower than decord, but it reads what FFmpeg reads, and damage raises instead of being concealed.
+"""Reading with PyAV (FFmpeg): slower than decord, but PyAV reads every format of FFmpeg, and damage raises instead of being concealed.
 
-Times come from the packets, without decoding. Of the frames only the wanted ones are decoded, and what lies between them and the last
-key frame before.
+Times come from the packets, without decoding. To reach a wanted frame, PyAV decodes from the last key frame before it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from PIL import Image
 from pllava.core.errors import PllavaError
 from pllava.video.limits import Limits
 
-# Single-file containers. Left out on purpose: hls, dash, concat, image2, lavfi and others that open further inputs.
+# Single-file containers. Formats that open further inputs are left out on purpose: hls, dash, concat, image2, lavfi and others.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpeg,mpegts,mpegvideo,ogg,asf,gif,h264,hevc,m4v,nut,ivf,rm,y4m,yuv4mpegpipe,"
     "dv,mxf,av1,obu"
@@ -29,7 +28,7 @@ MEND = "Replace the file, or write it anew: ffmpeg -i IN -c:v libx264 -an OUT.mp
 
 @dataclass(frozen=True)
 class Header:
-    """What the container says of itself; num_frames and seconds are 0 where it says nothing."""
+    """The container's own description. num_frames and seconds are 0 where the container does not state them."""
 
     width: int
     height: int
@@ -41,6 +40,8 @@ class Header:
 
 
 class PyavSource:
+    """A video file read with PyAV. times: seconds of each frame."""
+
     reader = "pyav"
     first_index = 0
 
@@ -50,11 +51,11 @@ class PyavSource:
         if first is None:
             raise PllavaError(f"{path}: no frame decodes: damaged or cut off. {MEND}")
         self.height, self.width = upright(first).shape[:2]
-        self._pts, self._keys = self._packets()  # in units of the stream; _keys: those that decoding can begin with
+        self._pts, self._keys = self._packets()  # of all frames, of key frames; in units of the stream's time base
         if self._pts and self._pts[0] == first.pts:
             base, times = float(first.time_base), [pts * float(first.time_base) for pts in self._pts]
             spacing = self._last_duration * base
-        else:  # packets without a time, or that are not one frame each
+        else:  # a packet without a time, or packets that do not hold one frame each
             self._pts = []
             times, spacing = self._decoded_times()
         check_whole(path, header, len(times))
@@ -67,19 +68,19 @@ class PyavSource:
         if self._pts and self._keys:
             keys = [bisect_left(self._pts, pts) for pts in self._keys]
             self.limits.check_work(self.path, frames_on_the_way(sorted(set(indices)), keys), self.width, self.height)
-        found = self._by_time(set(indices)) if self._pts else None
-        found = found or self._by_number(set(indices))
-        return np.stack([found[index] for index in indices])
+        pictures = self._by_time(set(indices)) if self._pts else None
+        pictures = pictures or self._by_number(set(indices))
+        return np.stack([pictures[index] for index in indices])
 
     def _picture(self, frame: Any) -> np.ndarray:
-        """uint8 [H, W, 3] at the size of the first frame: a recording may change it on the way."""
+        """uint8 [H, W, 3] at the size of the first frame: the size may change within a recording."""
         picture = upright(frame)
         if picture.shape[:2] == (self.height, self.width):
             return picture
         return np.asarray(Image.fromarray(picture).resize((self.width, self.height), Image.Resampling.BICUBIC))
 
     def _packets(self) -> tuple[list[int], list[int]]:
-        """Times of all frames, and of those that are key frames, in order; empty when some packet has none."""
+        """Times of all frames, and times of the key frames, sorted. Both are empty when a packet has no time or two have the same."""
         import av
 
         times, keys, self._last_duration = [], [], 0
@@ -109,7 +110,7 @@ class PyavSource:
         return times, sorted(keys)
 
     def _decoded_times(self) -> tuple[list[float], float]:
-        """Seconds of each frame, and how long the last is shown; decodes all."""
+        """The time of each frame and the duration of the last frame, in seconds. Decodes all frames."""
         times: list[float] = []
         spacing = 0.0
         for number, frame in enumerate(self._frames()):
@@ -120,10 +121,10 @@ class PyavSource:
         return times, spacing
 
     def _by_time(self, wanted: set[int]) -> dict[int, np.ndarray] | None:
-        """From key frame to key frame. None when the file does not keep what its packets say: then it has to be read from the start."""
+        """Pictures by frame number, decoded from the nearest key frames. None when the decoded times differ from the packets' times."""
         import av
 
-        found: dict[int, np.ndarray] = {}
+        pictures: dict[int, np.ndarray] = {}
         try:
             with av.open(str(self.path), options=dict(OPEN_OPTIONS)) as container:
                 stream = container.streams.video[0]
@@ -139,18 +140,19 @@ class PyavSource:
                     frame = next(frame for frame in self._counted(frames) if frame.pts is None or frame.pts >= pts)
                     if frame.pts != pts:
                         return None
-                    found[index], position = self._picture(frame), pts
+                    pictures[index], position = self._picture(frame), pts
         except (av.FFmpegError, ValueError, StopIteration):
             return None
-        return found
+        return pictures
 
     def _by_number(self, wanted: set[int]) -> dict[int, np.ndarray]:
-        found: dict[int, np.ndarray] = {}
+        """Pictures by frame number, decoded from the start of the file."""
+        pictures: dict[int, np.ndarray] = {}
         for number, frame in enumerate(self._frames()):
             if number in wanted:
-                found[number] = self._picture(frame)
-            if len(found) == len(wanted):
-                return found
+                pictures[number] = self._picture(frame)
+            if len(pictures) == len(wanted):
+                return pictures
         raise PllavaError(f"{self.path}: damaged: {len(self.times)} frames by its index, {number + 1} decode. {MEND}")
 
     def _frames(self) -> Iterator[Any]:
@@ -165,14 +167,14 @@ class PyavSource:
             raise PllavaError(f"{self.path}: damaged ({reason(error)}). {MEND}") from error
 
     def _counted(self, frames: Iterator[Any]) -> Iterator[Any]:
-        """Raises PllavaError when more is decoded than the limits allow: not every container says beforehand how much it will be."""
+        """The frames. Raises PllavaError when decoding exceeds the limits: not every header states the number of frames."""
         for number, frame in enumerate(frames, 1):
             self.limits.check_work(self.path, number, frame.width, frame.height)
             yield frame
 
 
 def frames_on_the_way(wanted: Sequence[int], keys: Sequence[int]) -> int:
-    """How many frames are decoded to get at the wanted ones, in order, when decoding can begin at the key frames."""
+    """The number of frames to decode for the wanted frames (sorted), when decoding can begin at each of `keys`."""
     count, done = 0, -1
     for index in wanted:
         before = bisect_right(keys, index)
@@ -182,17 +184,17 @@ def frames_on_the_way(wanted: Sequence[int], keys: Sequence[int]) -> int:
 
 
 def upright(frame: Any) -> np.ndarray:
-    """uint8 [H, W, 3] of a PyAV frame, with the rotation its metadata asks for (as decord applies it)."""
+    """uint8 [H, W, 3] of a PyAV frame, rotated as its metadata states (decord rotates the same way)."""
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
 def check_whole(path: Path, header: Header, count: int) -> None:
-    """A file cut off between two frames decodes without an error: only the number of frames in its header tells."""
+    """Raises PllavaError when frames of the header are missing: a file that is cut off between two frames decodes without an error."""
     if count < 0.9 * header.num_frames:
         raise PllavaError(f"{path}: cut off: its index names {header.num_frames} frames, {count} are there. Fetch it again")
 
 
 def reason(error: Exception) -> str:
-    """Without FFmpeg's error number and the path, which stands before."""
+    """The error's text without FFmpeg's error number and path; the callers name the path."""
     return getattr(error, "strerror", None) or str(error)

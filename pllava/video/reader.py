@@ -25,7 +25,7 @@ Source = DecordSource | PyavSource | FolderSource | GifSource | ImageSource
 
 
 def probe(path: str | Path, limits: Limits | None = None) -> VideoInfo:
-    """Length, rate and size; decodes the first frame only. Raises PllavaError when there is nothing to read."""
+    """Length, rate and size. Decodes only the first frame. Raises PllavaError when the clip is unreadable."""
     with readable(path):
         source = _open(Path(path), limits or Limits(), "auto", look=True)
     return VideoInfo(len(source.times), source.fps, source.duration, source.width, source.height, source.reader)
@@ -45,12 +45,12 @@ def read_video(
 ) -> VideoFrames:
     """Sample frames of a clip.
 
-    sampling: "eval" (benchmarks), "demo", "middle", "rand" (with `rng`) or "fpsX": see `pllava.video.sampling`; "videoqa" is "eval" but
-    for GIFs, whose frames the published VideoQA script counts one higher. start, end: seconds; an end past the clip's end is cut.
-    reader: "auto", "decord" or "pyav". time_limit: seconds; the clip is read in a process of its own (0.5 s to start) that is killed when
-    it takes longer. Without it the clip is read in this process: `limits` hold, but a decoder that crashes takes the process along. For
-    clips from strangers, or many, see `pllava.video.readers`.
-    Raises PllavaError: missing, empty, damaged or oversized file, no video stream, a part that is outside the clip.
+    sampling: "eval" (benchmarks), "demo", "middle", "rand" (with `rng`) or "fpsX": see `pllava.video.sampling`; "videoqa" equals
+    "eval" except for GIFs: the published VideoQA script counts one frame more there. start, end: seconds; a later end than the clip's is
+    cut. reader: "auto", "decord" or "pyav". time_limit: seconds; another process (0.5 s to start) reads the clip, and is killed at the
+    limit. Without a time limit this process reads the clip: `limits` apply, but a crash of the decoder ends this process. For untrusted
+    or many clips see `pllava.video.readers`.
+    Raises PllavaError: missing, empty, damaged or oversized file, no video stream, start or end outside the clip.
     """
     path, limits = Path(path), limits or Limits()
     if reader not in ("auto", "decord", "pyav"):
@@ -64,7 +64,7 @@ def read_video(
             return readers.read(path, num_frames, sampling, start=start, end=end, reader=reader)
     with readable(path):
         source = _open(path, limits, reader, look=False)
-    indices = _choose(source, num_frames, sampling, _part(source, start, end), rng)
+    indices = _choose_indices(source, num_frames, sampling, _part(source, start, end), rng)
     if not indices:
         raise PllavaError(
             f"{path}: sampling {sampling!r} takes no frame of {source.duration:.2f} s. Use a higher rate, or sampling='middle'"
@@ -78,7 +78,7 @@ def read_video(
 
 @contextmanager
 def readable(path: str | Path) -> Iterator[None]:
-    """Whatever a library makes of a damaged file is a PllavaError: they raise AttributeError, OverflowError, struct.error and more."""
+    """Turn every exception into a PllavaError: on damaged files libraries raise AttributeError, OverflowError, struct.error and more."""
     try:
         yield
     except PllavaError:
@@ -88,12 +88,12 @@ def readable(path: str | Path) -> Iterator[None]:
 
 
 def kind_of_path(path: Path) -> str:
-    """ "folder", "gif", "image" or "video". Raises PllavaError when there is nothing that could be read."""
+    """ "folder", "gif", "image" or "video". Raises PllavaError when the path is no readable file or folder."""
     try:
-        there = path.exists()
-    except OSError as error:  # longer than names can be
+        exists = path.exists()
+    except OSError as error:  # the name is too long
         raise PllavaError(f"{path}: no name of a file ({error.strerror})") from None
-    if not there:
+    if not exists:
         raise PllavaError(f"{path}: no such file or folder")
     try:
         str(path).encode()
@@ -119,7 +119,7 @@ def _open(path: Path, limits: Limits, reader: str, look: bool) -> Source:
 
 
 def _part(source: Source, start: float | None, end: float | None) -> tuple[float, float] | None:
-    """The bound in seconds, checked; None for the whole clip."""
+    """Start and end in seconds, checked; None for the whole clip."""
     if start is None and end is None:
         return None
     longest = max(source.duration, len(source.times) / source.fps)
@@ -131,12 +131,14 @@ def _part(source: Source, start: float | None, end: float | None) -> tuple[float
     return low, high
 
 
-def _choose(source: Source, num_frames: int, sampling: str, part: tuple[float, float] | None, rng: random.Random | None) -> list[int]:
+def _choose_indices(
+    source: Source, num_frames: int, sampling: str, part: tuple[float, float] | None, rng: random.Random | None
+) -> list[int]:
     first, total = source.first_index, len(source.times)
     if isinstance(source, ImageSource):
         return [0]
     if part is not None and not _constant_rate(source):
-        # Frame number / average rate is not the time here: go by the timestamps, in units of frames.
+        # Frame number / average rate is not the time of a frame in this clip: find the frames by timestamp, and count in frames.
         part = (_nearest(source, part[0]) + first, _nearest(source, part[1]) + first)
         rate = 1.0
     else:
@@ -146,7 +148,7 @@ def _choose(source: Source, num_frames: int, sampling: str, part: tuple[float, f
         indices = eval_indices(num_frames, counted + first, rate, part, first)
         if isinstance(source, GifSource):
             unique = sorted({i for i in indices if i < total})
-            indices = [unique[i % len(unique)] for i in range(num_frames)]  # the loop is played again, as published
+            indices = [unique[i % len(unique)] for i in range(num_frames)]  # frames repeat from the start, as published
         return indices
     offset, length = 0, total
     if part is not None:
@@ -157,10 +159,11 @@ def _choose(source: Source, num_frames: int, sampling: str, part: tuple[float, f
 
 
 def _constant_rate(source: Source) -> bool:
-    """Whether frame number / fps is the time, to within a frame."""
+    """Whether the time of every frame is frame number / fps, to within one frame."""
     drift = np.abs(source.times - np.arange(len(source.times)) / source.fps)
     return bool(drift.max() * source.fps < 1)
 
 
 def _nearest(source: Source, seconds: float) -> int:
+    """The position of the frame nearest to a time."""
     return int(np.abs(source.times - seconds).argmin())

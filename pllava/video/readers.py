@@ -1,12 +1,12 @@
-"""The one pool of processes that read clips, for every command: what hangs, crashes or eats memory is a process, and one clip's error.
+"""Processes that read clips, for every command. A clip that hangs, crashes or exhausts its process raises an error for this clip alone.
 
     with Readers(workers=2, time_limit=60) as readers:
-        for path, video in readers.ahead(paths):    # in order; video is VideoFrames, or the PllavaError that says why not
+        for path, video in readers.ahead(paths):    # in order; video is VideoFrames, or the PllavaError of an unreadable clip
             ...
 
-Each worker is a fresh process (a fork of one with decoder or torch threads can hang), which is used again for other clips and by other
-Readers, and ends with the process that started it. A clip at which the decoder hangs, dies or takes longer than the limit costs its
-worker and is reported; the other clips are not touched.
+Each worker is a fresh process, because a fork of a process with decoder or torch threads can hang. Later clips and other Readers use the
+same workers; a worker ends with the process that started it. When a decoder hangs, dies or exceeds the time limit, its worker ends and
+the clip is reported. Other clips are not affected.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ TIME_LIMIT = 120.0  # seconds for the frames of one clip
 
 
 class ReaderDied(PllavaError):
-    """A clip at which the process died or took too long. It may do better another time: memory may have been short."""
+    """The reading process died at a clip, or exceeded the time limit. A second try may succeed: memory may have been short."""
 
 
 class Readers:
-    """workers: processes at once. time_limit: seconds a clip may take. picture: (short side, width, height) of the tower's pictures: frames
-    come as `pllava.video.aspect.tower_pictures` makes them, in the workers, which takes far less memory; None: frames as they are.
+    """A pool of reading processes.
+
+    workers: processes at once. time_limit: seconds for one clip. picture: (short side, width, height) of the tower's pictures; the workers
+    then return the pictures of `pllava.video.aspect.tower_pictures`, which take far less memory. None: unchanged frames.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Readers:
         if workers < 1 or not time_limit > 0:
             raise PllavaError(f"{workers} reader(s) with {time_limit} s a clip: need at least 1, and more than 0 s")
         self.workers, self.time_limit, self.limits, self.picture = workers, time_limit, limits or Limits(), picture
-        self._places = BoundedSemaphore(workers)
+        self._free_workers = BoundedSemaphore(workers)
         self._busy: set[Child] = set()
         self._closed = False
 
@@ -61,7 +63,7 @@ class Readers:
         self.close()
 
     def close(self) -> None:
-        """Ends what is being read."""
+        """End the reading processes that are busy."""
         self._closed = True
         for child in list(self._busy):
             child.end()
@@ -77,8 +79,8 @@ class Readers:
         seed: str | None = None,
         reader: str = "auto",
     ) -> VideoFrames:
-        """As `read_video`, with `seed` for "rand" in place of a generator. Raises PllavaError, also for a clip that takes too long or kills
-        the decoder (ReaderDied)."""
+        """As `read_video`, with a `seed` for "rand" instead of a generator. Raises PllavaError; ReaderDied when the process dies or exceeds
+        the time limit."""
         message, frames = self._ask(
             "frames", path, **_bounds(num_frames, sampling, start, end), seed=seed, reader=reader, picture=self.picture, send=True
         )
@@ -88,7 +90,7 @@ class Readers:
     def decode(
         self, path: str | Path, num_frames: int = 16, sampling: str = "eval", start: float | None = None, end: float | None = None
     ) -> VideoFrames:
-        """As `read`, to see whether it can be read: `frames` stay with the worker, so there are none."""
+        """As `read`, to check that a clip decodes. The result has 0 frames, because the worker does not send them."""
         message, _ = self._ask("frames", path, **_bounds(num_frames, sampling, start, end), seed=None, picture=None, send=False)
         return VideoFrames(np.empty((0, 0, 0, 3), np.uint8), np.asarray(message["video"].pop("times")), **message["video"])
 
@@ -97,14 +99,14 @@ class Readers:
         return VideoInfo(**self._ask("info", path)[0]["info"])
 
     def header(self, path: str | Path) -> Header | None:
-        """What a video's or GIF's container says of itself; None for pictures. Nothing is decoded."""
-        found = self._ask("header", path)[0]["header"]
-        return found and Header(**found)
+        """The header of a video or GIF, without decoding; None for an image or a folder of frames."""
+        header = self._ask("header", path)[0]["header"]
+        return header and Header(**header)
 
     def ahead(
         self, paths: Iterable[str | Path], num_frames: int = 16, sampling: str = "eval", window: int | None = None
     ) -> Iterator[tuple[str | Path, VideoFrames | PllavaError]]:
-        """Each path with its frames, in order, while up to `window` clips (two a worker by default) are being read or wait to be used."""
+        """Each path with its frames, in order. Reads up to `window` clips ahead of the caller (default: two for each worker)."""
         window = window or 2 * self.workers
         waiting: deque[tuple[str | Path, Future[VideoFrames]]] = deque()
         threads = ThreadPoolExecutor(self.workers, thread_name_prefix="reader")
@@ -119,7 +121,7 @@ class Readers:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, job: str, path: str | Path, **arguments: Any) -> tuple[dict[str, Any], np.ndarray | None]:
-        with self._places:
+        with self._free_workers:
             child = Child.take(WORKER)
             self._busy.add(child)
             if self._closed:

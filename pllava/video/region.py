@@ -1,8 +1,8 @@
-"""Resizes and crops of a frame in which only those pixels are computed that the last crop keeps: `crop(frame, steps)`.
+"""Resize and crop a frame, and compute only the pixels that the last crop keeps: `crop(frame, steps)`.
 
-Every pixel is what Pillow gives when it resizes the whole frame. One pass of a resize works along one axis, so lines across it that
-nobody needs are left out. Along its own axis a pass must know the whole length, from which Pillow computes the weights; but where it
-shrinks by a whole number, the weights are the same at every pixel, and a part of the line will do.
+Every pixel equals the pixel of Pillow's resize of the whole frame. A pass resizes along one axis, line by line, and skips the lines that
+no later step needs. Within a line a pass needs the full length, because Pillow computes the weights from the length. Where the length
+shrinks by a whole factor, all pixels have the same weights, and a part of the line is enough.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from math import ceil, floor
 import numpy as np
 from PIL import Image
 
-REACH = 2.0  # pixels (of the coarser picture) that bicubic looks to either side
-MOST_PIXELS = 1 << 23  # of a picture between two passes, 4 bytes each; a frame of 3840 x 2160 stays below
+REACH = 2.0  # pixels of the coarser picture on either side that a bicubic weight covers
+MOST_PIXELS = 1 << 23  # in a picture between two passes, 4 bytes each; a frame of 3840 x 2160 has fewer
 Span = tuple[int, int]  # first pixel, and the one after the last
 
 
@@ -29,7 +29,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Crop:
-    """Keep `size` (width, height) from (left, top). Black where that lies outside."""
+    """Keep `size` (width, height) from (left, top). Pixels outside the picture are black."""
 
     left: int
     top: int
@@ -40,11 +40,11 @@ Step = Pass | Crop
 
 
 def crop(frame: np.ndarray, steps: list[Step]) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [h, w, 3], after all steps, of which the last is a crop."""
+    """uint8 [H, W, 3] -> uint8 [h, w, 3], after all steps. The last step is a crop."""
     height, width = frame.shape[:2]
     needs = _needs((width, height), steps)
     if needs is None:
-        return np.asarray(_plainly(Image.fromarray(frame), steps))
+        return np.asarray(_whole_frame(Image.fromarray(frame), steps))
     (left, right), (top, bottom) = spans = list(needs[0])
     part = frame[top:bottom, left:right]
     if all(isinstance(step, Crop) for step in steps):
@@ -60,7 +60,7 @@ def crop(frame: np.ndarray, steps: list[Step]) -> np.ndarray:
 
 
 def _needs(size: tuple[int, int], steps: list[Step]) -> list[tuple[Span, Span]] | None:
-    """Before each step, and after the last: which columns and rows are needed. None where a crop leaves the picture."""
+    """The needed columns and rows before each step, and after the last step. None when a crop reaches outside the picture."""
     sizes = [size]
     for step in steps:
         whole = list(sizes[-1])
@@ -83,7 +83,7 @@ def _needs(size: tuple[int, int], steps: list[Step]) -> list[tuple[Span, Span]] 
 
 
 def _read_by(step: Pass, wanted: Span) -> Span:
-    """Pixels of the old line that the wanted ones of the new line are made of."""
+    """The span of old pixels that the wanted span of new pixels is computed from."""
     if step.old % step.new == 0:
         factor, margin = step.old // step.new, ceil(REACH) + 1
         return max(0, wanted[0] - margin) * factor, min(step.new, wanted[1] + margin) * factor
@@ -93,47 +93,48 @@ def _read_by(step: Pass, wanted: Span) -> Span:
 
 
 def _one_pass(image: Image.Image, step: Pass, have: Span, wanted: Span) -> tuple[Image.Image, Span]:
-    """The new line, and which of its pixels these are."""
+    """The resized picture, and the span of new pixels that it holds. have: the span of old pixels in `image`."""
     at_once = max(1, MOST_PIXELS // max(step.old, step.new))
     if image.size[1 - step.axis] > at_once:
         return _in_strips(image, step, have, wanted, at_once), wanted
     if step.old % step.new == 0:
         factor = step.old // step.new
-        made = (have[0] // factor, have[1] // factor)
+        computed = (have[0] // factor, have[1] // factor)
     else:
-        made = (0, step.new)
-        if have != (0, step.old):  # at its place in a line of full length; what is black there reaches no wanted pixel
-            size, place = ((step.old, image.height), (have[0], 0)) if step.axis == 0 else ((image.width, step.old), (0, have[0]))
+        computed = (0, step.new)
+        if have != (0, step.old):  # paste the part into black lines of full length; no wanted pixel depends on the black ones
+            size, corner = ((step.old, image.height), (have[0], 0)) if step.axis == 0 else ((image.width, step.old), (0, have[0]))
             whole = Image.new("RGB", size)
-            whole.paste(image, place)
+            whole.paste(image, corner)
             image = whole
-    length = made[1] - made[0]
+    length = computed[1] - computed[0]
     size = (length, image.height) if step.axis == 0 else (image.width, length)
-    return image.resize(size, Image.Resampling.BICUBIC), made
+    return image.resize(size, Image.Resampling.BICUBIC), computed
 
 
 def _in_strips(image: Image.Image, step: Pass, have: Span, wanted: Span, at_once: int) -> Image.Image:
-    """The wanted pixels, so many lines at a time: each is computed whole, and of a frame of extreme aspect little of it is kept."""
+    """The wanted span, computed `at_once` lines at a time. A frame of extreme aspect would need too much memory in one pass."""
     lines, length = image.size[1 - step.axis], wanted[1] - wanted[0]
-    made = Image.new("RGB", (length, lines) if step.axis == 0 else (lines, length))
+    result = Image.new("RGB", (length, lines) if step.axis == 0 else (lines, length))
     for first in range(0, lines, at_once):
         last = min(first + at_once, lines)
         strip = image.crop((0, first, image.width, last) if step.axis == 0 else (first, 0, last, image.height))
         strip, (start, _) = _one_pass(strip, step, have, wanted)
         low, high = wanted[0] - start, wanted[1] - start
         kept = strip.crop((low, 0, high, strip.height) if step.axis == 0 else (0, low, strip.width, high))
-        made.paste(kept, (0, first) if step.axis == 0 else (first, 0))
-    return made
+        result.paste(kept, (0, first) if step.axis == 0 else (first, 0))
+    return result
 
 
 def _cut(image: Image.Image, spans: list[Span], need: tuple[Span, Span]) -> Image.Image:
+    """The needed columns and rows of a picture that holds `spans`."""
     (left, right), (top, bottom) = need
     box = (left - spans[0][0], top - spans[1][0], right - spans[0][0], bottom - spans[1][0])
     return image if box == (0, 0, *image.size) else image.crop(box)
 
 
-def _plainly(image: Image.Image, steps: list[Step]) -> Image.Image:
-    """The whole picture, step by step."""
+def _whole_frame(image: Image.Image, steps: list[Step]) -> Image.Image:
+    """All steps on the whole picture."""
     for step in steps:
         if isinstance(step, Pass):
             size = (step.new, image.height) if step.axis == 0 else (image.width, step.new)

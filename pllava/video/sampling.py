@@ -5,8 +5,9 @@
     train_indices(16, 250, sample="rand", rng=random.Random(0))
 
 The rules are those of the published model (rounding included), so that a benchmark sees the same frames.
-All return plain frame numbers; reading them is `pllava.video.reader`. A rule of one's own is an entry point of the group `pllava.samplers`:
-a function `(num_frames, num_frames_total, fps) -> frame numbers` (docs/extending.md). Its name stands wherever "middle" may stand.
+Every rule returns frame numbers; `pllava.video.reader` reads the frames. Another package can add a rule as an entry point of the group
+`pllava.samplers`: a function `(num_frames, num_frames_total, fps) -> frame numbers` (docs/extending.md). The name of the entry point is
+valid wherever "middle" is.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ def eval_indices(
     bound: tuple[float, float] | None = None,
     first_index: int = 0,
 ) -> list[int]:
-    """The middle of each of `num_segments` equal segments between the two bounds.
+    """The frame numbers in the middle of `num_segments` equal segments between the two bounds.
 
     bound: start and end in seconds; None: the whole clip. first_index: 1 for folders of frames that are numbered from 1.
-    A bound past the end gives descending or out-of-range numbers, as published: `read_video` refuses such a bound first.
+    A bound behind the end gives descending or out-of-range numbers, as published; `read_video` refuses such a bound.
     """
     _check(num_segments, num_frames_total)
     start, end = bound or UNBOUNDED
@@ -46,7 +47,7 @@ def eval_indices(
 
 
 def demo_indices(num_segments: int, num_frames_total: int) -> list[int]:
-    """The demo's rule: the offset into a segment is truncated before the rounded steps are added."""
+    """The demo's rule: the truncated half of a segment plus the rounded start of each segment."""
     _check(num_segments, num_frames_total)
     segment = (num_frames_total - 1) / num_segments
     return [int(segment / 2) + int(np.round(segment * i)) for i in range(num_segments)]
@@ -61,14 +62,14 @@ def train_indices(
     fix_start: int | None = None,
     rng: random.Random | None = None,
 ) -> list[int]:
-    """The training rules.
+    """Frame numbers by a training rule.
 
-    sample "middle": middle of each interval. "rand": a random frame of each interval, never its last one.
-    A name of `pllava.samplers`: the rule of that entry point.
-    "fpsX": X frames a second whatever `num_frames` says, at most `max_num_frames` if that is positive (may be none for a short clip).
-    fix_start: this many frames after the start of each interval ("middle" only).
-    rng: source of "rand"; None: Python's own generator, as published.
-    A clip with fewer than `num_frames` frames is padded with its last sampled frame.
+    sample "middle": the middle of each interval. "rand": a random frame of each interval, except its last frame.
+    A name of the group `pllava.samplers`: the rule of the entry point.
+    "fpsX": X frames a second instead of `num_frames`, at most `max_num_frames` if positive. A short clip may give no frame.
+    fix_start: the frame at this offset from the start of each interval ("middle" only).
+    rng: generator of "rand"; None: Python's global generator, as published.
+    For a clip with fewer than `num_frames` frames, the last sampled frame repeats.
     """
     _check(num_frames, num_frames_total)
     if sample.startswith("fps"):
@@ -82,7 +83,7 @@ def train_indices(
     intervals = [(low, high - 1) for low, high in pairwise(edges)]  # both ends inclusive
     if sample == "rand":
         choose = rng.choice if rng else random.choice
-        # An interval of one frame has no frame before its last: it gives that one.
+        # An interval of a single frame gives this frame.
         indices = [choose(range(low, high)) if high > low else low for low, high in intervals]
     elif fix_start is not None:
         indices = [low + fix_start for low, _ in intervals]
@@ -92,18 +93,18 @@ def train_indices(
 
 
 def repeat_indices(num_frames: int, given: int, even: bool = False) -> list[int]:
-    """Which of `given` frames stands at each of `num_frames` places, for a clip shorter than the model's `num_frames`.
+    """For a clip of `given` frames, fewer than the model's `num_frames`: the frame at each of the `num_frames` positions.
 
     The published rule repeats every frame equally often and cuts the tail, so late frames may be lost (3 of 4: 0 0 1 1);
-    even=True spreads all frames over the places.
+    even=True spreads all frames over the positions.
     """
     _check(num_frames, given)
     if given > num_frames:
         raise PllavaError(f"nothing to repeat: {given} frames are given, {num_frames} are wanted")
     if even:
-        return [place * given // num_frames for place in range(num_frames)]
+        return [position * given // num_frames for position in range(num_frames)]
     times = num_frames // given + (given < num_frames)
-    return [place // times for place in range(num_frames)]
+    return [position // times for position in range(num_frames)]
 
 
 def _at_rate(rate: float, num_frames_total: int, fps: float, max_num_frames: int) -> list[int]:
@@ -114,7 +115,7 @@ def _at_rate(rate: float, num_frames_total: int, fps: float, max_num_frames: int
 
 
 def _checked(name: str, indices: Iterable[int], num_frames_total: int) -> list[int]:
-    """What a sampler of another package chose, as plain numbers inside the clip."""
+    """Frame numbers of another package's sampler, as ints. Raises PllavaError for none, or one outside the clip."""
     chosen = [int(index) for index in indices]
     if not chosen or min(chosen) < 0 or max(chosen) >= num_frames_total:
         raise PllavaError(f"sampler {name!r} chose frames {chosen[:5]} of a clip with frames 0 to {num_frames_total - 1}. Mend the sampler")
@@ -122,6 +123,7 @@ def _checked(name: str, indices: Iterable[int], num_frames_total: int) -> list[i
 
 
 def _rate(sample: str) -> float:
+    """X of "fpsX"."""
     try:
         rate = float(sample.removeprefix("fps"))
     except ValueError:

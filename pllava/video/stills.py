@@ -1,4 +1,4 @@
-"""Clips that are pictures, read with Pillow: animated GIF, a folder of numbered frames (3 a second, as TVQA has them), a still image."""
+"""Clips read with Pillow: an animated GIF, a folder of numbered frames (3 a second, as in TVQA), or a still image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pllava.video.limits import Limits
 FOLDER_FPS = 3.0
 FRAME_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 MAGIC = {b"\x89PNG": "image", b"\xff\xd8\xff": "image", b"GIF8": "gif", b"BM": "image", b"II*\0": "image", b"MM\0*": "image"}
-EXTENSION, PICTURE, END = 0x21, 0x2C, 0x3B  # what a block of a GIF begins with
+EXTENSION, PICTURE, END = 0x21, 0x2C, 0x3B  # the first byte of a block in a GIF
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def kind_of(path: Path) -> str:
-    """ "folder", "gif", "image" or "video": by what the file begins with, not by its name."""
+    """ "folder", "gif", "image" or "video": by the first bytes of the file, not by its name."""
     if path.is_dir():
         return "folder"
     with path.open("rb") as file:
@@ -78,7 +78,7 @@ class FolderSource:
 
 
 class GifSource:
-    """An animated GIF. Times are those of the file (a frame without a duration lasts 0.1 s, as browsers do)."""
+    """An animated GIF. Times come from the file; a frame without a duration lasts 0.1 s, as in browsers."""
 
     reader = "pillow"
     first_index = 0
@@ -90,7 +90,7 @@ class GifSource:
         durations = []
         try:
             with Image.open(path) as gif:
-                # One at a time: a hostile file is left at the limit, not counted to its end.
+                # Check the limits after every frame: a hostile file must not be counted to its end.
                 while True:
                     durations.append((gif.info.get("duration") or 100) / 1000)  # milliseconds
                     limits.check_header(path, self.width, self.height, len(durations), 0)
@@ -110,7 +110,7 @@ class GifSource:
         frames: dict[int, np.ndarray] = {}
         try:
             with Image.open(self.path) as gif:
-                for index in sorted(set(indices)):  # a GIF frame builds on the one before: forwards only
+                for index in sorted(set(indices)):  # a frame of a GIF builds on the frame before it, so decoding goes forwards
                     gif.seek(index)
                     frames[index] = np.asarray(gif.convert("RGB"))
         except UNREADABLE as error:
@@ -119,14 +119,21 @@ class GifSource:
 
 
 def check_gif(path: Path, limits: Limits) -> None:
-    """Raises PllavaError when decoding all frames, twice (to count and to give them), is more than the limits allow. A frame takes 23 bytes
-    and decodes to the size of the screen, so they are counted first by their headers alone. Damage is left to the decoder."""
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data, suppress(struct.error, IndexError):  # cut off
+    """Raises PllavaError when decoding all frames twice (once to count, once to return them) exceeds the limits.
+
+    A frame of 23 bytes decodes to the size of the screen, so the frames are counted by their headers, without decoding. A damaged file
+    passes this check; the decoder reports the damage.
+    """
+    with (
+        path.open("rb") as file,
+        mmap(file.fileno(), 0, access=ACCESS_READ) as data,
+        suppress(struct.error, IndexError),
+    ):  # cut off
         width, height, flags = struct.unpack_from("<HHB", data, 6)
         at, count = 13 + _palette(flags), 0
         while data[at] != END:
             if data[at] not in (EXTENSION, PICTURE):
-                at += 1  # as Pillow does
+                at += 1  # skip an unknown byte, as Pillow does
                 continue
             if data[at] == PICTURE:
                 left, top, wide, high, flags = struct.unpack_from("<4HB", data, at + 1)
@@ -136,13 +143,13 @@ def check_gif(path: Path, limits: Limits) -> None:
                 at += 11 + _palette(flags)
             else:
                 at += 2
-            while data[at]:  # its blocks, each with its length before it
+            while data[at]:  # sub-blocks: a byte with the length, then the data
                 at += data[at] + 1
             at += 1
 
 
 def _palette(flags: int) -> int:
-    """Bytes of the colour table that follows."""
+    """Bytes of the colour table, 0 without one. flags: of the screen or of a frame."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
@@ -152,19 +159,19 @@ def _size(path: Path, limits: Limits) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation: a quarter turn
+            is_turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation 5 to 8: a quarter turn
     except UNREADABLE as error:
         raise PllavaError(f"{path}: not a readable image ({error}). Replace the file") from error
     limits.check_header(path, width, height, 1, 0)
-    return (height, width) if turned else (width, height)
+    return (height, width) if is_turned else (width, height)
 
 
 def _rgb(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3], turned as the camera says."""
+    """uint8 [H, W, 3], turned as the EXIF orientation states."""
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):  # 16 bits a pixel, which Pillow would cut off at white, not scale
+            if upright.mode.startswith("I;16"):  # 16 bits a pixel: Pillow would clip the values to 255 instead of scaling them
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             return np.asarray(upright.convert("RGB"))
     except UNREADABLE as error:

@@ -1,6 +1,6 @@
 """Every frame of a video once, from the first to the last, in constant memory: `for frame in FrameStream("long.mp4"): ...`
 
-What is damaged is left out, and said in `notes`: after an error decoding goes on at the next key frame.
+Damaged parts are skipped, and `notes` name them: after an error decoding goes on at the next key frame.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pllava.video.pyav import MEND, OPEN_OPTIONS, Header, reason, upright
 from pllava.video.reader import kind_of_path, readable
 from pllava.video.stills import FolderSource, ImageSource, check_gif
 
-CHECK_EVERY = 256  # frames between two looks at the limits
+CHECK_EVERY = 256  # frames between two checks of the limits
 
 
 class StreamFrame:
-    """A frame at hand. time, end: seconds since the start of the file, as a player counts them."""
+    """One frame. time, end: seconds since the start of the file, as a player counts them."""
 
     def __init__(self, number: int, time: float, end: float, picture: Any) -> None:
         self.number, self.time, self.end = number, time, end
@@ -35,7 +35,7 @@ class StreamFrame:
         return self._picture if isinstance(self._picture, np.ndarray) else upright(self._picture)
 
     def made_into(self, picture: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """`picture(image())`, made once."""
+        """`picture(image())`. The first call's result is kept for later calls."""
         if self._made is None:
             self._made = picture(self.image())
         return self._made
@@ -53,14 +53,14 @@ class StreamFrame:
 
 
 class FrameStream:
-    """Iterate once. Afterwards `num_frames`, `duration` (seconds) and `notes` tell what was there."""
+    """Iterate once over StreamFrames. Afterwards `num_frames`, `duration` (seconds) and `notes` describe the frames that were read."""
 
     def __init__(self, path: str | Path, limits: Limits | None = None) -> None:
-        """Raises PllavaError when there is nothing to read; a file that is cut off is no reason."""
+        """Raises PllavaError when the file is unreadable; a file that is cut off is readable."""
         self.path, self.limits = Path(path), limits or Limits()
         self.notes: list[str] = []
         self.num_frames, self.duration = 0, 0.0
-        self.header: Header | None = None  # of a folder and an image: None
+        self.header: Header | None = None  # None for a folder and an image
         self._kind = kind_of_path(self.path)
         with readable(self.path):
             if self._kind == "gif":
@@ -83,7 +83,7 @@ class FrameStream:
         if not self.num_frames:
             raise PllavaError(f"{self.path}: no frame decodes: damaged or cut off. {MEND}")
         if self._kind == "video":
-            self._compare()
+            self._compare_with_header()
 
     def _pictures(self) -> Iterator[StreamFrame]:
         source = FolderSource(self.path, self.limits) if self._kind == "folder" else ImageSource(self.path, self.limits)
@@ -99,7 +99,7 @@ class FrameStream:
                 stream = container.streams.video[0]
                 stream.codec_context.options = {"err_detect": "explode"}
                 stream.thread_type = "AUTO"
-                # Where a player starts to count: at whatever begins first. Alone, or in AVI, which has no times, the picture does.
+                # A player counts from the earliest stream. A lone video, or one in AVI (no times), counts from its own first frame.
                 alone = len(container.streams) == 1 or container.format.name == "avi"
                 zero = None if alone else (container.start_time or 0) / av.time_base
                 spacing = float(1 / stream.average_rate) if stream.average_rate else 0.04
@@ -110,7 +110,7 @@ class FrameStream:
                     own = float(frame.pts * frame.time_base) if frame.pts is not None else None
                     zero = zero if zero is not None else own or 0.0
                     time = expected if own is None else own - zero
-                    if number and time <= last:  # a clock that was set back: go on from here
+                    if number and time <= last:  # the recording's clock was set back: count on from the expected time
                         zero -= expected - time
                         time = expected
                     time = max(time, 0.0)
@@ -122,11 +122,12 @@ class FrameStream:
             self._note(f"cannot be read further than {self.duration:.2f} s ({reason(error)})")
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
+        """Decoded av.VideoFrames. After an error, the packets up to the next key frame are skipped."""
         import av
 
-        lost_since: float | None = None
+        damaged_since: float | None = None
         for packet in container.demux(stream):
-            if lost_since is not None and packet.size and not packet.is_keyframe:
+            if damaged_since is not None and packet.size and not packet.is_keyframe:
                 continue
             try:
                 if packet.is_corrupt:
@@ -135,17 +136,17 @@ class FrameStream:
             except (av.FFmpegError, ValueError) as error:
                 if isinstance(error, av.EOFError):
                     return
-                if lost_since is None:
-                    lost_since = self.duration
+                if damaged_since is None:
+                    damaged_since = self.duration
                     self._note(f"damaged after {self.duration:.2f} s ({reason(error)}), read on at the next key frame, if any")
                 stream.codec_context.flush_buffers()
                 continue
             if frames:
-                lost_since = None
+                damaged_since = None
             yield from frames
 
-    def _compare(self) -> None:
-        """With what the header promised."""
+    def _compare_with_header(self) -> None:
+        """Add a note when the frames that were read are fewer, or end earlier, than the header states."""
         header = self.header
         assert header is not None
         if header.num_frames and self.num_frames < 0.99 * header.num_frames:

@@ -23,10 +23,10 @@ Answer = tuple[dict[str, Any], np.ndarray | None]
 
 
 def frames(limits: Limits, seed: str | None, picture: list[int] | None, send: bool, **arguments: Any) -> Answer:
-    """The frames, or with send=False only what is known of them once they are decoded."""
+    """The decoded clip: the fields of VideoFrames, and the frames unless send=False. picture: as in `Readers`, for the tower's pictures."""
     video = read_video(limits=limits, rng=None if seed is None else random.Random(seed), **arguments)
-    known = {name: getattr(video, name) for name in ("indices", "fps", "num_frames_total", "duration", "reader")}
-    message = {"video": {"times": video.times.tolist(), **known}}
+    fields = {name: getattr(video, name) for name in ("indices", "fps", "num_frames_total", "duration", "reader")}
+    message = {"video": {"times": video.times.tolist(), **fields}}
     if not send:
         return message, None
     if picture:
@@ -36,19 +36,21 @@ def frames(limits: Limits, seed: str | None, picture: list[int] | None, send: bo
 
 
 def info(limits: Limits, path: str) -> Answer:
+    """The fields of VideoInfo."""
     return {"info": asdict(probe(path, limits))}, None
 
 
 def header(limits: Limits, path: str) -> Answer:
-    """Of a video or GIF that a stream of frames could be made of; null for pictures."""
-    found = FrameStream(path, limits).header
-    return {"header": found and asdict(found)}, None
+    """The fields of the Header of a video or GIF; null for an image or a folder of frames."""
+    header = FrameStream(path, limits).header
+    return {"header": header and asdict(header)}, None
 
 
 JOBS: dict[str, Callable[..., Answer]] = {"frames": frames, "info": info, "header": header}
 
 
 def answer(job: dict[str, Any], say: Say) -> None:
+    """Do a job and send its result. Every error becomes a message."""
     limits = Limits(**job.pop("limits"))
     cap_memory(limits.max_memory)
     try:
@@ -57,7 +59,7 @@ def answer(job: dict[str, Any], say: Say) -> None:
         say({"end": True, "error": str(error)})
     except MemoryError:
         say({"end": True, "error": f"{job['path']}: reading it takes more than {limits.max_memory:,} bytes, Limits(max_memory=...)"})
-    except Exception as error:  # a decoder's bug must not end the others' work
+    except Exception as error:  # a decoder's bug on one clip must not end the worker
         say({"end": True, "error": f"{job['path']}: not readable ({type(error).__name__}: {error})"})
     else:
         say({"end": True, **message}, data)

@@ -1,4 +1,4 @@
-"""Several clips, one question: the captions of a batch."""
+"""Captions of several clips in one batch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ QUESTION = "Describe the video in detail."
 
 
 def caption_clips(chat: VideoChat, clips: Sequence[VideoFrames], question: str, max_new_tokens: int) -> list[str]:
-    """One answer a clip, all clips at once."""
+    """One answer to the question for each clip. All clips are encoded and answered in one batch."""
     videos = chat.watch_all(clips, batch_size=len(clips))
     return [answer.text for answer in chat.ask_each(videos, question, max_new_tokens, batch_size=len(clips))]
 
 
 def without_cache(chat: VideoChat) -> VideoChat:
-    """The same chat, keeping nothing of what it has encoded: each clip is asked about once, and memory must not grow with their number."""
+    """The same chat with a cache of 0 bytes. Each clip gets one question, so a cache would only take memory."""
     other = copy.copy(chat)
     other.cache = type(chat.cache)(0)
     return other

@@ -1,6 +1,6 @@
 """Captions all along a video: `for segment in pllava.dense_caption(chat, "long.mp4"): ...`
 
-Scenes are found while the file is decoded, once, in another process; each is captioned from its own frames as soon as its end is known.
+Another process decodes the file once and finds the scenes. A scene is captioned from its own frames as soon as its end is known.
 Memory does not grow with the length of the video.
 """
 
@@ -31,7 +31,7 @@ ROUNDED = 6  # decimals of a second
 
 
 class DenseCaption:
-    """Iterate, once, over Segments. Afterwards `summary`, `notes` (what could not be read), `duration` and `num_frames` are there."""
+    """Iterate once over Segments. Afterwards `summary`, `notes` (unreadable parts), `duration` and `num_frames` are set."""
 
     def __init__(
         self, chat: VideoChat, scan: Scan, question: str, max_new_tokens: int, batch_size: int, summary_question: str | None
@@ -59,7 +59,7 @@ class DenseCaption:
 
     @property
     def duration(self) -> float:
-        """Seconds that could be read."""
+        """Seconds that were read."""
         return self.scan.duration
 
     @property
@@ -67,7 +67,7 @@ class DenseCaption:
         return self.scan.num_frames
 
     def entry(self, video: str, tell: Callable[[float], None] = lambda position: None) -> dict[str, Any]:
-        """Everything, as JSON holds it. tell: is given the end of each segment, in seconds."""
+        """Iterate over all segments and return them as JSON data. tell: called with the end of each segment, in seconds."""
         segments = []
         for segment in self:
             segments.append({**asdict(segment), "start": round(segment.start, ROUNDED), "end": round(segment.end, ROUNDED)})
@@ -106,16 +106,16 @@ def dense_caption(
 ) -> DenseCaption:
     """Caption a video of any length, scene by scene.
 
-    question: asked about each scene. scenes: where captions begin and end. batch_size: scenes captioned at once. summary: ask about frames
-    from all over the file, too, at the end; a text is asked instead of `question`. time_limit: seconds without a frame after which the
-    file is given up. Raises PllavaError at once when there is nothing to read. A file that is cut off or damaged is captioned as far as it
-    can be read; `notes` say so.
+    question: asked about each scene. scenes: where captions begin and end. batch_size: scenes captioned at once. summary: True asks
+    `question` again at the end, about frames of the whole file; a text replaces `question` there. time_limit: seconds without a frame,
+    after which reading ends. Raises PllavaError at once when nothing is readable. Of a damaged file the readable part is captioned,
+    and `notes` name the damage.
     """
     if batch_size < 1 or max_new_tokens < 1:
         raise PllavaError(f"batch_size {batch_size}, max_new_tokens {max_new_tokens}: both must be at least 1")
-    asked = summary if isinstance(summary, str) else question if summary else None
-    for text in (question, asked):
+    summary_question = summary if isinstance(summary, str) else question if summary else None
+    for text in (question, summary_question):
         chat.template.prompt_for(text or "?")  # refuses markers before anything is decoded
     picture = chat.processor.picture
     scan = Scan(path, scenes, chat.processor.num_frames, picture, limits, time_limit)
-    return DenseCaption(without_cache(chat), scan, question, max_new_tokens, batch_size, asked)
+    return DenseCaption(without_cache(chat), scan, question, max_new_tokens, batch_size, summary_question)

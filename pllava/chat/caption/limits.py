@@ -1,4 +1,4 @@
-"""`--limit max_seconds=600` as `Limits` takes it."""
+"""The option `--limit max_seconds=600`, as arguments of `Limits`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pllava.video.limits import Limits
 
 
 def parse_limits(texts: Iterable[str]) -> dict[str, float]:
+    """The limits of texts "NAME=NUMBER". Raises PllavaError for an unknown name or a number that is not above 0."""
     known = {field.name: float if field.type == "float" else int for field in fields(Limits)}
     limits: dict[str, float] = {}
     for text in texts:

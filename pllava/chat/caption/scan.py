@@ -1,7 +1,7 @@
-"""Scenes found in a process of its own, ahead of the model: `for scene in Scan("long.mp4", settings, 16): ...`
+"""Scenes of a video, found by another process ahead of the model: `for scene in Scan("long.mp4", settings, 16): ...`
 
-The scanning process waits while what it has found is not taken, so that memory stays constant; one that finds nothing to say for the
-time limit hangs, and is killed.
+The scanning process waits until the reader takes the scenes it has found, so memory stays constant. A scanning process that sends
+no message within the time limit is killed.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from pllava.video.readers import TIME_LIMIT, Readers
 from pllava.video.stream import FrameStream, StreamFrame
 
 SCANNER = "pllava.chat.caption.scan"
-SIGN_OF_LIFE = 0.5  # seconds
+SIGN_OF_LIFE = 0.5  # seconds between two messages about the position
 
 
 class Scan:
-    """Iterate once. Afterwards `overview` (a Scene of the whole file), `notes`, `num_frames` and `duration` are there; `position` is how
-    far decoding has come, in seconds.
+    """Iterate once over Scenes. Afterwards `overview` (a Scene of the whole file), `notes`, `num_frames` and `duration` are set.
 
-    picture: as in `pllava.video.readers`. time_limit: seconds without a frame. Raises PllavaError when nothing can be read; what comes
-    before a fault in the middle is given, and the fault is a note.
+    During the iteration `position` is the decoder's position in seconds. picture: as in `pllava.video.readers`. time_limit: seconds
+    without a message. Raises PllavaError when nothing is readable. A fault in the middle ends the iteration and becomes a note.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Scan:
     ) -> None:
         self.path, self.time_limit = Path(path), time_limit
         settings, limits = settings or SceneSettings(), limits or Limits()
-        Readers(1, time_limit, limits).header(path)  # says what is wrong at once
+        Readers(1, time_limit, limits).header(path)  # raises at once when the file is unreadable
         self._job = {
             "path": str(path),
             "settings": asdict(settings),
@@ -60,7 +59,7 @@ class Scan:
         self.num_frames, self.duration, self.position = 0, 0.0, 0.0
 
     def begin(self) -> None:
-        """Start to decode, ahead of the iteration."""
+        """Start to decode before the iteration."""
         self._child = self._child or Child.take(SCANNER)
         self._child.begin(self._job)
 
@@ -69,20 +68,20 @@ class Scan:
         child, finished = self._child, False
         assert child is not None
         try:
-            for said, frames in child.ask(self._job, self.time_limit):
-                if "error" in said:
+            for message, frames in child.ask(self._job, self.time_limit):
+                if "error" in message:
                     finished = True
-                    raise PllavaError(said["error"])
-                self.position = said.get("position", self.position)
+                    raise PllavaError(message["error"])
+                self.position = message.get("position", self.position)
                 if frames is None:
                     continue
-                if said.get("end"):
-                    self.notes += said["notes"]
-                    self.num_frames, self.duration = said["num_frames"], said["duration"]
-                    self.overview = Scene(frames=frames, **said["scene"])
+                if message.get("end"):
+                    self.notes += message["notes"]
+                    self.num_frames, self.duration = message["num_frames"], message["duration"]
+                    self.overview = Scene(frames=frames, **message["scene"])
                     finished = True
                 else:
-                    scene = Scene(frames=frames, **said["scene"])
+                    scene = Scene(frames=frames, **message["scene"])
                     self.num_frames, self.duration = scene.end_frame, scene.end
                     yield scene
         except Gone as error:
@@ -97,11 +96,12 @@ class Scan:
 
 
 def answer(job: dict[str, Any], say: Say) -> None:
+    """Scan the file of a job in the scanning process. Every error becomes the last message."""
     try:
         _scan(job, say)
     except PllavaError as error:
         say({"end": True, "error": str(error)})
-    except Exception as error:  # a decoder's bug is the file's fault for who captions a thousand of them
+    except Exception as error:  # a decoder's bug on one file must not end a batch of files
         say({"end": True, "error": f"{job['path']}: not readable ({type(error).__name__}: {error})"})
 
 
@@ -112,27 +112,27 @@ def _scan(job: dict[str, Any], say: Say) -> None:
 
     limits = Limits(**job["limits"])
     cap_memory(limits.max_memory)
-    stream = _Telling(FrameStream(job["path"], limits), say)
+    stream = _ReportingStream(FrameStream(job["path"], limits), say)
     scenes = Scenes(stream, SceneSettings(**job["settings"]), job["num_frames"], picture if job["picture"] else lambda image: image)
     for scene in scenes:
         say({"scene": _without_frames(scene)}, scene.frames)
     assert scenes.overview is not None
-    told = {"notes": stream.stream.notes, "num_frames": stream.stream.num_frames, "duration": stream.stream.duration}
-    say({"end": True, "scene": _without_frames(scenes.overview), **told}, scenes.overview.frames)
+    totals = {"notes": stream.stream.notes, "num_frames": stream.stream.num_frames, "duration": stream.stream.duration}
+    say({"end": True, "scene": _without_frames(scenes.overview), **totals}, scenes.overview.frames)
 
 
-class _Telling:
-    """The stream's frames; says now and then where it is."""
+class _ReportingStream:
+    """The frames of a stream. Sends the position every `SIGN_OF_LIFE` seconds."""
 
     def __init__(self, stream: FrameStream, say: Say) -> None:
         self.stream, self.say = stream, say
 
     def __iter__(self) -> Iterator[StreamFrame]:
-        said = time.monotonic()
+        last_message = time.monotonic()
         for frame in self.stream:
-            if time.monotonic() - said > SIGN_OF_LIFE:
+            if time.monotonic() - last_message > SIGN_OF_LIFE:
                 self.say({"position": frame.time})
-                said = time.monotonic()
+                last_message = time.monotonic()
             yield frame
 
 

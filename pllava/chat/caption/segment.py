@@ -1,4 +1,4 @@
-"""A part of a video and what it shows."""
+"""A part of a video with its caption."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Segment:
-    """start, end: seconds since the start of the file, by its timestamps; `end_frame` is the first frame that does not belong to it."""
+    """start, end: seconds since the start of the file, by its timestamps; `end_frame` is the first frame behind the segment."""
 
     start: float
     end: float
