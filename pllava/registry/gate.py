@@ -57,7 +57,7 @@ def gate(params: Params, version: int | None = None) -> GateResult:
     candidate = pick(connection, name, version)
     champion = by_alias(connection, name, CHAMPION)
     with tempfile.TemporaryDirectory() as folder:
-        result = judge(params, candidate, champion, lambda of, named, like: find(connection, of, named, like, Path(folder)))
+        result = decide(params, candidate, champion, lambda of, named, like: find(connection, of, named, like, Path(folder)))
     if result.champion == result.version and result.passed:
         return result
     outcome = {
@@ -71,7 +71,7 @@ def gate(params: Params, version: int | None = None) -> GateResult:
     return result
 
 
-def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None, look: Look) -> GateResult:
+def decide(params: Params, candidate: ModelVersion, champion: ModelVersion | None, look: Look) -> GateResult:
     """The rules above, on what `look` finds of each version. Writes nothing."""
     number, current = int(candidate.version), int(champion.version) if champion else None
     failures: list[str] = []

@@ -23,8 +23,8 @@ from pllava.core.errors import PllavaError
 from pllava.core.hashing import work_key
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate import run as runner
-from pllava.stages.evaluate.predict import Contestant, Panel
-from pllava.stages.evaluate.prediction_log import Answers, Journal, alone
+from pllava.stages.evaluate.predict import Predictor, Variant
+from pllava.stages.evaluate.prediction_log import Answers, PredictionLog, alone
 from pllava.stages.evaluate.progress import progress
 from pllava.stages.evaluate.record import write_record
 from pllava.stages.evaluate.table import show
@@ -108,13 +108,13 @@ def _measure(
     key = work_key(**provenance)
     place = JOURNALS / name / f"{key}.jsonl"
     with alone(place):
-        journal = Journal(place)
+        journal = PredictionLog(place)
         plan = units(samples, params.evaluate.batch_size)
         left = {number: sum(len(questions_of(s)) for clip in unit for s in clip.samples) for number, unit in enumerate(plan)}
         left = {number: size for number, size in left.items() if number not in journal.done}
-        panel = Panel(
+        predictor = Predictor(
             benchmark,
-            [Contestant(NAME, loaded.model)],
+            [Variant(NAME, loaded.model)],
             loaded.processor,
             template,
             loaded.processor.num_frames,
@@ -123,7 +123,7 @@ def _measure(
             settings.root,
         )
         for number in progress(left, name, console) if left else ():
-            journal.add(number, panel.answer(plan[number]))
+            journal.add(number, predictor.answer(plan[number]))
         journal.close()
         path, target = folder / name / "metrics.json", folder / name
         rows = Answers(journal.path, {sample.id: index for index, sample in enumerate(samples)}, (NAME,))

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pllava.artifacts.metrics import read_metrics
 from pllava.core.hashing import sha256_of
+from pllava.core.params import Params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-
-    from pllava.artifacts.metrics import read_metrics
-from pllava.core.params import Params
 
 WHOLE = {"metrics.json", "results.jsonl"}
 CONDITIONS = ("data_sha256", "template_sha256", "limit", "judge")  # what two measurements must share to be put side by side

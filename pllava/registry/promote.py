@@ -44,7 +44,7 @@ def promote(params: Params, version: int | None = None, force: bool = False, rea
     name = params.registry.model_name
     with _alone():
         connection = client()
-        _adopt(connection, name)
+        _sync_alias(connection, name)
         chosen = pick(connection, name, version)
         current = by_alias(connection, name, CHAMPION)
         if current is not None and current.version == chosen.version:
@@ -65,8 +65,8 @@ def promote(params: Params, version: int | None = None, force: bool = False, rea
         # Previous first: should we die between the two, the champion is still the one that was.
         if current is not None:
             connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
-        _crown(connection, name, str(chosen.version))
-        _forgive(connection, name, chosen)
+        _set_champion(connection, name, str(chosen.version))
+        _clear_rollback(connection, name, chosen)
         return _state(connection, name)
 
 
@@ -79,16 +79,16 @@ def rollback(params: Params) -> Champion:
     name = params.registry.model_name
     with _alone():
         connection = client()
-        _adopt(connection, name)
+        _sync_alias(connection, name)
         current, before = by_alias(connection, name, CHAMPION), by_alias(connection, name, PREVIOUS)
         if current is None or before is None or current.version == before.version:
             now = f"version {current.version}" if current else "nothing"
             raise PllavaError(f"{name} has no previous champion to go back to; the champion is {now}")
         locate(f"models:/{name}/{before.version}")  # every byte is checked
         connection.set_model_version_tag(name, str(current.version), ROLLED_BACK, _now())
-        _crown(connection, name, str(before.version))
+        _set_champion(connection, name, str(before.version))
         connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
-        _forgive(connection, name, before)
+        _clear_rollback(connection, name, before)
         return _state(connection, name)
 
 
@@ -98,10 +98,10 @@ def adopt(params: Params) -> int | None:
     The alias `previous` then leads to the champion we knew, so that a rollback goes there, and the version says that it came in this way.
     """
     with _alone():
-        return _adopt(client(), params.registry.model_name)
+        return _sync_alias(client(), params.registry.model_name)
 
 
-def _adopt(connection: MlflowClient, name: str) -> int | None:
+def _sync_alias(connection: MlflowClient, name: str) -> int | None:
     champion = by_alias(connection, name, CHAMPION)
     if champion is None:
         return None
@@ -115,12 +115,12 @@ def _adopt(connection: MlflowClient, name: str) -> int | None:
         tags = {"promoted_at": _now(), "promoted_by": "the alias was moved in MLflow", "promoted_over": refusal or "nothing"}
         for key, value in tags.items():
             connection.set_model_version_tag(name, number, key, value)
-        _forgive(connection, name, champion)
+        _clear_rollback(connection, name, champion)
     connection.set_registered_model_tag(name, KNOWN, number)
     return int(number)
 
 
-def _crown(connection: MlflowClient, name: str, number: str) -> None:
+def _set_champion(connection: MlflowClient, name: str, number: str) -> None:
     """Move the alias. What we know is written first: the alias may be looked at, by whoever deploys it, the moment it has moved."""
     connection.set_registered_model_tag(name, KNOWN, number)
     connection.set_registered_model_alias(name, CHAMPION, number)
@@ -137,7 +137,7 @@ def _refusal(tags: dict[str, str], champion: str) -> str | None:
     return None
 
 
-def _forgive(connection: MlflowClient, name: str, version: ModelVersion) -> None:
+def _clear_rollback(connection: MlflowClient, name: str, version: ModelVersion) -> None:
     """A champion is not one that had to give way."""
     if ROLLED_BACK in version.tags:
         connection.delete_model_version_tag(name, str(version.version), ROLLED_BACK)

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from pllava.core.params import Params
 
 
-class Orders(NamedTuple):
+class WorkerSpec(NamedTuple):
     """What the processes read, beside the journal: another evaluation has orders of its own."""
 
     params: Path  # JSON is YAML, so load_params reads it
     units: Path
 
 
-def orders(journal: Path) -> Orders:
-    return Orders(journal.with_suffix(".params.json"), journal.with_suffix(".units.json"))
+def worker_spec(journal: Path) -> WorkerSpec:
+    return WorkerSpec(journal.with_suffix(".params.json"), journal.with_suffix(".units.json"))
 
 
 def answer_in_processes(params: Params, benchmark: str, limit: int | None, journal: Path, units: Sequence[int], processes: int) -> None:
     """Answer these units, into journals beside `journal`. Raises PllavaError when a process fails; its answers stay there."""
-    files = orders(journal)
+    files = worker_spec(journal)
     write_json(files.params, params.model_dump(mode="json"))
     write_json(files.units, list(units))
     try:
@@ -49,7 +49,7 @@ def answer_in_processes(params: Params, benchmark: str, limit: int | None, journ
 
 
 def command(benchmark: str, limit: int | None, journal: Path, processes: int) -> list[str]:
-    threads, files = max(1, (os.cpu_count() or 1) // processes), orders(journal)
+    threads, files = max(1, (os.cpu_count() or 1) // processes), worker_spec(journal)
     return [
         *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),  # --cpu would start one process whatever is asked
         *("--num_machines", "1", "--num_processes", str(processes), "--main_process_port", "0"),

@@ -32,7 +32,7 @@ READERS = 2  # clips that are decoded at once
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Variant:
     """One column of the results. `single_frame`: it sees only the middle one of the sampled frames, repeated to the model's num_frames."""
 
     name: str
@@ -41,13 +41,13 @@ class Contestant:
     within: Callable[[], AbstractContextManager] | None = None  # entered around its answers, e.g. to switch an adapter off
 
 
-class Panel:
-    """The contestants with what they share. `answer(unit)` gives one row for each contestant and question."""
+class Predictor:
+    """The variants with what they share. `answer(unit)` gives one row for each variant and question."""
 
     def __init__(
         self,
         benchmark: Benchmark,
-        contestants: Sequence[Contestant],
+        variants: Sequence[Variant],
         processor: PllavaProcessor,
         template: Template,
         num_frames: int,
@@ -56,7 +56,7 @@ class Panel:
         root: Path,
     ):
         self.benchmark = benchmark
-        self.contestants = contestants
+        self.variants = variants
         self.processor = processor
         self.template = template
         self.num_frames = num_frames
@@ -66,7 +66,7 @@ class Panel:
         self.readers = Readers(READERS, picture=processor.picture)
 
     def answer(self, unit: Sequence[Clip]) -> list[dict[str, Any]]:
-        """Rows of `results.jsonl`. A clip that can't be read gives an empty prediction and its error, for every contestant."""
+        """Rows of `results.jsonl`. A clip that can't be read gives an empty prediction and its error, for every variant."""
         with ThreadPoolExecutor(READERS) as pool:
             decoded = list(pool.map(self._decode, unit))
         read = [pixels for pixels in decoded if isinstance(pixels, Tensor)]
@@ -78,12 +78,12 @@ class Panel:
                 seen = next(features)
                 asked += [(question, seen) for sample in clip.samples for question in questions_of(sample)]
             else:
-                rows += [self._row(contestant, sample, [""], pixels) for sample in clip.samples for contestant in self.contestants]
+                rows += [self._row(variant, sample, [""], pixels) for sample in clip.samples for variant in self.variants]
         answered = [sample for clip, pixels in zip(unit, decoded, strict=True) if isinstance(pixels, Tensor) for sample in clip.samples]
-        for contestant in self.contestants:
-            predictions = self._predict(contestant, asked)
+        for variant in self.variants:
+            predictions = self._predict(variant, asked)
             given = iter(predictions)
-            rows += [self._row(contestant, sample, [next(given) for _ in questions_of(sample)], None) for sample in answered]
+            rows += [self._row(variant, sample, [next(given) for _ in questions_of(sample)], None) for sample in answered]
         return rows
 
     def _decode(self, clip: Clip) -> Tensor | str:
@@ -98,30 +98,30 @@ class Panel:
 
     @torch.inference_mode()
     def _encode(self, clips: Sequence[Tensor]) -> list[Tensor]:
-        """Tower features [T, P, Dv] of each clip; the tower is the same in every contestant."""
+        """Tower features [T, P, Dv] of each clip; the tower is the same in every variant."""
         if not clips:
             return []
-        features = self.contestants[0].model.vision_features(torch.cat(list(clips)))
+        features = self.variants[0].model.vision_features(torch.cat(list(clips)))
         return list(features.split([len(clip) for clip in clips]))
 
-    def _predict(self, contestant: Contestant, asked: Sequence[tuple[Sample, Tensor]]) -> list[str]:
+    def _predict(self, variant: Variant, asked: Sequence[tuple[Sample, Tensor]]) -> list[str]:
         """Greedy answers, each about its own clip. All questions about a clip share its prefix, and a batch holds several clips."""
         from pllava.chat import VideoChat
 
         if not asked:
             return []
-        chat = VideoChat(contestant.model, self.processor, self.template, cache_bytes=0)
-        with contestant.within() if contestant.within else nullcontext():
-            clips = {id(seen): seen[len(seen) // 2][None] if contestant.single_frame else seen for _, seen in asked}
+        chat = VideoChat(variant.model, self.processor, self.template, cache_bytes=0)
+        with variant.within() if variant.within else nullcontext():
+            clips = {id(seen): seen[len(seen) // 2][None] if variant.single_frame else seen for _, seen in asked}
             videos = dict(zip(clips, chat.watch_features(list(clips.values())), strict=True))
             about = [videos[id(seen)] for _, seen in asked]
             questions = [self.benchmark.prompt(sample) for sample, _ in asked]
             return [answer.text for answer in chat.ask_each(about, questions, self.max_new_tokens, self.batch_size)]
 
-    def _row(self, contestant: Contestant, sample: Sample, predictions: Sequence[str], error: str | None) -> dict[str, Any]:
+    def _row(self, variant: Variant, sample: Sample, predictions: Sequence[str], error: str | None) -> dict[str, Any]:
         """Not scored yet: `correct` is None."""
         row = {
-            "model": contestant.name,
+            "model": variant.name,
             "id": sample.id,
             "task": sample.task,
             "media": sample.media.relative_to(self.root).as_posix(),

@@ -21,7 +21,7 @@ from pllava.core import files
 Row = dict[str, Any]
 
 
-class Journal:
+class PredictionLog:
     """`journal.done` holds the numbers of finished units; `add` writes one more."""
 
     def __init__(self, path: str | Path):

@@ -28,7 +28,7 @@ from pllava.core.files import atomic_dir, read_json
 from pllava.core.hashing import work_key
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate.distributed import answer_in_processes
-from pllava.stages.evaluate.prediction_log import Answers, Journal, alone, finished, shard
+from pllava.stages.evaluate.prediction_log import Answers, PredictionLog, alone, finished, shard
 from pllava.stages.evaluate.progress import progress
 from pllava.stages.evaluate.record import RECORDS, write_record
 from pllava.stages.evaluate.table import show
@@ -37,7 +37,7 @@ from pllava.stages.evaluate.units import Clip, questions_of, units
 if TYPE_CHECKING:
     from pllava.chat.template import Template
     from pllava.core.params import Params
-    from pllava.stages.evaluate.predict import Panel
+    from pllava.stages.evaluate.predict import Predictor
 
 LIMITED = Path("outputs/limited")
 JOURNALS = Path(".state/evaluate")  # outside the stage's outputs, which DVC deletes before it runs the stage
@@ -58,7 +58,7 @@ class Job:
     plan: list[list[Clip]]
     journal: Path
 
-    def left(self) -> dict[int, int]:
+    def remaining(self) -> dict[int, int]:
         """Number of questions of each unit that is not answered yet."""
         done = finished(self.journal)
         return {number: self.size(number) for number in range(len(self.plan)) if number not in done}
@@ -81,7 +81,7 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
     judge = make_judge(params.judge) if job.benchmark.judged else None  # a set-up by halves is found before the work
     processes = processes or params.evaluate.processes
     with alone(job.journal):
-        left = job.left()
+        left = job.remaining()
         if left and len(left) < len(job.plan):
             console.print(
                 f"{benchmark}: {len(job.plan) - len(left)} of {len(job.plan)} units were answered before the last run ended; going on"
@@ -90,7 +90,7 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
             answer_in_processes(params, benchmark, limit, job.journal, list(left), processes)
         elif left:
             answer_share(params, job, list(left), console=console)
-        if unanswered := job.left():
+        if unanswered := job.remaining():
             raise PllavaError(
                 f"{benchmark}: {len(unanswered)} of {len(job.plan)} units have no answer. Go on with: pllava evaluate {benchmark}"
             )
@@ -104,7 +104,7 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
         found = write_scored(rows, job.benchmark, judge, params.judge.max_missing, job.provenance, folder, path)
         records, seconds = RECORDS if limit is None else LIMITED / "records", time.monotonic() - began
         record = write_record(benchmark, folder / FILE, path, judge, processes, seconds, sum(left.values()), records)
-        Journal(job.journal).remove()
+        PredictionLog(job.journal).remove()
     show(found, console)
     if limit is None:
         _track(params, benchmark, found, path, record)
@@ -143,10 +143,10 @@ def answer_share(
     mine = {number: job.size(number) for number in numbers[rank::world]}
     if not mine:
         return
-    journal = Journal(shard(job.journal, rank) if world > 1 else job.journal)
-    panel = _panel(params, job, device, console)
+    journal = PredictionLog(shard(job.journal, rank) if world > 1 else job.journal)
+    predictor = _predictor(params, job, device, console)
     for number in progress(mine, f"{job.name}, process 1 of {world}" if world > 1 else job.name, console):
-        journal.add(number, panel.answer(job.plan[number]))
+        journal.add(number, predictor.answer(job.plan[number]))
     journal.close()
 
 
@@ -196,9 +196,9 @@ def check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: T
             raise PllavaError(f"{sample.id}: {found!r} is half a character, which is no text. Mend the annotation") from None
 
 
-def _panel(params: Params, job: Job, device: Any, console: Console) -> Panel:
+def _predictor(params: Params, job: Job, device: Any, console: Console) -> Predictor:
     from pllava.model.load import load
-    from pllava.stages.evaluate.predict import Contestant, Panel
+    from pllava.stages.evaluate.predict import Predictor, Variant
 
     settings = params.evaluate.benchmarks[job.name]
     model, processor = load(
@@ -212,14 +212,14 @@ def _panel(params: Params, job: Job, device: Any, console: Console) -> Panel:
         device=device,
         attn_implementation=params.model.attn_implementation,
     )
-    contestants = [
-        Contestant("base", model, within=model.disable_adapter),  # one set of weights in memory for all three
-        Contestant("single_frame", model, single_frame=True),
-        Contestant("adapted", model),
+    variants = [
+        Variant("base", model, within=model.disable_adapter),  # one set of weights in memory for all three
+        Variant("single_frame", model, single_frame=True),
+        Variant("adapted", model),
     ]
     console.print(f"device {model.device}, {model.dtype}, {params.model.attn_implementation} attention")
     size, tokens = params.evaluate.batch_size, settings.max_new_tokens
-    return Panel(job.benchmark, contestants, processor, job.template, params.model.num_frames, tokens, size, settings.root)
+    return Predictor(job.benchmark, variants, processor, job.template, params.model.num_frames, tokens, size, settings.root)
 
 
 def _track(params: Params, benchmark: str, found: dict[str, Any], path: Path, record: Path) -> None:
