@@ -6,7 +6,8 @@ Two versions are compared only on the same test set, asked with the same templat
 3. the version is not worse than its base (by more than gate.margin, or in the paired test) and not worse than a blind guess;
 4. without a champion, the version's average is at least gate.min_average;
 5. with a champion, the version's average is at least the champion's average less gate.margin;
-6. with a champion, the version is not worse in a paired test over the same questions (bootstrap over videos, two-sided p < gate.significance).
+6. with a champion, the version is not worse in a paired test over the same questions (bootstrap over videos, p < gate.significance,
+   two-sided).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measurements of a version: metrics and all answers, stored with its MLflow run, so that two versions can be compared question by question.
+"""Measurements of a version: metrics and all answers, stored with its MLflow run, for comparisons question by question.
 
 A version is measured again when the test set, the template or the judge changes (`pllava evaluate --model models:/pllava@champion`). Each
 measurement has a folder of its own: measured/<benchmark>/<key>/{metrics.json,results.jsonl}. Versions of one adapter at several strengths

@@ -1,6 +1,6 @@
 """`pllava register`: make the trained adapter folder a version of the model, with its measurements and its origin.
 
-The version's artifact is an MLflow model (`package.py`) that holds an exact copy of the folder (safetensors and YAML, no pickle). One adapter
+The version's artifact is an MLflow model (`package.py`) that holds a copy of the folder (safetensors and YAML, no pickle). One adapter
 at one strength (evaluate.lora_alpha) is registered once. Another strength gives other answers, so it is another version.
 """
 

@@ -1,9 +1,9 @@
-"""What is shown: results.jsonl files, found from what the command was given.
+"""Find the results.jsonl files that the arguments of a command name.
 
     find(["outputs/evaluate", "old=../old/outputs/evaluate", "mlflow-run:0a1b..."], params)
 
-A folder of benchmarks, a benchmark's folder, a results.jsonl, or an MLflow run. Each argument is one source, with a name; a folder with a
-sources.json (of a sweep, of a study) is as many as are named there.
+An argument is a folder of benchmarks, a benchmark's folder, a results.jsonl, or an MLflow run. Each argument is one named source. A folder
+with a sources.json (of a sweep or a study) is several sources, one for each name in the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pllava.core.files import read_json
 from pllava.core.params import Params
 
 FILE = "results.jsonl"
-SOURCES = "sources.json"  # {name: folder, from where this file is}
+SOURCES = "sources.json"  # {name: folder, relative to this file}
 RUN = "mlflow-run:"
 DOWNLOADS = Path(".state/gallery/runs")
 NAMED = re.compile(r"(?P<name>[\w .@-]{1,60})=(?P<place>.+)")
@@ -27,7 +27,7 @@ NAMED = re.compile(r"(?P<name>[\w .@-]{1,60})=(?P<place>.+)")
 
 @dataclass(frozen=True)
 class ResultFile:
-    """One benchmark's results of one source. root: where its clips are; None: nobody said."""
+    """One benchmark's results of one source. root: folder of the clips; None: unknown."""
 
     source: str
     benchmark: str
@@ -38,20 +38,20 @@ class ResultFile:
 
 
 def find(places: Sequence[str], params: Params | None = None, media: Mapping[str, Path] | None = None) -> list[ResultFile]:
-    """Every results file of the arguments. media: {benchmark: folder of its clips}, before what the params say.
+    """All results files of the arguments. media: {benchmark: folder of its clips}, overrides the params.
 
-    Raises PllavaError when an argument holds no results, or when two have one name.
+    Raises PllavaError when an argument holds no results, or when two arguments have the same name.
     """
     return listed(locate(places), params, media)
 
 
 def locate(places: Sequence[str]) -> dict[str, Path]:
-    """{name: folder or file}. Results of an MLflow run are fetched."""
+    """{name: folder or file} of the arguments. Results of an MLflow run are downloaded."""
     return {name: _run_folder(place.removeprefix(RUN)) if place.startswith(RUN) else Path(place) for name, place in _named(places).items()}
 
 
 def listed(located: Mapping[str, Path], params: Params | None = None, media: Mapping[str, Path] | None = None) -> list[ResultFile]:
-    """What is in there now."""
+    """The results files that the located folders hold now."""
     return [
         _described(source, path.absolute(), params, media or {})
         for name, place in located.items()
@@ -61,7 +61,7 @@ def listed(located: Mapping[str, Path], params: Params | None = None, media: Map
 
 
 def _parts_of(place: Path, name: str, alone: bool) -> dict[str, Path]:
-    """{source: folder} of a place: itself, or what its sources.json names and is there."""
+    """{source: folder}: the folders of its sources.json that hold results, else the path itself."""
     if not (place / SOURCES).is_file():
         return {name: place}
     named = read_json(place / SOURCES)
@@ -72,7 +72,7 @@ def _parts_of(place: Path, name: str, alone: bool) -> dict[str, Path]:
 
 
 def _named(places: Sequence[str]) -> dict[str, str]:
-    """{name: place}. A name is what was given as NAME=, else the last part of the path that tells it from the others."""
+    """{name: argument without NAME=}. Else the name is the last part of the path that differs from the others."""
     matches = [None if Path(place).exists() else NAMED.fullmatch(place) for place in places]  # a folder may be called lr=0.1
     given = [(match["name"], match["place"]) if match else (None, place) for place, match in zip(places, matches, strict=True)]
     named: dict[str, str] = {}
@@ -115,7 +115,9 @@ def _inside(folder: Path) -> list[Path]:
         return [folder]
     if (folder / FILE).is_file():
         return [folder / FILE]
-    return sorted(file for file in folder.glob(f"*/{FILE}") if not file.parent.name.startswith("."))  # those are being written
+    return sorted(
+        file for file in folder.glob(f"*/{FILE}") if not file.parent.name.startswith(".")
+    )  # folders with a dot are still being written
 
 
 def _described(source: str, path: Path, params: Params | None, media: Mapping[str, Path]) -> ResultFile:
@@ -131,7 +133,7 @@ def _described(source: str, path: Path, params: Params | None, media: Mapping[st
 
 
 def _run_folder(run_id: str) -> Path:
-    """Fetch the results of an MLflow run. Raises PllavaError when there is no such run, or it has none."""
+    """Download the results of an MLflow run; returns their folder. Raises PllavaError for an unknown run and a run without results."""
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", run_id):
         raise PllavaError(f"{run_id!r} is not the id of an MLflow run, which is 32 hexadecimal digits. MLflow shows the runs: make up")
     from mlflow.exceptions import MlflowException

@@ -1,7 +1,7 @@
-"""What the paper reports (arXiv 2404.16994), to be shown beside one's own numbers: `columns("msvd_qa")`, `rows("msvd_qa")`.
+"""What the paper reports (arXiv 2404.16994), shown beside the scores of a run: `columns("msvd_qa")`, `rows("msvd_qa")`.
 
-Accuracies are percent, judge scores 0 to 5. The paper's judge was a hosted model of its time with its own prompts: a judge of another name
-measures something close to it, the offline scorer does not.
+Accuracies are percent, judge scores 0 to 5. The paper's judge was a hosted model with its own prompts. Scores of another judge
+are roughly comparable, scores of the offline scorer are not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VCG_AVERAGE = ("3.12", "3.27", "3.48")  # weighted by samples
 
 
 def columns(benchmark: str) -> list[str]:
-    """Headings of the columns; empty where the paper has no numbers."""
+    """Headings of the columns; empty when the paper has no numbers for the benchmark."""
     if benchmark == "mvbench":
         return ["MVBench, mean of tasks"]
     if benchmark in VIDEO_QA:
@@ -36,7 +36,7 @@ def columns(benchmark: str) -> list[str]:
 
 
 def rows(benchmark: str) -> list[list[str]]:
-    """One row a model of the paper."""
+    """One row for each model of the paper; empty when the paper has no numbers for the benchmark."""
     cells: list[tuple[str, ...]] = []
     if benchmark == "mvbench":
         cells = [MVBENCH]
@@ -49,7 +49,7 @@ def rows(benchmark: str) -> list[list[str]]:
 
 
 def own_row(benchmark: str, entry: dict[str, Any]) -> list[str]:
-    """The same columns of one model of a metrics file; without a judge there is no score to show."""
+    """The same columns for one model of a metrics file. Without a judge, the score is a dash."""
     if benchmark == "mvbench":
         return [_percent(entry["average"])]
     if benchmark in VIDEO_QA:
