@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def _weighted(means: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return (np.nan_to_num(means) * weights).sum(axis=0) / (~np.isnan(means) * weights).sum(axis=0)
 
 
-def bootstrap(rows: Iterable[dict], resamples: int, seed: int, share_clips: bool = False) -> Bootstrap:
+def bootstrap(rows: Iterable[Mapping[str, Any]], resamples: int, seed: int, share_clips: bool = False) -> Bootstrap:
     """Resample the scored answers of a run. A row of `results.jsonl` holds `model, id, task, media, correct, candidates`, maybe `scores`.
 
     A task's draws depend on the seed and the task's name only: another task added or removed changes nothing. With `share_clips` all
@@ -139,7 +139,7 @@ class _Questions:
         self._index: dict[str, int] = {}
         self._values: dict[str, array] = {}  # model -> value of each question, NaN where a judgement is missing
 
-    def add(self, row: dict, value: float | None) -> None:
+    def add(self, row: Mapping[str, Any], value: float | None) -> None:
         index = self._index.setdefault(row["id"], len(self._index))
         if index == len(self.media):
             self.media.append(sys.intern(row["media"]))

@@ -92,8 +92,8 @@ def reproduce(uri: str, say: Callable[[object], None] = print) -> Reproduction:
         recorded = {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs} if run.inputs else {}
         now = {name: digest for name, (_, digest) in provenance.dataset_digests(tree, params).items()}
         differs = {name: (digest, now.get(name, "none")) for name, digest in recorded.items() if now.get(name) != digest}
-        found = read_json(tree / ADAPTER / "manifest.json")["adapter_sha256"]
-    return Reproduction(uri, commit, str(version.tags.get("adapter_sha256")), found, differs, warnings)
+        adapter_sha256 = read_json(tree / ADAPTER / "manifest.json")["adapter_sha256"]
+    return Reproduction(uri, commit, str(version.tags.get("adapter_sha256")), adapter_sha256, differs, warnings)
 
 
 def _settings(run: MlflowRun, tree: Path, warnings: list[str]) -> None:

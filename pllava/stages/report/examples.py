@@ -14,7 +14,7 @@ EXAMPLES = 4  # questions of each kind
 MODELS = {"adapted": "adapted", "single_frame": "adapted, one frame", "base": "base, not trained"}
 
 
-def examples(document: Document, name: str, rows: Iterable[dict[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:
+def examples(document: Document, name: str, rows: Iterable[Mapping[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:
     """Add a few questions with frames of their clips: some that only all frames got right (without such: any right ones), and some wrong.
 
     rows: iterated twice; only the rows shown are kept in memory.
@@ -33,7 +33,7 @@ def examples(document: Document, name: str, rows: Iterable[dict[str, Any]], root
         (f"Right ({len(right)} in all)", [] if helped else _spread(right, task)),
         (f"Wrong ({len(wrong)} in all)", _spread(wrong, task)),
     )
-    shown: dict[str, dict[str, dict[str, Any]]] = {id_: {} for _, chosen in sorts for id_ in chosen}
+    shown: dict[str, dict[str, Mapping[str, Any]]] = {id_: {} for _, chosen in sorts for id_ in chosen}
     for row in rows:
         if row["id"] in shown:
             shown[row["id"]][row["model"]] = row
@@ -54,7 +54,9 @@ def _spread(ids: Sequence[str], task: Mapping[str, str]) -> list[str]:
     return [ids[index] for _, index in sorted(ranked)[:EXAMPLES]]
 
 
-def _example(document: Document, name: str, question: dict[str, dict[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:
+def _example(
+    document: Document, name: str, question: Mapping[str, Mapping[str, Any]], root: Path, num_frames: int, frame_rule: str
+) -> None:
     from pllava.artifacts.plots import filmstrip
     from pllava.video.readers import Readers
 
@@ -74,11 +76,11 @@ def _example(document: Document, name: str, question: dict[str, dict[str, Any]],
     document.link("In the gallery", links.sample(name, row["id"]))
 
 
-def _prediction(row: dict[str, Any]) -> str:
+def _prediction(row: Mapping[str, Any]) -> str:
     return row["prediction"] if "second_prediction" not in row else f"{row['prediction']} / {row['second_prediction']}"
 
 
-def _verdict(row: dict[str, Any]) -> str:
+def _verdict(row: Mapping[str, Any]) -> str:
     """Right or wrong, with the judge's scores where there are any."""
     scores = [f"{score['score']:g} of 5" for score in row.get("scores", {}).values() if score.get("score") is not None]
     return ", ".join(["not judged" if row["correct"] is None else "right" if row["correct"] else "wrong", *scores])

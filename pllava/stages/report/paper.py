@@ -6,6 +6,7 @@ are roughly comparable, scores of the offline scorer are not.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 SIZES = ("7B", "13B", "34B")
@@ -48,20 +49,20 @@ def rows(benchmark: str) -> list[list[str]]:
     return [[f"PLLaVA {name}, paper", *(column[size] for column in cells)] for size, name in enumerate(SIZES)] if cells else []
 
 
-def own_row(benchmark: str, entry: dict[str, Any]) -> list[str]:
+def own_row(benchmark: str, entry: Mapping[str, Any]) -> list[str]:
     """The same columns for one model of a metrics file. Without a judge, the score is a dash."""
     if benchmark == "mvbench":
         return [_percent(entry["average"])]
     if benchmark in VIDEO_QA:
-        cell: dict[str, Any] = next(iter(entry["tasks"].values()), {})
+        cell: Mapping[str, Any] = next(iter(entry["tasks"].values()), {})
         return [f"{_percent(cell)} / {_score(cell)}"]
     averages = [entry["average_over_questions"], entry["average_over_tasks"]]
     return [_score(cell) for cell in (*(entry["tasks"].get(name, {}) for name in DIMENSIONS), *averages)]
 
 
-def _percent(cell: dict[str, Any]) -> str:
+def _percent(cell: Mapping[str, Any]) -> str:
     return "-" if cell.get("value") is None else f"{100 * cell['value']:.1f}"
 
 
-def _score(cell: dict[str, Any]) -> str:
+def _score(cell: Mapping[str, Any]) -> str:
     return "-" if cell.get("score") is None else f"{cell['score']:.2f}"

@@ -6,7 +6,7 @@ Writes outputs/report/: report.md with PNG files, report.html (one file, no outs
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +182,7 @@ def _read_metrics(benchmark: str) -> Metrics:
     return read_metrics(path)
 
 
-def _percent(cell: dict[str, Any]) -> str:
+def _percent(cell: Mapping[str, Any]) -> str:
     if cell["value"] is None:
         return "-"
     return f"{100 * cell['value']:.1f} % ({100 * cell['low']:.0f}-{100 * cell['high']:.0f})"
