@@ -1,4 +1,4 @@
-"""What is known about a model: MLflow runs, versions, and the alias `champion`. MLflow itself is imported on first use."""
+"""The model registry: versions, their measurements, and the alias `champion`. MLflow is imported on first use."""
 
 from pllava.registry.gate import GateResult, gate
 from pllava.registry.promote import promote, rollback

@@ -1,6 +1,6 @@
-"""The model card of a version: what it is, how good it is, what it is not for, and the way back to what made it.
+"""The model card of a version: base, adapter, scores, limits, and the code, data and settings of its training.
 
-Its beginning is the version's description in MLflow; the whole of it lies with the model as model_card.md.
+The beginning of the card is the version's description in MLflow. The whole card is stored with the model as model_card.md.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
     from mlflow.entities import Run as MlflowRun
 
-BUILT_IN = ("base", "tiny-llava")  # the last folders of the tiny base of this project
+BUILT_IN = ("base", "tiny-llava")  # last two parts of the path of this project's tiny base
 MODELS = (("base", "base"), ("single_frame", "one frame"), ("adapted", "adapted"))
-SETTINGS = ("seed", "model", "features", "train", "data", "rendered")  # sections of params.yaml that make the weights
+SETTINGS = ("seed", "model", "features", "train", "data", "rendered")  # sections of params.yaml that determine the weights
 
 
 def card(params: Params, run: MlflowRun, measured: dict[str, Any], adapter_sha256: str) -> str:
-    """Markdown."""
+    """The model card as Markdown. measured: {benchmark: content of its metrics file}."""
     tags, lora = run.data.tags, params.train.lora
     targets, pooled = ", ".join(lora.target_modules), " x ".join(str(size) for size in params.model.pooling_shape)
     dirty = " (tree not clean)" if tags.get("git.dirty") == "true" else ""
@@ -40,7 +40,7 @@ def card(params: Params, run: MlflowRun, measured: dict[str, Any], adapter_sha25
     if tags.get("params_sha256"):
         facts["Settings"] = f"params sha256 `{tags['params_sha256']}`, below"
     facts |= {f"Data, {item.dataset.name}": f"`{item.dataset.source}` `{item.dataset.digest}`" for item in dataset_inputs(run)}
-    facts |= {f"Corpus, {name}": _corpus_text(said) for name, said in corpora_of(tags).items()}
+    facts |= {f"Corpus, {name}": _corpus_text(corpus) for name, corpus in corpora_of(tags).items()}
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     for benchmark, metrics in measured.items():
         lines += ["", f"### {title(benchmark, metrics)}", "", metrics_table(metrics)]
@@ -51,21 +51,23 @@ def card(params: Params, run: MlflowRun, measured: dict[str, Any], adapter_sha25
 
 
 def limits(params: Params, measured: dict[str, Any]) -> list[str]:
-    """What a reader must not expect of the model."""
-    found = [
+    """Sentences on what the model can't do and where its scores don't apply."""
+    sentences = [
         f"It sees {params.model.num_frames} frames of a clip, however long: what happens between them is not seen, sound is not heard.",
         f"Its quality is known for {', '.join(measured) or 'nothing'} only; intervals are 95 %, over the videos of that test set.",
         "Answers are generated text: they can be wrong and sound sure. Not for decisions about people.",
     ]
     if only_rendered(params):
-        found.insert(0, "It was trained on rendered clips of coloured shapes and knows nothing about real video.")
+        sentences.insert(0, "It was trained on rendered clips of coloured shapes and knows nothing about real video.")
     if any((metrics.get("provenance", {}).get("judge") or {}).get("kind") == "offline" for metrics in measured.values()):
-        found.append("Open answers were scored offline (exact match, token F1): not comparable with numbers of a language model as judge.")
-    return found
+        sentences.append(
+            "Open answers were scored offline (exact match, token F1): not comparable with numbers of a language model as judge."
+        )
+    return sentences
 
 
 def only_rendered(params: Params) -> bool:
-    """Has the model seen nothing but what `pllava render` wrote? Neither another corpus, nor by way of its base or an earlier adapter."""
+    """Whether the model was trained on rendered clips only, with the built-in base, no earlier adapter and no other corpus."""
     built_in = (Path(params.model.base) / "manifest.json").is_file() and Path(params.model.base).parts[-2:] == BUILT_IN
     return built_in and params.train.init_from is None and params.rendered.enabled and not own_corpora(params)
 
@@ -75,18 +77,18 @@ def corpora_of(tags: dict[str, str]) -> dict[str, Any]:
     return {key.removeprefix("corpus."): json.loads(value) for key, value in sorted(tags.items()) if key.startswith("corpus.")}
 
 
-def _corpus_text(said: dict[str, Any]) -> str:
-    files = [f"{key} `{said[key]}` `{said.get(f'{key}_hash') or 'unknown'}`" for key in ("annotations", "media") if key in said]
-    rows = "unknown" if said.get("rows") is None else said["rows"]
-    return f"{said['kind']}, rows: {rows}, licence: {said.get('licence') or 'not stated'}; {', '.join(files)}"
+def _corpus_text(corpus: dict[str, Any]) -> str:
+    files = [f"{key} `{corpus[key]}` `{corpus.get(f'{key}_hash') or 'unknown'}`" for key in ("annotations", "media") if key in corpus]
+    rows = "unknown" if corpus.get("rows") is None else corpus["rows"]
+    return f"{corpus['kind']}, rows: {rows}, licence: {corpus.get('licence') or 'not stated'}; {', '.join(files)}"
 
 
 def licence(base: str) -> str:
-    """What the base's own README says, else its LICENSE file; a base from the hub is looked up in the hub's cache, nothing is fetched."""
+    """Licence of the base from its README, else the first line of its LICENSE. A hub base is read from the local cache; no download."""
     for name in ("README.md", "MODEL_CARD.md"):
         file = _file_of(base, name)
-        if file is not None and (found := re.search(r"\A---\n(?:.*\n)*?license:\s*(\S+)", file.read_text(errors="replace"))):
-            return found[1]
+        if file is not None and (match := re.search(r"\A---\n(?:.*\n)*?license:\s*(\S+)", file.read_text(errors="replace"))):
+            return match[1]
     if (file := _file_of(base, "LICENSE")) is not None:
         return next((line.strip() for line in file.read_text(errors="replace").splitlines() if line.strip()), "see its LICENSE")
     where = "in its folder" if Path(base).is_dir() else f"at hub id {base}"
@@ -100,8 +102,8 @@ def _file_of(base: str, name: str) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(base, name)
-    return Path(found) if isinstance(found, str) else None
+    path = try_to_load_from_cache(base, name)
+    return Path(path) if isinstance(path, str) else None
 
 
 def _length(params: Params) -> str:
@@ -110,13 +112,13 @@ def _length(params: Params) -> str:
 
 
 def title(benchmark: str, metrics: dict[str, Any]) -> str:
-    """The benchmark, with who scored it: an offline scorer's numbers must not be read as a judge's."""
+    """The benchmark's name and, for judged benchmarks, the scorer, because scores of different scorers are not comparable."""
     judge = metrics.get("provenance", {}).get("judge")
     return f"{benchmark}, scored by the {judge['name']}" if judge else benchmark
 
 
 def dataset_inputs(run: MlflowRun) -> list[DatasetInput]:
-    """The data a run was given."""
+    """The data sets that a run logged as inputs."""
     return run.inputs.dataset_inputs if run.inputs else []
 
 

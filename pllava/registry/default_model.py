@@ -1,4 +1,4 @@
-"""Which model answers: the one asked for, else the champion, else the newest training, else the base. One rule for every door."""
+"""Which model answers: the requested one, else the champion, else the newest training, else the base. All commands use this rule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def choose(params: Params, model: str | None = None, adapter: str | None = None, template: str | None = None) -> ModelRef:
-    """Decide which model answers; nothing is loaded. Raises PllavaError when the model asked for is not there."""
+    """The reference of the model that answers; loads nothing. Raises PllavaError when the requested model does not exist."""
     if model is not None or adapter is not None:
         return ModelRef.parse(model, adapter, template, params)
     if (version := champion(params)) is not None:
@@ -26,7 +26,7 @@ def choose(params: Params, model: str | None = None, adapter: str | None = None,
 
 
 def champion(params: Params) -> ModelVersion | None:
-    """The registry's champion, None when there is none. A registry that was never used is not made here: making one takes long."""
+    """The registry's champion; None without one. A registry that does not exist is not created, because creating one is slow."""
     from pllava.registry.versions import CHAMPION, by_alias
     from pllava.tracking.store import MLFLOW_HOME, client, project_root
 

@@ -1,12 +1,13 @@
-"""`pllava gate`: may this version become the champion? It fails closed: what is not known to be as good does not pass.
+"""`pllava gate`: may this version become the champion? It fails closed: a version with missing evidence does not pass.
 
 Two versions are compared only on the same test set, asked with the same template and scored by the same judge. For each benchmark:
-1. the version's numbers were measured on its own adapter, none is missing or not a number, and few judgements are missing;
-2. it was not rolled back: only a person brings it back (`pllava rollback` again, or `pllava promote --force`);
-3. it is not worse than its base (by more than gate.margin, or in the paired test) nor than a blind guess, a first champion too;
-4. a first champion needs an average of at least gate.min_average;
-5. a later one needs the champion's average less gate.margin, and
-6. must not be worse than the champion in a paired test over the same questions (bootstrap over videos, two-sided p < gate.significance).
+1. the version's scores were measured on its own adapter, every score is a number, and few judgements are missing;
+2. the version was not rolled back: only a person brings it back (`pllava rollback` again, or `pllava promote --force`);
+3. the version is not worse than its base (by more than gate.margin, or in the paired test) and not worse than a blind guess;
+4. without a champion, the version's average is at least gate.min_average;
+5. with a champion, the version's average is at least the champion's average less gate.margin;
+6. with a champion, the version is not worse in a paired test over the same questions (bootstrap over videos, p < gate.significance,
+   two-sided).
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
     from pllava.stages.evaluate.compare import Comparison
 
 SAME = ("data_sha256", "template_sha256")
-Look = Callable[["ModelVersion", str, dict[str, Any] | None], Measurement]  # (version, benchmark, under the conditions of these metrics)
+# (version, benchmark, metrics whose conditions the measurement must share; None: as registered) -> measurement
+Look = Callable[["ModelVersion", str, dict[str, Any] | None], Measurement]
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """`table` is Markdown; `reasons` say why not, or, when it passed, on what ground."""
+    """The outcome of the gate. `reasons`: why the version failed, or why it passed. `table`: Markdown."""
 
     passed: bool
     reasons: list[str]
@@ -48,16 +50,16 @@ class GateResult:
 
 
 def gate(params: Params, version: int | None = None) -> GateResult:
-    """Compare a version (None: the candidate) with the champion and record the outcome on the version.
+    """Compare a version (None: the candidate) with the champion and record the outcome in the version's tags.
 
-    The champion itself passes and keeps what is recorded from the day it was promoted.
+    When the champion itself passes, its tags stay as they were at its promotion.
     """
     connection = client()
     name = params.registry.model_name
     candidate = pick(connection, name, version)
     champion = by_alias(connection, name, CHAMPION)
     with tempfile.TemporaryDirectory() as folder:
-        result = judge(params, candidate, champion, lambda of, named, like: find(connection, of, named, like, Path(folder)))
+        result = decide(params, candidate, champion, lambda of, named, like: find(connection, of, named, like, Path(folder)))
     if result.champion == result.version and result.passed:
         return result
     outcome = {
@@ -71,8 +73,8 @@ def gate(params: Params, version: int | None = None) -> GateResult:
     return result
 
 
-def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None, look: Look) -> GateResult:
-    """The rules above, on what `look` finds of each version. Writes nothing."""
+def decide(params: Params, candidate: ModelVersion, champion: ModelVersion | None, look: Look) -> GateResult:
+    """Apply the rules of this module to the measurements that `look` returns. Writes nothing."""
     number, current = int(candidate.version), int(champion.version) if champion else None
     failures: list[str] = []
     grounds: list[str] = []
@@ -85,16 +87,16 @@ def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None
     if not params.evaluate.benchmarks:
         failures.append("evaluate.benchmarks names no benchmark, so nothing is known. Name one in params.yaml")
     for benchmark in params.evaluate.benchmarks:
-        found = look(candidate, benchmark, None)
-        rival = look(champion, benchmark, found.metrics) if champion and current != number else None
-        mine, theirs = found.metrics, rival.metrics if rival else found.metrics if current == number else None
+        measured = look(candidate, benchmark, None)
+        rival = look(champion, benchmark, measured.metrics) if champion and current != number else None
+        mine, theirs = measured.metrics, rival.metrics if rival else measured.metrics if current == number else None
         problems = _unusable(f"version {number}", mine, candidate.tags.get("adapter_sha256"), params.judge.max_missing)
         compared = None
         if rival is not None and champion is not None:
             problems += _unusable(f"champion {current}", rival.metrics, champion.tags.get("adapter_sha256"), params.judge.max_missing)
             problems += _not_comparable(mine, rival.metrics, f"models:/{params.registry.model_name}/{current}")
             if not problems:
-                compared = _paired(rival, found, current, problems, f"models:/{params.registry.model_name}/{current}")
+                compared = _paired(rival, measured, current, problems, f"models:/{params.registry.model_name}/{current}")
         rows += _rows(title(benchmark, mine), mine, theirs, compared)
         if problems:
             failures += [f"{benchmark}: {problem}" for problem in problems]
@@ -116,7 +118,7 @@ def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None
                 )
             else:
                 grounds.append(f"{benchmark}: not worse in the paired test over {sum(task.n for task in compared.tasks)} scores, {text}")
-        worse, better = _base_and_chance(params, found)
+        worse, better = _base_and_chance(params, measured)
         failures += [f"{benchmark}: {sentence}" for sentence in worse]
         grounds += [f"{benchmark}: {sentence}" for sentence in better]
     table = "\n".join(["| | champion | candidate | change | p |", "|---|---|---|---|---|", *rows])
@@ -124,7 +126,7 @@ def judge(params: Params, candidate: ModelVersion, champion: ModelVersion | None
 
 
 def _base_and_chance(params: Params, candidate: Measurement) -> tuple[list[str], list[str]]:
-    """(in what it is worse, in what it is not) than its base and than a blind guess: a sentence each."""
+    """(sentences on what the candidate is worse than, sentences on what it is not worse than), for its base and for a blind guess."""
     from pllava.stages.evaluate.compare import against_base_and_chance
 
     if candidate.results is None:
@@ -153,7 +155,7 @@ def _base_and_chance(params: Params, candidate: Measurement) -> tuple[list[str],
 
 
 def _paired(champion: Measurement, candidate: Measurement, number: int | None, problems: list[str], uri: str) -> Comparison | None:
-    """The paired test; None, and a problem more, when it can't be made."""
+    """The paired test. Where it can't be made: None, with the reason appended to `problems`."""
     from pllava.stages.evaluate.compare import compare
 
     if champion.results is None:
@@ -171,13 +173,13 @@ def _paired(champion: Measurement, candidate: Measurement, number: int | None, p
         return None
 
 
-def _interval(found: Interval) -> str:
+def _interval(interval: Interval) -> str:
     """Percentage points with their 95 % interval."""
-    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
 
 
 def _unusable(who: str, metrics: dict[str, Any], adapter_sha256: str | None, max_missing: float) -> list[str]:
-    """Why these numbers cannot be judged by. max_missing: judge.max_missing, the share of judgements that may have failed."""
+    """Reasons why these metrics can't be used; empty when they can. max_missing: the share of judgements that may have failed (0..1)."""
     if not metrics:
         return [f"{who} has no recorded metrics. Run: dvc repro, then pllava register"]
     provenance, adapted = metrics.get("provenance", {}), metrics.get("models", {}).get("adapted", {})
@@ -193,16 +195,16 @@ def _unusable(who: str, metrics: dict[str, Any], adapter_sha256: str | None, max
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or not 0 <= value <= 1:
             problems.append(f"{who}: {task} is {value}, a number from 0 to 1 is needed")
     scores = list(adapted.get("tasks", {}).values())
-    missing, asked = (sum(int((score or {}).get(key) or 0) for score in scores) for key in ("missing", "n"))
-    if missing > max_missing * asked:
+    missing, total = (sum(int((score or {}).get(key) or 0) for score in scores) for key in ("missing", "n"))
+    if missing > max_missing * total:
         problems.append(
-            f"{who}: {missing} of {asked} judgements are missing, judge.max_missing allows {max_missing:.1%}. Run: pllava judge"
+            f"{who}: {missing} of {total} judgements are missing, judge.max_missing allows {max_missing:.1%}. Run: pllava judge"
         )
     return problems
 
 
 def _not_comparable(mine: dict[str, Any], theirs: dict[str, Any], uri: str) -> list[str]:
-    """Why two sets of numbers cannot be put side by side. `uri`: the champion's."""
+    """Reasons why two sets of metrics can't be compared; empty when they can. uri: address of the champion."""
     ours, others = mine.get("provenance", {}), theirs.get("provenance", {})
     problems = [
         f"{key} differs: {_short(ours.get(key))} here, {_short(others.get(key))} for the champion; they are only "
@@ -212,8 +214,8 @@ def _not_comparable(mine: dict[str, Any], theirs: dict[str, Any], uri: str) -> l
     ]
     if ours.get("limit") != others.get("limit"):
         problems.append(f"limit differs: {ours.get('limit')} here, {others.get('limit')} for the champion")
-    if ours.get("judge") != others.get("judge"):  # a judge and the offline scorer measure different things
-        names = [(found.get("judge") or {}).get("name", "no judge") for found in (ours, others)]
+    if ours.get("judge") != others.get("judge"):  # scores of a judge and of the offline scorer are not comparable
+        names = [(provenance.get("judge") or {}).get("name", "no judge") for provenance in (ours, others)]
         problems.append(f"judge differs: {names[0]} here, {names[1]} for the champion; score both with one judge: pllava judge")
     if difference := set(_tasks(mine)) ^ set(_tasks(theirs)):
         problems.append(f"these tasks are in one of the two only: {', '.join(sorted(difference))}")
@@ -221,7 +223,7 @@ def _not_comparable(mine: dict[str, Any], theirs: dict[str, Any], uri: str) -> l
 
 
 def _rows(benchmark: str, mine: dict[str, Any], theirs: dict[str, Any] | None, compared: Comparison | None) -> list[str]:
-    """Table rows, percent; a dash where a number is missing. p of tasks is Holm's."""
+    """Markdown table rows in percent; a missing number is a dash. The p-values of tasks have Holm's correction."""
     ours, others = _tasks(mine), _tasks(theirs or {})
     p: dict[str, float | None] = {}
     if compared:
@@ -230,8 +232,10 @@ def _rows(benchmark: str, mine: dict[str, Any], theirs: dict[str, Any] | None, c
     for task in [*ours, *(task for task in others if task not in ours)]:
         new, old = _value(ours.get(task)), _value(others.get(task))
         change = f"{100 * (new - old):+.1f}" if new is not None and old is not None else "-"
-        found = p.get(task)
-        rows.append(f"| {benchmark}: {task} | {_percent(old)} | {_percent(new)} | {change} | {'-' if found is None else f'{found:.3f}'} |")
+        p_value = p.get(task)
+        rows.append(
+            f"| {benchmark}: {task} | {_percent(old)} | {_percent(new)} | {change} | {'-' if p_value is None else f'{p_value:.3f}'} |"
+        )
     return rows
 
 

@@ -1,7 +1,7 @@
-"""`pllava lineage models:/pllava@champion`: from an answer's model, or a file of results, back to all that made it.
+"""`pllava lineage models:/pllava@champion`: the origin of a model or of a file of results.
 
-version -> MLflow run -> git commit -> settings -> hashes of the data -> flow run -> package versions. Every step is looked up in what was
-recorded when it happened; what was not recorded is said to be unknown, never guessed.
+version -> MLflow run -> git commit -> settings -> hashes of the data -> flow run -> package versions. Each step is read from the records
+made at the time. A step without a record is shown as unknown, never guessed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ OF_VERSION = ("gate", "gate.against", "promoted_at", "promoted_by", "forced_by",
 
 
 def lineage(params: Params, target: str) -> dict[str, Any]:
-    """Everything that is known. `target`: a registry address, an adapter folder, or a file of results (metrics, answers, run record).
+    """The recorded origin of `target`: a registry address, an adapter folder, or a file of results (metrics, answers, run record).
 
-    Raises PllavaError when there is no such thing, or when it names no adapter.
+    Raises PllavaError when the target does not exist or names no adapter.
     """
     connection = client()
-    found: dict[str, Any] = {"target": target}
+    facts: dict[str, Any] = {"target": target}
     if target.startswith("models:/"):
         from pllava.registry.resolve import locate
 
@@ -43,18 +43,18 @@ def lineage(params: Params, target: str) -> dict[str, Any]:
         version = connection.get_model_version(name, str(locate(target)[0]))
         digest = version.tags.get("adapter_sha256")
     else:
-        digest, found["results"] = _of_path(Path(target))
+        digest, facts["results"] = _of_path(Path(target))
         name = params.registry.model_name
         version = next((v for v in all_versions(connection, name) if v.tags.get("adapter_sha256") == digest), None)
-    found["adapter_sha256"] = digest or UNKNOWN
-    found["version"] = _version(connection, version) if version else None
+    facts["adapter_sha256"] = digest or UNKNOWN
+    facts["version"] = _version(connection, version) if version else None
     run = _run(connection, params, version, digest)
-    found |= _from_run(connection, run, version)
-    return {key: value for key, value in found.items() if key != "results" or value}
+    facts |= _from_run(connection, run, version)
+    return {key: value for key, value in facts.items() if key != "results" or value}
 
 
-def text(found: dict[str, Any]) -> str:
-    """For a terminal: one fact a line, a step a paragraph."""
+def text(facts: dict[str, Any]) -> str:
+    """The result of `lineage` for a terminal, one fact a line."""
     lines: list[str] = []
 
     def add(value: Any, prefix: str) -> None:
@@ -65,12 +65,12 @@ def text(found: dict[str, Any]) -> str:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
             lines.append(f"{prefix}: {'none' if shown in (None, '') else shown}")
 
-    add(found, "")
+    add(facts, "")
     return "\n".join(lines)
 
 
 def _of_path(path: Path) -> tuple[str | None, dict[str, Any]]:
-    """(adapter_sha256, what the results say of themselves) of an adapter folder or a file of results."""
+    """(adapter_sha256, facts about the results) of an adapter folder (no facts) or a file of results."""
     if (path / "manifest.json").is_file():
         from pllava.registry.resolve import verify
 
@@ -96,12 +96,12 @@ def _of_path(path: Path) -> tuple[str | None, dict[str, Any]]:
         "versions",
         "judge",
     )
-    said = {key: provenance[key] for key in keys if provenance.get(key) is not None}
-    return digest, {"file_sha256": sha256_file(path)} | said | _record(path, described)
+    facts = {key: provenance[key] for key in keys if provenance.get(key) is not None}
+    return digest, {"file_sha256": sha256_file(path)} | facts | _record(path, described)
 
 
 def _described(path: Path) -> dict[str, Any]:
-    """The metrics file that says what a file of results is: itself, or the one it belongs to."""
+    """Content of the metrics file that a file of results belongs to; a metrics file belongs to itself."""
     if path.suffix != ".jsonl":
         content = read_json(path)
         if not isinstance(content, dict):
@@ -119,7 +119,7 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _record(path: Path, described: dict[str, Any]) -> dict[str, Any]:
-    """The record of the evaluation run that wrote the file: when, by which code."""
+    """Time and code of the evaluation run that wrote the file; empty without a record of that run."""
     folders = (Path("outputs/evaluation_runs"), path.parent.parent / "records", path.parent)
     digest = sha256_file(path)
     for folder in folders:
@@ -135,8 +135,8 @@ def _record(path: Path, described: dict[str, Any]) -> dict[str, Any]:
 def _version(connection: MlflowClient, version: ModelVersion) -> dict[str, Any]:
     model = connection.get_registered_model(version.name)
     aliases = sorted(alias for alias, number in model.aliases.items() if str(number) == str(version.version))
-    said = {key: version.tags[key] for key in OF_VERSION if version.tags.get(key)}
-    return {"name": version.name, "number": int(version.version), "aliases": aliases} | said
+    tags = {key: version.tags[key] for key in OF_VERSION if version.tags.get(key)}
+    return {"name": version.name, "number": int(version.version), "aliases": aliases} | tags
 
 
 def _run(connection: MlflowClient, params: Params, version: ModelVersion | None, digest: str | None) -> MlflowRun | None:
@@ -172,7 +172,7 @@ def _from_run(connection: MlflowClient, run: MlflowRun | None, version: ModelVer
 
 
 def _lock(connection: MlflowClient, run: MlflowRun | None, version: ModelVersion | None) -> dict[str, Any] | None:
-    """dvc.lock as it was when the version was registered: its hash, and that of every output."""
+    """Hash of the dvc.lock stored at registration, and {output path: md5}; None when no dvc.lock is stored."""
     if run is None or not any(Path(item.path).name == "dvc.lock" for item in connection.list_artifacts(run.info.run_id, "lineage")):
         return None
     import tempfile
@@ -184,5 +184,5 @@ def _lock(connection: MlflowClient, run: MlflowRun | None, version: ModelVersion
         return {"sha256": sha256_file(file)} | outputs
 
 
-def as_json(found: dict[str, Any]) -> str:
-    return json.dumps(found, indent=2, ensure_ascii=False)
+def as_json(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, indent=2, ensure_ascii=False)

@@ -1,8 +1,9 @@
 """Score any model on the benchmarks of the params: `pllava evaluate --model models:/pllava@champion`.
 
-A registered version, an adapter folder, a base folder, a hub id: nothing has to be trained here. Results go to
-outputs/measured/<model>/<benchmark>/{results.jsonl,metrics.json} and leave the evaluation's own outputs alone; of a registered version they
-are also kept with the version, where the gate looks for the champion's scores on the test set of today. A killed run goes on where it was.
+The model is a registered version, an adapter folder, a base folder or a hub id. Results go to
+outputs/measured/<model>/<benchmark>/{results.jsonl,metrics.json}; the outputs of the stage `evaluate` are not changed. Results of a
+registered version are also stored with the version, where the gate reads the champion's scores on the current test set. A killed run
+resumes after its last complete unit.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from pllava.core.errors import PllavaError
 from pllava.core.hashing import work_key
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate import run as runner
-from pllava.stages.evaluate.predict import Contestant, Panel
-from pllava.stages.evaluate.prediction_log import Answers, Journal, alone
+from pllava.stages.evaluate.predict import Predictor, Variant
+from pllava.stages.evaluate.prediction_log import Answers, PredictionLog, alone
 from pllava.stages.evaluate.progress import progress
 from pllava.stages.evaluate.record import write_record
 from pllava.stages.evaluate.table import show
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
 
 MEASURED = Path("outputs/measured")
 JOURNALS = Path(".state/measure")
-NAME = "adapted"  # the column of the model: what the gate and `evaluate compare` look for
-HASHED = 1 << 30  # bytes; larger weights are named, not read once more
+NAME = "adapted"  # model name in the results, as the gate and `evaluate compare` expect it
+HASHED = 1 << 30  # bytes; larger weights are identified by name, because hashing them takes long
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that answers, and what identifies its weights."""
+    """A loaded model with the identity of its weights."""
 
     model: Any
     processor: Any
@@ -60,11 +61,12 @@ def measure(
     adapter: str | None = None,
     output: Path | None = None,
 ) -> list[Path]:
-    """The metrics files written, one a benchmark. `lora_alpha`: instead of the benchmark's, evaluate.lora_alpha, or as trained.
-    `limit`: only the first so many questions of each task, into outputs/limited/.
+    """Score a model on `benchmarks`; returns the paths of the metrics files, one for each benchmark.
 
-    Raises PllavaError when there is no such model or no benchmark data, when there is no LoRA to give a strength to, or when too many
-    judgements fail.
+    lora_alpha: overrides the benchmark's, evaluate.lora_alpha and the trained strength. limit: answer only the first `limit` questions
+    of each task; outputs go to outputs/limited/.
+    Raises PllavaError when there is no such model or no benchmark data, when `lora_alpha` is set for a model without LoRA, or when too
+    many judgements fail.
     """
     from pllava.registry.default_model import choose
 
@@ -106,15 +108,15 @@ def _measure(
     shown = params.model_copy(update={"model": _as_loaded(params, loaded)})
     provenance = metrics.provenance(shown, name, benchmark, samples, template, None, alpha, limit) | loaded.identity
     key = work_key(**provenance)
-    place = JOURNALS / name / f"{key}.jsonl"
-    with alone(place):
-        journal = Journal(place)
+    log_path = JOURNALS / name / f"{key}.jsonl"
+    with alone(log_path):
+        log = PredictionLog(log_path)
         plan = units(samples, params.evaluate.batch_size)
-        left = {number: sum(len(questions_of(s)) for clip in unit for s in clip.samples) for number, unit in enumerate(plan)}
-        left = {number: size for number, size in left.items() if number not in journal.done}
-        panel = Panel(
+        sizes = {number: sum(len(questions_of(s)) for clip in unit for s in clip.samples) for number, unit in enumerate(plan)}
+        remaining = {number: size for number, size in sizes.items() if number not in log.done}
+        predictor = Predictor(
             benchmark,
-            [Contestant(NAME, loaded.model)],
+            [Variant(NAME, loaded.model)],
             loaded.processor,
             template,
             loaded.processor.num_frames,
@@ -122,21 +124,20 @@ def _measure(
             params.evaluate.batch_size,
             settings.root,
         )
-        for number in progress(left, name, console) if left else ():
-            journal.add(number, panel.answer(plan[number]))
-        journal.close()
+        for number in progress(remaining, name, console) if remaining else ():
+            log.add(number, predictor.answer(plan[number]))
+        log.close()
         path, target = folder / name / "metrics.json", folder / name
-        rows = Answers(journal.path, {sample.id: index for index, sample in enumerate(samples)}, (NAME,))
-        found = runner.write_scored(rows, benchmark, judge, params.judge.max_missing, provenance, target, path)
+        rows = Answers(log.path, {sample.id: index for index, sample in enumerate(samples)}, (NAME,))
+        scores = runner.write_scored(rows, benchmark, judge, params.judge.max_missing, provenance, target, path)
         results = target / "results.jsonl"
-        write_record(name, results, path, judge, 1, time.monotonic() - began, sum(left.values()), folder / "records")
-        journal.remove()
-    show(found, console)
+        write_record(name, results, path, judge, 1, time.monotonic() - began, sum(remaining.values()), folder / "records")
+        log.remove()
+    show(scores, console)
     return path, results
 
 
 def _load(source: ModelRef) -> Loaded:
-
     from pllava.model.adapter import get_lora_alpha
 
     chat = source.load()
@@ -150,7 +151,7 @@ def _load(source: ModelRef) -> Loaded:
 
 
 def _as_loaded(params: Params, loaded: Loaded) -> Any:
-    """The section `model` of the params, as it is for this model."""
+    """The section `model` of the params with the values of the loaded model."""
     model, processor = loaded.model, loaded.processor
     return params.model.model_copy(
         update={
@@ -165,7 +166,7 @@ def _as_loaded(params: Params, loaded: Loaded) -> Any:
 
 
 def _weights(folder: Path) -> str | None:
-    """One digest over the weight files of a folder; None where there is none, or when they are large."""
+    """One hash of the weight files of a folder; None when there are none or when they are larger than HASHED."""
     from pllava.model.adapter import base_sha256
 
     files = list(folder.glob("*.safetensors")) if folder.is_dir() else []
@@ -173,15 +174,15 @@ def _weights(folder: Path) -> str | None:
 
 
 def _revision(hub_id: str) -> str | None:
-    """The commit of a repository on the hub that the cache holds."""
+    """The commit of a hub repository in the local cache; None when the cache has no such repository."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(hub_id, "config.json")
-    return Path(found).parent.name if isinstance(found, str) else None
+    config = try_to_load_from_cache(hub_id, "config.json")
+    return Path(config).parent.name if isinstance(config, str) else None
 
 
 def _keep(params: Params, number: int, benchmark: str, path: Path, results: Path, console: Console) -> None:
-    """With the version, for the gate."""
+    """Store the results with the registered version, where the gate reads them."""
     from pllava.registry.measurements import keep
     from pllava.registry.versions import pick
     from pllava.tracking.store import client

@@ -1,8 +1,8 @@
-"""What was measured of a version: metrics and every answer, kept with its MLflow run, so that two versions can be compared pair by pair.
+"""Measurements of a version: metrics and all answers, stored with its MLflow run, for comparisons question by question.
 
-One version is measured again when the test set, the template or the judge changes (`pllava evaluate --model models:/pllava@champion`); each
-measurement has a place of its own: measured/<benchmark>/<key>/{metrics.json,results.jsonl}. Versions of one adapter at several strengths
-share its run: those with a strength of their own have measured-alpha-<strength>/.
+A version is measured again when the test set, the template or the judge changes (`pllava evaluate --model models:/pllava@champion`). Each
+measurement has a folder of its own: measured/<benchmark>/<key>/{metrics.json,results.jsonl}. Versions of one adapter at several strengths
+share a run, so a version with its own strength uses measured-alpha-<strength>/ instead.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from pllava.artifacts.metrics import read_metrics
 from pllava.core.hashing import sha256_of
+from pllava.core.params import Params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-    from pllava.core.params import Params
-
 WHOLE = {"metrics.json", "results.jsonl"}
-CONDITIONS = ("data_sha256", "template_sha256", "limit", "judge")  # what two measurements must share to be put side by side
+CONDITIONS = ("data_sha256", "template_sha256", "limit", "judge")  # provenance that two comparable measurements share
 
 
 @dataclass(frozen=True)
@@ -35,38 +34,42 @@ class Measurement:
 
 
 def key(metrics: dict[str, Any]) -> str:
-    """One word for the conditions of a measurement."""
+    """Hash of the conditions of a measurement, 16 hexadecimal digits."""
     provenance = metrics.get("provenance", {})
     conditions = {name: provenance.get(name) for name in CONDITIONS}
     return sha256_of(conditions)[:16]
 
 
-def place_of(version: ModelVersion, benchmark: str, metrics: dict[str, Any]) -> str:
-    """Where a version's run has what was measured under the conditions of these metrics."""
+def artifact_path(version: ModelVersion, benchmark: str, metrics: dict[str, Any]) -> str:
+    """Folder, among the artifacts of a version's run, of the measurement under the conditions of `metrics`."""
     strength = version.tags.get("lora_alpha")
     return f"measured{f'-alpha-{strength}' if strength else ''}/{benchmark}/{key(metrics)}"
 
 
 def keep(connection: MlflowClient, version: ModelVersion, run_id: str, benchmark: str, metrics: Path, results: Path) -> None:
-    """Store a measurement of a version with its run; what is stored already under these conditions is replaced."""
-    place = place_of(version, benchmark, read_metrics(metrics))
+    """Store a measurement with the version's run. It replaces a measurement under the same conditions."""
+    folder_in_run = artifact_path(version, benchmark, dict(read_metrics(metrics)))
     with tempfile.TemporaryDirectory() as folder:
-        for name, file in {"results.jsonl": results, "metrics.json": metrics}.items():  # the numbers last: they vouch for the answers
+        for name, file in {
+            "results.jsonl": results,
+            "metrics.json": metrics,
+        }.items():  # metrics last: their presence means that the answers are complete
             copy = Path(folder) / name
             copy.write_bytes(file.read_bytes())
-            connection.log_artifact(run_id, str(copy), place)
+            connection.log_artifact(run_id, str(copy), folder_in_run)
 
 
 def held(connection: MlflowClient, version: ModelVersion, benchmark: str, like: dict[str, Any]) -> bool:
-    """Is the version measured under the conditions of these metrics?"""
-    found = connection.list_artifacts(version.run_id, place_of(version, benchmark, like)) if version.run_id else []
-    return WHOLE.issubset(Path(item.path).name for item in found)
+    """Whether the run stores a complete measurement of the version under the conditions of `like`."""
+    artifacts = connection.list_artifacts(version.run_id, artifact_path(version, benchmark, like)) if version.run_id else []
+    return WHOLE.issubset(Path(item.path).name for item in artifacts)
 
 
 def unmeasured(params: Params, version: int) -> tuple[int | None, list[str]]:
-    """(the champion, benchmarks it has to be measured on before `version` can be compared with it); (None, []) without another champion.
+    """(number of the champion, benchmarks on which it must be measured before `version` can be compared with it).
 
-    Those are the benchmarks whose test set, template, limit or judge of today is not what the champion was measured with.
+    On these benchmarks the champion has no measurement with the test set, template, limit and judge of `version`.
+    Returns (None, []) when there is no champion or `version` is the champion.
     """
     from pllava.registry.versions import CHAMPION, by_alias, pick
     from pllava.tracking.store import client
@@ -82,20 +85,21 @@ def unmeasured(params: Params, version: int) -> tuple[int | None, list[str]]:
 
 
 def find(connection: MlflowClient, version: ModelVersion, benchmark: str, like: dict[str, Any] | None, folder: Path) -> Measurement:
-    """The measurement of a version under the conditions of `like` (None: those it was registered with); files are put into `folder`.
+    """The measurement of a version under the conditions of `like` (None: the conditions at registration). Files are downloaded to `folder`.
 
-    When there is none under those conditions: the one it was registered with, so that a reader sees what differs.
+    Without such a measurement, returns the metrics from registration and no answers, so that the gate can name the difference.
     """
     registered = json.loads(version.tags.get(f"metrics.{benchmark}", "{}"))
-    place = place_of(version, benchmark, like or registered)
     run_id = version.run_id or ""
     if not run_id:
         return Measurement(registered, None)
     if held(connection, version, benchmark, like or registered):
+        folder_in_run = artifact_path(version, benchmark, like or registered)
         target = folder / str(version.version) / benchmark
         target.mkdir(parents=True, exist_ok=True)
         metrics, results = (
-            Path(connection.download_artifacts(run_id, f"{place}/{name}", str(target))) for name in ("metrics.json", "results.jsonl")
+            Path(connection.download_artifacts(run_id, f"{folder_in_run}/{name}", str(target)))
+            for name in ("metrics.json", "results.jsonl")
         )
-        return Measurement(read_metrics(metrics), results)
+        return Measurement(dict(read_metrics(metrics)), results)
     return Measurement(registered, None)

@@ -2,7 +2,7 @@
 
     model/MLmodel, pyfunc.py, code/pllava/, artifacts/adapter/, artifacts/base/ (a base of at most CARRIED bytes), model_card.md
 
-A larger base is named by its hub id or folder and found again when the model is loaded.
+A larger base is not copied: the model names its hub id or folder and loads the base from there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 
 from pllava.core.params import Params
 
-CARRIED = 64 << 20  # bytes; the built-in base has 8 MB, that of the 7B model 14 GB
+CARRIED = 64 << 20  # bytes; the built-in base has 8 MB, the base of the 7B model 14 GB
 ADAPTER, BASE = "artifacts/adapter", "artifacts/base"  # in the model's folder
 NEEDED = (
     *("torch", "transformers", "peft", "accelerate", "safetensors", "huggingface-hub", "decord2", "av", "pillow", "numpy"),
@@ -26,7 +26,7 @@ NEEDED = (
 
 
 def package(params: Params, adapter: Path, base: str, target: Path) -> None:
-    """Write the model folder `target`, which must not be there. `base`: a folder or a hub id."""
+    """Write the model folder `target`, which must not exist yet. base: a folder or a hub id."""
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
@@ -42,7 +42,7 @@ def package(params: Params, adapter: Path, base: str, target: Path) -> None:
     else:
         settings["base"] = str(Path(base).resolve()) if Path(base).is_dir() else base
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*input example.*")  # it would run the model; the signature is given
+        warnings.filterwarnings("ignore", message=".*input example.*")  # an input example would run the model; the signature is explicit
         mlflow.pyfunc.save_model(
             target,
             python_model=str(home / "registry" / "pyfunc.py"),
@@ -67,25 +67,25 @@ def package(params: Params, adapter: Path, base: str, target: Path) -> None:
 
 
 def carried(base: str) -> bool:
-    """Is this base small enough to go with each version?"""
+    """Whether the base is a folder of at most CARRIED bytes, so that each version holds a copy."""
     folder = Path(base)
     return folder.is_dir() and sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= CARRIED
 
 
 def template_of(params: Params, adapter: Path) -> str:
-    """The conversation template the adapter was trained with. One of the user's own, a file, is named by its absolute path."""
+    """The conversation template of the adapter's training: a name, or the absolute path of a template file."""
     config = adapter / "config.yaml"
-    found = (yaml.safe_load(config.read_text()) or {}).get("template") if config.is_file() else None
-    name = str(found or params.model.template)
+    template = (yaml.safe_load(config.read_text()) or {}).get("template") if config.is_file() else None
+    name = str(template or params.model.template)
     return str(Path(name).resolve()) if Path(name).is_file() else name
 
 
 def requirements() -> list[str]:
-    """Exact versions of what answering needs; a local build ("2.13.0+cpu") is named by what an index has."""
-    found = []
+    """Pinned versions of the packages that answering needs, without the suffix of local builds ("2.13.0+cpu" -> "2.13.0")."""
+    pins = []
     for name in ("mlflow", *NEEDED):
         try:
-            found.append(f"{name}=={version(name).split('+')[0]}")
+            pins.append(f"{name}=={version(name).split('+')[0]}")
         except PackageNotFoundError:
             continue
-    return found
+    return pins

@@ -1,4 +1,4 @@
-"""`pllava promote` and `pllava rollback`: the alias `champion` moves; `previous` remembers where it was."""
+"""`pllava promote` and `pllava rollback` move the alias `champion`; the alias `previous` keeps the version that was champion before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Champion:
-    """Who is champion now, and who would be after a rollback."""
+    """The champion's version, and the version that a rollback would make champion."""
 
     name: str
     version: int
@@ -36,15 +36,15 @@ class Champion:
 def promote(params: Params, version: int | None = None, force: bool = False, reason: str | None = None) -> Champion:
     """Make a version (None: the candidate) champion. Promoting the champion changes nothing.
 
-    Raises PllavaError unless the gate let this version pass against today's champion; `force` skips that, and the version keeps
-    who forced it and why: without a `reason` there is no force.
+    Raises PllavaError unless the version passed the gate against the current champion. `force` skips this check and needs a `reason`;
+    the version records the user and the reason.
     """
     if force and not (reason or "").strip():
         raise PllavaError("a forced promotion needs its reason, which is recorded. Run: pllava promote --force --reason TEXT")
     name = params.registry.model_name
     with _alone():
         connection = client()
-        _adopt(connection, name)
+        _sync_alias(connection, name)
         chosen = pick(connection, name, version)
         current = by_alias(connection, name, CHAMPION)
         if current is not None and current.version == chosen.version:
@@ -62,46 +62,48 @@ def promote(params: Params, version: int | None = None, force: bool = False, rea
             }
         for key, value in tags.items():
             connection.set_model_version_tag(name, str(chosen.version), key, value)
-        # Previous first: should we die between the two, the champion is still the one that was.
+        # `previous` is written first: if this process dies before the next call, the old champion stays champion.
         if current is not None:
             connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
-        _crown(connection, name, str(chosen.version))
-        _forgive(connection, name, chosen)
+        _set_champion(connection, name, str(chosen.version))
+        _clear_rollback(connection, name, chosen)
         return _state(connection, name)
 
 
 def rollback(params: Params) -> Champion:
     """Swap champion and previous; a second rollback swaps them back.
 
-    The version that gives way is marked, so that the next run of the pipeline does not promote it again. Raises PllavaError, with nothing
-    changed, when there is no previous one, or when its bytes are not those that were registered.
+    The replaced version is marked as rolled back, so the gate refuses it and the pipeline does not promote it again.
+    Raises PllavaError and changes nothing when there is no previous champion, or when its files differ from the registered ones.
     """
     name = params.registry.model_name
     with _alone():
         connection = client()
-        _adopt(connection, name)
-        current, before = by_alias(connection, name, CHAMPION), by_alias(connection, name, PREVIOUS)
-        if current is None or before is None or current.version == before.version:
+        _sync_alias(connection, name)
+        current, previous = by_alias(connection, name, CHAMPION), by_alias(connection, name, PREVIOUS)
+        if current is None or previous is None or current.version == previous.version:
             now = f"version {current.version}" if current else "nothing"
             raise PllavaError(f"{name} has no previous champion to go back to; the champion is {now}")
-        locate(f"models:/{name}/{before.version}")  # every byte is checked
+        locate(f"models:/{name}/{previous.version}")  # checks the hash of every file
         connection.set_model_version_tag(name, str(current.version), ROLLED_BACK, _now())
-        _crown(connection, name, str(before.version))
+        _set_champion(connection, name, str(previous.version))
         connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
-        _forgive(connection, name, before)
+        _clear_rollback(connection, name, previous)
         return _state(connection, name)
 
 
 def adopt(params: Params) -> int | None:
-    """Take note of a champion that was made elsewhere, by moving the alias in MLflow's pages or by its API; the champion's version.
+    """Record a champion that someone set in MLflow's pages or through its API; returns the champion's version, None without a champion.
 
-    The alias `previous` then leads to the champion we knew, so that a rollback goes there, and the version says that it came in this way.
+    The alias `previous` is set to the last champion known to `promote` and `rollback`, so that a rollback restores it. The tags of the
+    new champion say that the alias was moved in MLflow.
     """
     with _alone():
-        return _adopt(client(), params.registry.model_name)
+        return _sync_alias(client(), params.registry.model_name)
 
 
-def _adopt(connection: MlflowClient, name: str) -> int | None:
+def _sync_alias(connection: MlflowClient, name: str) -> int | None:
+    """`adopt`, for a caller that holds the lock."""
     champion = by_alias(connection, name, CHAMPION)
     if champion is None:
         return None
@@ -115,19 +117,19 @@ def _adopt(connection: MlflowClient, name: str) -> int | None:
         tags = {"promoted_at": _now(), "promoted_by": "the alias was moved in MLflow", "promoted_over": refusal or "nothing"}
         for key, value in tags.items():
             connection.set_model_version_tag(name, number, key, value)
-        _forgive(connection, name, champion)
+        _clear_rollback(connection, name, champion)
     connection.set_registered_model_tag(name, KNOWN, number)
     return int(number)
 
 
-def _crown(connection: MlflowClient, name: str, number: str) -> None:
-    """Move the alias. What we know is written first: the alias may be looked at, by whoever deploys it, the moment it has moved."""
+def _set_champion(connection: MlflowClient, name: str, number: str) -> None:
+    """Move the alias `champion`. The tag KNOWN is written first, so that a deployer who sees the new alias also sees the new tag."""
     connection.set_registered_model_tag(name, KNOWN, number)
     connection.set_registered_model_alias(name, CHAMPION, number)
 
 
 def _refusal(tags: dict[str, str], champion: str) -> str | None:
-    """Why the gate's recorded outcome does not allow a promotion."""
+    """Why the recorded outcome of the gate forbids a promotion; None when it allows the promotion."""
     if "gate" not in tags:
         return "it has not been through the gate. Run: pllava gate"
     if tags["gate"] != "passed":
@@ -137,14 +139,14 @@ def _refusal(tags: dict[str, str], champion: str) -> str | None:
     return None
 
 
-def _forgive(connection: MlflowClient, name: str, version: ModelVersion) -> None:
-    """A champion is not one that had to give way."""
+def _clear_rollback(connection: MlflowClient, name: str, version: ModelVersion) -> None:
+    """Remove the mark of a rollback from a version that is champion again."""
     if ROLLED_BACK in version.tags:
         connection.delete_model_version_tag(name, str(version.version), ROLLED_BACK)
 
 
 def _who() -> str:
-    """The user; a container may run as one that has no name."""
+    """The user's name, or the number of a user without a name (as in some containers)."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -164,10 +166,10 @@ def _state(connection: MlflowClient, name: str) -> Champion:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One process of this project moves aliases at a time."""
+    """Hold the lock that lets one process of this project at a time move aliases."""
     from filelock import FileLock
 
-    place = project_root() / MLFLOW_HOME
-    place.mkdir(parents=True, exist_ok=True)
-    with FileLock(place / "aliases.lock"):
+    folder = project_root() / MLFLOW_HOME
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "aliases.lock"):
         yield

@@ -41,8 +41,8 @@ class VideoQuestions(PythonModel):
     def predict(self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None) -> list[str]:
         """Answers in the order of the rows; a clip is encoded once for all its questions.
 
-        MLflow makes a DataFrame of a dict and of a list of dicts, by the model's signature; called directly, all three are taken.
-        Raises MlflowException (HTTP 400) for what cannot be read.
+        MLflow turns a dict or a list of dicts into a DataFrame; a direct call accepts all three.
+        Raises MlflowException (HTTP 400) for invalid rows and unreadable videos.
         """
         from pllava.core.errors import PllavaError
 
@@ -56,19 +56,19 @@ class VideoQuestions(PythonModel):
             for (video, start, end), indices in clips.items():
                 try:
                     watched = self.chat.watch(Path(video), start, end)
-                    said = watched.ask_all([rows[index]["question"] for index in indices], max_new_tokens=length)
+                    replies = watched.ask_all([rows[index]["question"] for index in indices], max_new_tokens=length)
                 except PllavaError as error:
                     raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-                for index, answer in zip(indices, said, strict=True):
+                for index, answer in zip(indices, replies, strict=True):
                     answers[index] = answer.text
         return answers
 
 
-def _rows(given: Any) -> list[dict[str, Any]]:
-    """A DataFrame (what MLflow makes of most inputs), one dict or a list of dicts -> checked rows."""
-    if hasattr(given, "to_dict") and hasattr(given, "columns"):
-        given = given.to_dict(orient="records")
-    rows = [given] if isinstance(given, dict) else list(given)
+def _rows(model_input: Any) -> list[dict[str, Any]]:
+    """Checked rows of a DataFrame, a dict or a list of dicts. Raises MlflowException for an invalid row."""
+    if hasattr(model_input, "to_dict") and hasattr(model_input, "columns"):
+        model_input = model_input.to_dict(orient="records")
+    rows = [model_input] if isinstance(model_input, dict) else list(model_input)
     checked = []
     for number, row in enumerate(rows, 1):
         for key in ("video", "question"):

@@ -1,7 +1,7 @@
-"""`pllava register`: the trained adapter folder becomes a version of the model, with what was measured and where it comes from.
+"""`pllava register`: make the trained adapter folder a version of the model, with its measurements and its origin.
 
-The version's artifact is an MLflow model (`package.py`) that holds the folder as it is (safetensors and YAML, no pickle). The same adapter
-at the same strength (evaluate.lora_alpha) is never registered twice; at another strength it answers otherwise, and is another version.
+The version's artifact is an MLflow model (`package.py`) that holds a copy of the folder (safetensors and YAML, no pickle). One adapter
+at one strength (evaluate.lora_alpha) is registered once. Another strength gives other answers, so it is another version.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 REPORT = Path("outputs/report")
 LOCK = Path("dvc.lock")
-DESCRIPTION = 5000  # characters that MLflow's table holds; the whole card lies with the model
+DESCRIPTION = 5000  # characters, the limit of MLflow's database; model_card.md holds the whole card
 ARTIFACT = "model"
 ANSWERS = Path("outputs/evaluate")
 FROM_RUN = ("git.commit", "git.dirty", "git.changed", "flow_run_id", "restored", "params_sha256")
 
 
 def register(params: Params) -> int:
-    """Register outputs/train/adapter with its measurements and return the version's number.
+    """Register outputs/train/adapter with its measurements; returns the version's number.
 
-    An adapter that is registered already at this strength keeps its number; its measurements are brought up to date.
-    Raises PllavaError when there is no adapter, or when it was not measured.
+    An adapter that is already registered at this strength keeps its number, and its measurements are updated.
+    Raises PllavaError when there is no adapter or no measurement of it.
     """
     from pllava.registry.resolve import verify
 
@@ -53,7 +53,7 @@ def register(params: Params) -> int:
     log_results(connection, run, root, measured)
     name = params.registry.model_name
     ensure_model(connection, name)
-    # The strength it was measured with, and is served with; none: as trained.
+    # The strength for measuring and serving; no entry: as trained.
     strength = {} if params.evaluate.lora_alpha is None else {"lora_alpha": str(params.evaluate.lora_alpha)}
     identity = {"adapter_sha256": digest} | strength
     known = next((version for version in all_versions(connection, name) if _identity(version) == identity), None)
@@ -99,19 +99,20 @@ def register(params: Params) -> int:
 
 
 def _identity(version: ModelVersion) -> dict[str, str]:
+    """Tags that two versions may not share: the adapter's hash and the strength."""
     return {key: version.tags[key] for key in ("adapter_sha256", "lora_alpha") if key in version.tags}
 
 
 def base_of(params: Params, root: Path) -> str:
-    """The base the trained adapter names: a folder that is there, or a hub id."""
+    """The base that the adapter's config.yaml names: the path of an existing folder, else the name as it is, such as a hub id."""
     config = root / ADAPTER / "config.yaml"
-    found = yaml.safe_load(config.read_text()) or {} if config.is_file() else {}
-    base = str(found.get("base") or found.get("model", {}).get("base") or params.model.base)
+    settings = yaml.safe_load(config.read_text()) or {} if config.is_file() else {}
+    base = str(settings.get("base") or settings.get("model", {}).get("base") or params.model.base)
     return str(root / base) if (root / base).is_dir() else base
 
 
 def answers(root: Path, benchmark: str) -> Path:
-    """The answers behind the numbers; the gate compares versions pair by pair. Raises PllavaError when they are not there."""
+    """Path of the answers to a benchmark, which the gate's paired test needs. Raises PllavaError when the file is missing."""
     file = root / ANSWERS / benchmark / "results.jsonl"
     if not file.is_file():
         raise PllavaError(f"{ANSWERS}/{benchmark}/results.jsonl is not there, the gate needs it. Run: dvc repro evaluate@{benchmark}")
@@ -119,7 +120,7 @@ def answers(root: Path, benchmark: str) -> Path:
 
 
 def read_metrics(root: Path, params: Params) -> dict[str, Any]:
-    """{benchmark: contents of metrics/<benchmark>.json} for every benchmark of the params."""
+    """{benchmark: content of metrics/<benchmark>.json} for every benchmark of the params. Raises PllavaError when a file is missing."""
     measured: dict[str, Any] = {}
     for benchmark in params.evaluate.benchmarks:
         answers(root, benchmark)
@@ -131,7 +132,7 @@ def read_metrics(root: Path, params: Params) -> dict[str, Any]:
 
 
 def log_results(connection: MlflowClient, run: MlflowRun, root: Path, measured: dict[str, Any]) -> None:
-    """Put the numbers and the report into the training's run, once."""
+    """Log metrics that changed, and the report unless it is logged already, to the training's run."""
     later = Run(connection, run.info.run_id)
     for benchmark, metrics in measured.items():
         flat = flat_metrics(benchmark, metrics)
@@ -142,7 +143,7 @@ def log_results(connection: MlflowClient, run: MlflowRun, root: Path, measured: 
 
 
 def flat_metrics(benchmark: str, metrics: dict[str, Any]) -> dict[str, float]:
-    """{"mvbench/adapted/average": 0.9, "mvbench/adapted/Moving Count": ...}: names as MLflow's charts group them."""
+    """{"mvbench/adapted/average": 0.9, "mvbench/adapted/Moving Count": ...}: MLflow groups charts by the parts of these names."""
     flat = {}
     for model, scores in metrics.get("models", {}).items():
         flat[f"{benchmark}/{model}/average"] = scores["average"]["value"]

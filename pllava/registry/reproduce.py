@@ -1,7 +1,7 @@
-"""`pllava reproduce models:/pllava/3`: train a version again from what it recorded, and say whether the bytes are the same.
+"""`pllava reproduce models:/pllava/3`: train a version again from its records, and compare the bytes of the weights.
 
-The version's commit is checked out in a git worktree of its own under .state/reproduce, with its settings and the project's DVC cache. What
-training reads is brought there by DVC, from the cache or by running its stages; training itself always runs. The worktree is removed.
+The version's commit is checked out in a git worktree under .state/reproduce, with the version's settings and the project's DVC cache.
+DVC provides the inputs of the training from the cache or by running earlier stages. The training always runs. The worktree is removed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Reproduction:
 
 
 def reproduce(uri: str, say: Callable[[object], None] = print) -> Reproduction:
-    """Train the version again. Raises PllavaError when its commit is not here, or when a stage fails."""
+    """Train the version again. Raises PllavaError when the repository lacks its commit, or when a stage fails."""
     root = project_root()
     number, _ = locate(uri)
     connection = client()
@@ -92,12 +92,12 @@ def reproduce(uri: str, say: Callable[[object], None] = print) -> Reproduction:
         recorded = {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs} if run.inputs else {}
         now = {name: digest for name, (_, digest) in provenance.dataset_digests(tree, params).items()}
         differs = {name: (digest, now.get(name, "none")) for name, digest in recorded.items() if now.get(name) != digest}
-        found = read_json(tree / ADAPTER / "manifest.json")["adapter_sha256"]
-    return Reproduction(uri, commit, str(version.tags.get("adapter_sha256")), found, differs, warnings)
+        adapter_sha256 = read_json(tree / ADAPTER / "manifest.json")["adapter_sha256"]
+    return Reproduction(uri, commit, str(version.tags.get("adapter_sha256")), adapter_sha256, differs, warnings)
 
 
 def _settings(run: MlflowRun, tree: Path, warnings: list[str]) -> None:
-    """The settings the run recorded, where they are not those of the commit."""
+    """Write the recorded settings of the run to params.yaml of the worktree, unless the commit has the same settings."""
     connection = client()
     if not any(item.path == PARAMS for item in connection.list_artifacts(run.info.run_id, str(Path(PARAMS).parent))):
         warnings.append("the run recorded no settings: params.yaml is that of the commit")
@@ -139,7 +139,10 @@ def _upstream(tree: Path) -> list[str]:
 
 
 def _dvc(arguments: list[str], tree: Path, environment: dict[str, str], say: Callable[[object], None]) -> None:
-    """Run DVC; its lines go to `say`. Raises PllavaError with the last ones. When we are stopped, what it started is stopped."""
+    """Run DVC and pass its output lines to `say`. When this process is stopped, DVC and its children are stopped too.
+
+    Raises PllavaError with the last lines when DVC fails.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=tree,
@@ -168,7 +171,7 @@ def _dvc(arguments: list[str], tree: Path, environment: dict[str, str], say: Cal
 
 @contextmanager
 def _worktree(root: Path, commit: str) -> Iterator[Path]:
-    """A checkout of the commit with the project's DVC cache; removed in any case, also when we are asked to end."""
+    """A git worktree of the commit with the project's DVC cache. It is removed at the end, also after an error or SIGTERM."""
     home = root / HOME
     home.mkdir(parents=True, exist_ok=True)
     remove_abandoned(root, home)

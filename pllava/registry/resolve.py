@@ -1,4 +1,4 @@
-"""`models:/pllava@champion` or `models:/pllava/3` -> a local adapter folder whose every byte is checked."""
+"""`models:/pllava@champion` or `models:/pllava/3` -> a local adapter folder, verified against its hashes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 DOWNLOADED = Path(".state/models")
-PATIENCE = 600.0  # seconds for another process that fetches the same version
+PATIENCE = 600.0  # seconds to wait for another process that downloads the same version
 
 
 def resolve(uri: str) -> Path:
-    """The adapter folder a registry address leads to. Raises PllavaError for an unknown address and for changed bytes."""
+    """The adapter folder of a registry address. Raises PllavaError for an unknown address and for changed files."""
     return locate(uri)[1]
 
 
 def locate(uri: str) -> tuple[int, Path]:
-    """(version number, verified folder) of a registry address."""
+    """(version number, verified adapter folder) of a registry address. Raises PllavaError as `resolve` does."""
     match = URI.fullmatch(uri)
     if match is None:
         raise PllavaError(f"{uri!r} is not a registry address; two forms are: models:/NAME@ALIAS and models:/NAME/VERSION")
@@ -44,11 +44,11 @@ def locate(uri: str) -> tuple[int, Path]:
         )
     number = int(version.version)
     source = version.source or ""
-    place = urlparse(source)
-    if place.scheme in ("", "file"):
-        folder = Path(unquote(place.path))
+    url = urlparse(source)
+    if url.scheme in ("", "file"):
+        folder = Path(unquote(url.path))
     else:
-        # Named by its content, too: version 3 of another server is another folder.
+        # The hash is part of the name, because version 3 of another server is another model.
         folder = project_root() / DOWNLOADED / name / f"{number}-{version.tags.get('adapter_sha256', '')[:12]}"
         with alone(folder.with_name(f".{folder.name}.lock"), f"another process fetches {uri}", PATIENCE):
             if not folder.is_dir():
@@ -69,8 +69,8 @@ def local_model(address: str) -> LocalModel:
     number, folder = locate(address)
     name = re.split(r"[/@]", address.removeprefix("models:/"))[0]
     version = pick(client(), name, number)
-    leader = by_alias(client(), name, CHAMPION)
-    is_champion = leader is not None and int(leader.version) == number
+    champion = by_alias(client(), name, CHAMPION)
+    is_champion = champion is not None and int(champion.version) == number
     return LocalModel(
         folder,
         f"{name} version {number}" + (" (champion)" if is_champion else ""),
@@ -81,7 +81,7 @@ def local_model(address: str) -> LocalModel:
 
 
 def verify(folder: Path) -> str:
-    """Compare every file with the folder's manifest and return its adapter_sha256."""
+    """Compare every file with the folder's manifest; returns the adapter_sha256. Raises PllavaError when a file differs."""
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         raise PllavaError(f"{folder} is not a whole adapter folder: manifest.json is not there. Run: dvc repro train")
@@ -95,7 +95,7 @@ def verify(folder: Path) -> str:
 
 
 def _tags(version: ModelVersion) -> dict[str, str]:
-    """What the registry knows about how a version was made, in a reader's order."""
+    """The recorded origin of a version, {label: value}, without empty values, in display order."""
     commit = version.tags.get("git.commit", "")
     dirty = " and changes that were not committed" if version.tags.get("git.dirty") == "true" else ""
     data = {f"{key} (hash)": value for key, value in version.tags.items() if key.startswith("data.")}
@@ -114,7 +114,7 @@ def _tags(version: ModelVersion) -> dict[str, str]:
 
 
 def _download(source: str, folder: Path, uri: str) -> None:
-    """Fetch from a tracking server; the folder appears when all of it is there."""
+    """Download from a tracking server. `folder` is created only after the whole download."""
     import mlflow.artifacts
 
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:

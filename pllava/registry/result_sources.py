@@ -1,9 +1,9 @@
-"""What is shown: results.jsonl files, found from what the command was given.
+"""Find the results.jsonl files that the arguments of a command name.
 
     find(["outputs/evaluate", "old=../old/outputs/evaluate", "mlflow-run:0a1b..."], params)
 
-A folder of benchmarks, a benchmark's folder, a results.jsonl, or an MLflow run. Each argument is one source, with a name; a folder with a
-sources.json (of a sweep, of a study) is as many as are named there.
+An argument is a folder of benchmarks, a benchmark's folder, a results.jsonl, or an MLflow run. Each argument is one named source. A folder
+with a sources.json (of a sweep or a study) is several sources, one for each name in the file.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pllava.core.files import read_json
 from pllava.core.params import Params
 
 FILE = "results.jsonl"
-SOURCES = "sources.json"  # {name: folder, from where this file is}
+SOURCES = "sources.json"  # {name: folder, relative to this file}
 RUN = "mlflow-run:"
 DOWNLOADS = Path(".state/gallery/runs")
-NAMED = re.compile(r"(?P<name>[\w .@-]{1,60})=(?P<place>.+)")
+NAMED = re.compile(r"(?P<name>[\w .@-]{1,60})=(?P<location>.+)")
 
 
 @dataclass(frozen=True)
 class ResultFile:
-    """One benchmark's results of one source. root: where its clips are; None: nobody said."""
+    """One benchmark's results of one source. root: folder of the clips; None: unknown."""
 
     source: str
     benchmark: str
@@ -37,68 +37,73 @@ class ResultFile:
     frame_rule: str = "eval"
 
 
-def find(places: Sequence[str], params: Params | None = None, media: Mapping[str, Path] | None = None) -> list[ResultFile]:
-    """Every results file of the arguments. media: {benchmark: folder of its clips}, before what the params say.
+def find(locations: Sequence[str], params: Params | None = None, media: Mapping[str, Path] | None = None) -> list[ResultFile]:
+    """All results files of the arguments. media: {benchmark: folder of its clips}, overrides the params.
 
-    Raises PllavaError when an argument holds no results, or when two have one name.
+    Raises PllavaError when an argument holds no results, or when two arguments have the same name.
     """
-    return listed(locate(places), params, media)
+    return listed(locate(locations), params, media)
 
 
-def locate(places: Sequence[str]) -> dict[str, Path]:
-    """{name: folder or file}. Results of an MLflow run are fetched."""
-    return {name: _run_folder(place.removeprefix(RUN)) if place.startswith(RUN) else Path(place) for name, place in _named(places).items()}
+def locate(locations: Sequence[str]) -> dict[str, Path]:
+    """{name: folder or file} of the arguments. Results of an MLflow run are downloaded."""
+    return {
+        name: _run_folder(location.removeprefix(RUN)) if location.startswith(RUN) else Path(location)
+        for name, location in _named(locations).items()
+    }
 
 
 def listed(located: Mapping[str, Path], params: Params | None = None, media: Mapping[str, Path] | None = None) -> list[ResultFile]:
-    """What is in there now."""
+    """The results files that the located folders hold now."""
     return [
         _described(source, path.absolute(), params, media or {})
-        for name, place in located.items()
-        for source, folder in _parts_of(place, name, alone=len(located) == 1).items()
+        for name, location in located.items()
+        for source, folder in _parts_of(location, name, alone=len(located) == 1).items()
         for path in _files(folder)
     ]
 
 
-def _parts_of(place: Path, name: str, alone: bool) -> dict[str, Path]:
-    """{source: folder} of a place: itself, or what its sources.json names and is there."""
-    if not (place / SOURCES).is_file():
-        return {name: place}
-    named = read_json(place / SOURCES)
+def _parts_of(location: Path, name: str, alone: bool) -> dict[str, Path]:
+    """{source: folder}: the folders of its sources.json that hold results, else the path itself."""
+    if not (location / SOURCES).is_file():
+        return {name: location}
+    named = read_json(location / SOURCES)
     if not isinstance(named, dict) or not all(isinstance(folder, str) for folder in named.values()):
-        raise PllavaError(f"{place / SOURCES} does not name folders: it must be {{name: folder}}")
-    found = {part if alone else f"{name}, {part}": place / folder for part, folder in named.items() if _inside(place / folder)}
-    return found or {name: place}
+        raise PllavaError(f"{location / SOURCES} does not name folders: it must be {{name: folder}}")
+    folders = {part if alone else f"{name}, {part}": location / folder for part, folder in named.items() if _inside(location / folder)}
+    return folders or {name: location}
 
 
-def _named(places: Sequence[str]) -> dict[str, str]:
-    """{name: place}. A name is what was given as NAME=, else the last part of the path that tells it from the others."""
-    matches = [None if Path(place).exists() else NAMED.fullmatch(place) for place in places]  # a folder may be called lr=0.1
-    given = [(match["name"], match["place"]) if match else (None, place) for place, match in zip(places, matches, strict=True)]
+def _named(locations: Sequence[str]) -> dict[str, str]:
+    """{name: argument without NAME=}. Else the name is the last part of the path that differs from the others."""
+    matches = [None if Path(location).exists() else NAMED.fullmatch(location) for location in locations]  # a folder may be called lr=0.1
+    arguments = [
+        (match["name"], match["location"]) if match else (None, location) for location, match in zip(locations, matches, strict=True)
+    ]
     named: dict[str, str] = {}
-    for name, place in given:
-        name = name or _short(place, [other for _, other in given if other != place])
+    for name, location in arguments:
+        name = name or _short(location, [other for _, other in arguments if other != location])
         if name in named:
             raise PllavaError(
-                f"two of the results are called {name!r}: {named[name]} and {place}. Name them: pllava gallery a=FOLDER b=FOLDER"
+                f"two of the results are called {name!r}: {named[name]} and {location}. Name them: pllava gallery a=FOLDER b=FOLDER"
             )
-        named[name] = place
+        named[name] = location
     return named
 
 
-def _short(place: str, others: Sequence[str]) -> str:
-    if place.startswith(RUN):
-        return f"run {place.removeprefix(RUN)[:8]}"
-    parts = _parts(place)
+def _short(location: str, others: Sequence[str]) -> str:
+    if location.startswith(RUN):
+        return f"run {location.removeprefix(RUN)[:8]}"
+    parts = _parts(location)
     ends = [_parts(other) for other in others if not other.startswith(RUN)]
     for length in range(1, len(parts) + 1):
         if all(parts[-length:] != other[-length:] for other in ends):
             return parts[-length]
-    return place
+    return location
 
 
-def _parts(place: str) -> tuple[str, ...]:
-    path = Path(place).absolute()
+def _parts(location: str) -> tuple[str, ...]:
+    path = Path(location).absolute()
     return (path.parent if path.name == FILE else path).parts
 
 
@@ -115,7 +120,9 @@ def _inside(folder: Path) -> list[Path]:
         return [folder]
     if (folder / FILE).is_file():
         return [folder / FILE]
-    return sorted(file for file in folder.glob(f"*/{FILE}") if not file.parent.name.startswith("."))  # those are being written
+    return sorted(
+        file for file in folder.glob(f"*/{FILE}") if not file.parent.name.startswith(".")
+    )  # folders with a dot are still being written
 
 
 def _described(source: str, path: Path, params: Params | None, media: Mapping[str, Path]) -> ResultFile:
@@ -131,7 +138,7 @@ def _described(source: str, path: Path, params: Params | None, media: Mapping[st
 
 
 def _run_folder(run_id: str) -> Path:
-    """Fetch the results of an MLflow run. Raises PllavaError when there is no such run, or it has none."""
+    """Download the results of an MLflow run; returns their folder. Raises PllavaError for an unknown run and a run without results."""
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", run_id):
         raise PllavaError(f"{run_id!r} is not the id of an MLflow run, which is 32 hexadecimal digits. MLflow shows the runs: make up")
     from mlflow.exceptions import MlflowException

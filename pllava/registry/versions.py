@@ -1,4 +1,4 @@
-"""Versions of the registered model and its aliases, and the words MLflow stores about each (tags)."""
+"""Versions, aliases and tags of the registered model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 PREVIOUS = "previous"
 CANDIDATE = "candidate"
-KNOWN = "champion"  # tag of the registered model: the champion as `promote` and `rollback` left it
-ROLLED_BACK = "rolled_back_at"  # tag of a version that had to give way: the gate does not let it through again
+KNOWN = "champion"  # tag of the registered model: number of the champion that `promote` or `rollback` set last
+ROLLED_BACK = "rolled_back_at"  # tag of a version that a rollback replaced; the gate refuses such a version
 
 
 def ensure_model(connection: MlflowClient, name: str) -> None:
-    """Make the registered model when it is not there."""
+    """Create the registered model unless it exists."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -29,7 +29,7 @@ def ensure_model(connection: MlflowClient, name: str) -> None:
 
 
 def by_alias(connection: MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    """The version an alias points to, None when it points nowhere."""
+    """The version an alias points to; None when the alias or the model does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -43,12 +43,12 @@ def by_alias(connection: MlflowClient, name: str, alias: str) -> ModelVersion | 
 
 def all_versions(connection: MlflowClient, name: str) -> list[ModelVersion]:
     """Every version, newest first."""
-    found = connection.search_model_versions(f"name = '{name}'", max_results=10_000)
-    return sorted(found, key=lambda version: int(version.version), reverse=True)
+    versions = connection.search_model_versions(f"name = '{name}'", max_results=10_000)
+    return sorted(versions, key=lambda version: int(version.version), reverse=True)
 
 
 def pick(connection: MlflowClient, name: str, number: int | None) -> ModelVersion:
-    """The version with that number, or the candidate (what was registered last) when it is None."""
+    """The version with this number; None: the candidate, which is the version registered last. Raises PllavaError for an unknown number."""
     versions = all_versions(connection, name)
     if not versions:
         raise PllavaError(f"{name} has no version yet. Run: pllava register")

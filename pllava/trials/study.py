@@ -154,7 +154,7 @@ def _answers(params: Params, model: Any, limit: int | None) -> list[dict[str, An
     from pllava.benchmarks.scoring import score_rows
     from pllava.chat.template import load_template
     from pllava.model.processing import PllavaProcessor
-    from pllava.stages.evaluate.predict import Contestant, Panel
+    from pllava.stages.evaluate.predict import Predictor, Variant
     from pllava.stages.evaluate.units import units
 
     settings = params.evaluate.benchmarks[BENCHMARK]
@@ -164,9 +164,9 @@ def _answers(params: Params, model: Any, limit: int | None) -> list[dict[str, An
     )
     samples = benchmark.samples(settings.root, limit or settings.limit)
     template, size = load_template(settings.template), params.evaluate.batch_size
-    panel = Panel(
+    predictor = Predictor(
         benchmark,
-        [Contestant("adapted", model)],
+        [Variant("adapted", model)],
         processor,
         template,
         params.model.num_frames,
@@ -174,5 +174,5 @@ def _answers(params: Params, model: Any, limit: int | None) -> list[dict[str, An
         size,
         settings.root,
     )
-    rows = [row for unit in units(samples, size) for row in panel.answer(unit)]
+    rows = [row for unit in units(samples, size) for row in predictor.answer(unit)]
     return list(score_rows(rows, benchmark, OfflineJudge(), params.judge.max_missing))

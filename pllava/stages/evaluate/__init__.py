@@ -1,1 +1,1 @@
-"""Stage `evaluate`: every question of a benchmark answered by base, one frame and adapted model, and scored."""
+"""Stage `evaluate`: three models (base, single frame, adapted) answer every question of a benchmark, and the answers are scored."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pllava.core.errors import PllavaError
 
-LOCK_SECONDS = 60  # a process whose command was killed may still be ending
+LOCK_SECONDS = 60  # an earlier process on the same log may still be shutting down after its command was killed
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""`pllava evaluate compare A B`: did B get better, on which tasks, and which questions flipped.
+"""`pllava evaluate compare A B`: the difference B - A of each task and on average, and the questions that only one side answered rightly.
 
-The two results must answer the same questions. The test is a paired bootstrap over videos, a task and on average; p-values of tasks are
-also given after Holm's correction, since one of twenty is below 0.05 by luck.
+The two results must answer the same questions. The test is a paired bootstrap over videos. Each task also has a p-value with Holm's
+correction, because without a correction one task in twenty is below 0.05 by chance.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pllava.benchmarks.statistics import Interval, Over, bootstrap
 from pllava.core.errors import PllavaError
 
 RESAMPLES, SEED = 10_000, 0
-SHOWN = 20  # flipped questions of each direction
+SHOWN = 20  # flipped questions listed for each direction
 SAME = ("media", "start", "end", "question", "candidates", "answer")
 
 
@@ -35,8 +35,10 @@ class Flip:
 
 @dataclass(frozen=True)
 class TaskComparison:
+    """One task: scores of A and B in 0..1, and the paired difference."""
+
     task: str
-    n: int
+    n: int  # questions
     a: float
     b: float
     difference: Interval  # B - A
@@ -47,14 +49,14 @@ class TaskComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    names: tuple[str, str]
+    names: tuple[str, str]  # of A and B
     tasks: list[TaskComparison]
     average: Interval
     flips: list[Flip]
-    missing: int  # questions that lack a judgement on one side; they are left out
+    missing: int  # scores that one side lacks; these are left out
 
     def text(self) -> str:
-        """For a terminal and for Markdown."""
+        """The comparison as Markdown, readable in a terminal."""
         lines = [f"A: {self.names[0]}", f"B: {self.names[1]}", "", "| task | n | A | B | B - A (95 %) | p | p, Holm | gained | lost |"]
         lines.append("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
         for task in self.tasks:
@@ -75,28 +77,29 @@ class Comparison:
 
 
 def compare(a: str | Path, b: str | Path, model: str = "adapted", other: str | None = None) -> Comparison:
-    """A and B: a results.jsonl or the folder that holds it; `model` of A, `other` (else the same) of B.
+    """Compare the answers of `model` in A with those of `other` (default: `model`) in B.
 
-    Raises PllavaError when a file is not there, has no such model, or when the two did not answer the same questions.
+    a, b: a results.jsonl or its folder.
+    Raises PllavaError when a file is missing, has no such model, or when the two did not answer the same questions.
     """
     sides = [_read(Path(path), name) for path, name in ((a, model), (b, other or model))]
     _check_same(sides[0], sides[1], (str(a), str(b)))
     pairs = [(sides[0][id_], sides[1][id_]) for id_ in sides[0]]
     rows, flips, missing = [], [], 0
     for before, after in pairs:
-        found = values(before), values(after)
-        both = [task for task in found[0] if found[0][task] is not None and found[1].get(task) is not None]
-        missing += len(set(found[0]) | set(found[1])) - len(both)
-        for name, row, side in (("A", before, found[0]), ("B", after, found[1])):
-            rows.append(row | {"model": name, "scores": {task: {"value": side[task]} for task in both}})
-        flips += list(_flips(before, after, both))
-    # tasks that score the same answers (VCGBench) draw the same videos
+        scores_a, scores_b = values(before), values(after)
+        scored = [task for task in scores_a if scores_a[task] is not None and scores_b.get(task) is not None]
+        missing += len(set(scores_a) | set(scores_b)) - len(scored)
+        for name, row, scores in (("A", before, scores_a), ("B", after, scores_b)):
+            rows.append(row | {"model": name, "scores": {task: {"value": scores[task]} for task in scored}})
+        flips += list(_flips(before, after, scored))
+    # where several tasks score one answer (VCGBench), each resample draws the same videos for all tasks
     share_clips = any(len(row["scores"]) > 1 for row in rows)
     statistics = bootstrap(rows, RESAMPLES, SEED, share_clips)
     if not statistics.tasks:
         raise PllavaError(f"{a} and {b} have no question that both have a score for. Score them: pllava judge")
     differences = {task: statistics.difference("B", "A", [task]) for task in statistics.tasks}
-    holm = _holm({task: found.p or 0.0 for task, found in differences.items()})
+    holm = _holm({task: difference.p or 0.0 for task, difference in differences.items()})
     tasks = [
         TaskComparison(
             task,
@@ -115,9 +118,10 @@ def compare(a: str | Path, b: str | Path, model: str = "adapted", other: str | N
 
 
 def against_base_and_chance(results: Path, over: Over = "tasks") -> dict[str, tuple[float, float, Interval]]:
-    """{"base": (adapted, other, adapted - other), "chance": ...}, paired over the same videos; only what the answers allow.
+    """{"base": (average of adapted, average of base, paired difference), "chance": ...}; averages in 0..1.
 
-    There is no base without its answers, and no chance where a question has no candidates to guess from.
+    "base" is absent when the results hold no answers of the base. "chance" covers only the questions with candidates and is absent
+    when there are none. Raises PllavaError when base and adapted did not answer the same questions.
     """
     answers: dict[str, dict[str, AnswerRow]] = {"adapted": {}, "base": {}}
     for row in Answers(results):
@@ -125,19 +129,20 @@ def against_base_and_chance(results: Path, over: Over = "tasks") -> dict[str, tu
             answers[row["model"]][row["id"]] = row
     others = {"chance": {id_: row for id_, row in answers["adapted"].items() if row["candidates"]}, "base": answers["base"]}
     compared = {}
-    for other, theirs in others.items():
-        if not theirs:
+    for other, other_rows in others.items():
+        if not other_rows:
             continue
-        if difference := set(theirs) ^ set(answers["adapted"]) if other == "base" else set():
+        if difference := set(other_rows) ^ set(answers["adapted"]) if other == "base" else set():
             raise PllavaError(f"{results}: {min(difference)} was not answered by both base and adapted. Evaluate again: pllava evaluate")
         rows = []
-        for id_, their in theirs.items():
-            mine = answers["adapted"][id_]
-            ours, against = values(mine), values(their) if other == "base" else dict.fromkeys(values(mine), 1 / len(mine["candidates"]))
-            both = [task for task in ours if ours[task] is not None and against.get(task) is not None]
-            for model, side in (("adapted", ours), (other, against)):
-                rows.append(mine | {"model": model, "scores": {task: {"value": side[task]} for task in both}})
-        statistics = bootstrap(rows, RESAMPLES, SEED, any(len(row["scores"]) > 1 for row in rows))
+        for id_, other_row in other_rows.items():
+            row = answers["adapted"][id_]
+            scores = values(row)
+            other_scores = values(other_row) if other == "base" else dict.fromkeys(scores, 1 / len(row["candidates"]))
+            scored = [task for task in scores if scores[task] is not None and other_scores.get(task) is not None]
+            for model, side in (("adapted", scores), (other, other_scores)):
+                rows.append(row | {"model": model, "scores": {task: {"value": side[task]} for task in scored}})
+        statistics = bootstrap(rows, RESAMPLES, SEED, any(len(scored_row["scores"]) > 1 for scored_row in rows))
         if statistics.tasks:
             averages = [statistics.average(model, over=over).value for model in ("adapted", other)]
             compared[other] = (averages[0], averages[1], statistics.difference("adapted", other, over=over))
@@ -145,20 +150,21 @@ def against_base_and_chance(results: Path, over: Over = "tasks") -> dict[str, tu
 
 
 def _read(path: Path, model: str) -> dict[str, AnswerRow]:
-    """Question id -> row of one model."""
+    """{question id: row} of one model."""
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise PllavaError(f"{file} is not there. Evaluate first: pllava evaluate; its results are in outputs/evaluate/<benchmark>/")
     rows = list(Answers(file))
-    found = {row["id"]: row for row in rows if row["model"] == model}
-    if not found:
+    by_id = {row["id"]: row for row in rows if row["model"] == model}
+    if not by_id:
         raise PllavaError(
             f"{file} has no answers of model {model!r}; it has: {', '.join(sorted({row['model'] for row in rows})) or 'none'}"
         )
-    return found
+    return by_id
 
 
 def _check_same(a: dict[str, AnswerRow], b: dict[str, AnswerRow], names: tuple[str, str]) -> None:
+    """Raise PllavaError unless both sides have the same questions with the same content."""
     if only := sorted(set(a) ^ set(b)):
         raise PllavaError(
             f"{len(only)} questions are in one of {names[0]} and {names[1]} only, {only[0]} first. Evaluate both on one test set"
@@ -170,6 +176,7 @@ def _check_same(a: dict[str, AnswerRow], b: dict[str, AnswerRow], names: tuple[s
 
 
 def _flips(before: AnswerRow, after: AnswerRow, tasks: list[str]) -> Iterator[Flip]:
+    """The tasks in which exactly one of the two rows is right."""
     for task in tasks:
         was, now = (_right(row, task) for row in (before, after))
         if was is not None and now is not None and was != now:
@@ -181,7 +188,7 @@ def _right(row: AnswerRow, task: str) -> bool | None:
 
 
 def _holm(p: dict[str, float]) -> dict[str, float]:
-    """Holm (1979): the k-th smallest of m is multiplied by m - k + 1, and none gets smaller than the one before."""
+    """Holm (1979): multiply the k-th smallest of m p-values by m - k + 1, cap it at 1, and keep the order of the p-values."""
     adjusted, highest = {}, 0.0
     for rank, task in enumerate(sorted(p, key=lambda task: p[task])):
         highest = max(highest, min(1.0, (len(p) - rank) * p[task]))
@@ -189,8 +196,8 @@ def _holm(p: dict[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def _difference(found: Interval) -> str:
-    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+def _difference(interval: Interval) -> str:
+    return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
 
 
 def _p(p: float | None) -> str:

@@ -1,7 +1,7 @@
 """Several processes share the questions: `accelerate launch -m pllava.stages.evaluate`, one process a GPU (or several on a CPU).
 
-Process r of N answers every N-th of the units that are left and keeps them in its own journal. The caller puts the journals together,
-so the result is that of one process, and a run that was killed can go on with another number of processes.
+Process r of N answers every N-th of the remaining units and writes the answers to its own prediction log. The caller reads all logs
+together, so N processes give the same result as one. A killed run can resume with another number of processes.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ if TYPE_CHECKING:
     from pllava.core.params import Params
 
 
-class Orders(NamedTuple):
-    """What the processes read, beside the journal: another evaluation has orders of its own."""
+class WorkerSpec(NamedTuple):
+    """Files that tell the worker processes what to do. They lie beside the prediction log, so each evaluation has its own."""
 
     params: Path  # JSON is YAML, so load_params reads it
-    units: Path
+    units: Path  # JSON list of unit numbers
 
 
-def orders(journal: Path) -> Orders:
-    return Orders(journal.with_suffix(".params.json"), journal.with_suffix(".units.json"))
+def worker_spec(journal: Path) -> WorkerSpec:
+    """Paths of the worker files of the evaluation that writes to `journal`."""
+    return WorkerSpec(journal.with_suffix(".params.json"), journal.with_suffix(".units.json"))
 
 
 def answer_in_processes(params: Params, benchmark: str, limit: int | None, journal: Path, units: Sequence[int], processes: int) -> None:
-    """Answer these units, into journals beside `journal`. Raises PllavaError when a process fails; its answers stay there."""
-    files = orders(journal)
+    """Answer `units` in worker processes. Each process writes a prediction log of its own beside `journal`.
+
+    Raises PllavaError when a process fails; the answers so far stay in the logs.
+    """
+    files = worker_spec(journal)
     write_json(files.params, params.model_dump(mode="json"))
     write_json(files.units, list(units))
     try:
@@ -49,9 +53,15 @@ def answer_in_processes(params: Params, benchmark: str, limit: int | None, journ
 
 
 def command(benchmark: str, limit: int | None, journal: Path, processes: int) -> list[str]:
-    threads, files = max(1, (os.cpu_count() or 1) // processes), orders(journal)
+    """The command line that starts the worker processes."""
+    threads, files = max(1, (os.cpu_count() or 1) // processes), worker_spec(journal)
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),  # --cpu would start one process whatever is asked
+        *(
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--multi_gpu",
+        ),  # with --cpu, accelerate ignores --num_processes and starts one process
         *("--num_machines", "1", "--num_processes", str(processes), "--main_process_port", "0"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads)),
         *("-m", "pllava.stages.evaluate", benchmark, "--params", str(files.params), "--journal", str(journal), "--units", str(files.units)),

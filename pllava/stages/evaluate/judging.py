@@ -1,6 +1,6 @@
-"""`pllava judge`: score answers that are there, without a model. Another judge, other scores, the same answers.
+"""`pllava judge`: score the stored answers of an evaluation again, for example with another judge. No model is loaded.
 
-The evaluation's own outputs are left alone; scores go to FOLDER/<benchmark>/results.jsonl and FOLDER/<benchmark>.json.
+Scores go to FOLDER/<benchmark>/results.jsonl and FOLDER/<benchmark>.json; the evaluation's own outputs are not changed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pllava.stages.evaluate.table import show
 if TYPE_CHECKING:
     from pllava.core.params import Params
 
-NOT_OF_AN_ANSWER = ("correct", "scores")
+SCORE_KEYS = ("correct", "scores")
 
 
 def judge(params: Params, benchmarks: Sequence[str], results: Path | None, output: Path, every: bool = False) -> list[Path]:
-    """The metrics files written. `every`: benchmarks that need no judge are passed over in silence.
+    """Score the answers of `benchmarks`; returns the paths of the metrics files. `every`: skip benchmarks that need no judge.
 
     Raises PllavaError when there are no answers, when a benchmark needs no judge, or when too many judgements fail.
     """
@@ -44,19 +44,22 @@ def judge(params: Params, benchmarks: Sequence[str], results: Path | None, outpu
             raise PllavaError(f"{name} is scored without a judge. To score it again: pllava evaluate {name}")
         began = time.monotonic()
         answers, provenance = read_answers(name, results)
-        asked = make_judge(params.judge)
-        console.print(f"{name}: scored by the {asked.name}")
+        scorer = make_judge(params.judge)
+        console.print(f"{name}: scored by the {scorer.name}")
         folder = output / name
         path = output / f"{name}.json"
-        found = write_scored(answers, benchmark, asked, params.judge.max_missing, provenance, folder, path)
-        write_record(name, folder / FILE, path, asked, 1, time.monotonic() - began, 0, output / "records")
-        show(found, console)
+        metrics = write_scored(answers, benchmark, scorer, params.judge.max_missing, provenance, folder, path)
+        write_record(name, folder / FILE, path, scorer, 1, time.monotonic() - began, 0, output / "records")
+        show(metrics, console)
         written.append(path)
     return written
 
 
 def read_answers(name: str, results: Path | None) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
-    """Rows without scores, read as they are asked for, and what they depend on: the provenance of the metrics file that lies with them."""
+    """(rows without scores, read lazily; provenance of the answers, from the metrics file beside them).
+
+    Raises PllavaError when the answers or the metrics file are missing.
+    """
     file = results or RESULTS / name / FILE
     file = file / FILE if file.is_dir() else file
     beside = (METRICS / f"{name}.json", file.parent / "metrics.json", file.parent.parent / f"{name}.json")
@@ -71,4 +74,4 @@ def read_answers(name: str, results: Path | None) -> tuple[Iterator[dict[str, An
 
 def _unscored(file: Path) -> Iterator[dict[str, Any]]:
     for row in Answers(file):
-        yield {key: value for key, value in row.items() if key not in NOT_OF_AN_ANSWER}
+        yield {key: value for key, value in row.items() if key not in SCORE_KEYS}

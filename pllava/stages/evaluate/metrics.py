@@ -1,7 +1,7 @@
-"""`metrics/<benchmark>.json`: the scores of each model with intervals, and all they depend on. Every key: docs/evaluation.md.
+"""`metrics/<benchmark>.json`: the scores of each model with intervals, and everything the scores depend on. Keys: docs/evaluation.md.
 
-It is tracked by git and by DVC, so equal runs are equal bytes: no time, no commit, no path of a machine. Those are in the record of the
-run (`record.py`) and in the MLflow run.
+Git and DVC track the file, so equal runs must give equal bytes: it holds no time, no commit and no path of a machine. The record of the
+run (`record.py`) and the MLflow run hold those.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ def provenance(
     lora_alpha: float | None,
     limit: int | None,
 ) -> dict[str, Any]:
-    """What the answers are a function of. `lora_alpha`: the strength in use, not the setting (which may say "as trained"). `adapter`:
-    the folder of the trained one; None: the caller says what the weights are."""
+    """Everything that determines the answers, as a JSON object.
+
+    lora_alpha: the strength in use; the setting may be None ("as trained"). adapter: the folder of the trained adapter; None: the caller
+    replaces the weight hashes.
+    """
     settings = params.evaluate.benchmarks[name]
     manifest = read_json(adapter / "manifest.json") if adapter else {"adapter_sha256": None}
     return {
@@ -71,9 +74,9 @@ def provenance(
 
 
 def build(rows: Iterable[dict[str, Any]], provenance: dict[str, Any], benchmark: Benchmark, judge: Judge) -> dict[str, Any]:
-    """The content of the metrics file; values in 0..1, intervals of 95 %. `unreadable` lists media that counted as wrong.
+    """The content of the metrics file; values in 0..1, intervals of 95 %. `unreadable` lists media whose questions count as wrong.
 
-    rows: scored; they are gone through once and not kept.
+    rows: scored rows; they are read once and not kept in memory.
     """
     unreadable: set[str] = set()
     judged: dict[tuple[str, str], _Judged] = defaultdict(_Judged)  # (model, task)
@@ -86,23 +89,23 @@ def build(rows: Iterable[dict[str, Any]], provenance: dict[str, Any], benchmark:
                 judged[row["model"], task].add(score)
             yield row
 
-    found = bootstrap(tallied(), provenance["bootstrap_resamples"], provenance["seed"], benchmark.share_clips)
+    statistics = bootstrap(tallied(), provenance["bootstrap_resamples"], provenance["seed"], benchmark.share_clips)
     scored_by = {"judge": judge.provenance() if benchmark.judged else None, "average_over": benchmark.average_over}
     return {
         "benchmark": provenance["benchmark"],
         "provenance": provenance | scored_by | {"unreadable": sorted(unreadable)},
-        "models": {model: _model(found, model, judged, benchmark) for model in found.models},
+        "models": {model: _model(statistics, model, judged, benchmark) for model in statistics.models},
     }
 
 
 class _Judged:
-    """Judgements of one model on one task: how many failed, and means of the fields of those that did not."""
+    """Judgements of one model on one task: the number of failed ones, and the mean of each field over the others."""
 
     FIELDS: ClassVar = {"score": "score", "f1": "f1", "accuracy": "correct"}
 
     def __init__(self) -> None:
         self.missing = 0
-        self._found: dict[str, list[float]] = {name: [0.0, 0] for name in self.FIELDS}  # [sum, count]
+        self._sums: dict[str, list[float]] = {name: [0.0, 0] for name in self.FIELDS}  # [sum, count]
 
     def add(self, score: dict[str, Any]) -> None:
         if score["value"] is None:
@@ -110,25 +113,25 @@ class _Judged:
             return
         for name, field in self.FIELDS.items():
             if score.get(field) is not None:
-                self._found[name][0] += float(score[field])
-                self._found[name][1] += 1
+                self._sums[name][0] += float(score[field])
+                self._sums[name][1] += 1
 
     def means(self) -> dict[str, float]:
-        return {name: round(total / count, 6) for name, (total, count) in self._found.items() if count}
+        return {name: round(total / count, 6) for name, (total, count) in self._sums.items() if count}
 
 
-def _model(found: Bootstrap, model: str, judged: Mapping[tuple[str, str], _Judged], benchmark: Benchmark) -> dict[str, Any]:
+def _model(statistics: Bootstrap, model: str, judged: Mapping[tuple[str, str], _Judged], benchmark: Benchmark) -> dict[str, Any]:
     tasks = {}
-    for task, entry in found.tasks.items():
-        cell = _rounded(found.task(model, task).as_dict()) | {"n": entry.n, "chance": round(entry.chance, 6)}
+    for task, entry in statistics.tasks.items():
+        cell = _rounded(statistics.task(model, task).as_dict()) | {"n": entry.n, "chance": round(entry.chance, 6)}
         if benchmark.judged:
             cell |= {"missing": judged[model, task].missing} | judged[model, task].means()
         tasks[task] = cell
-    if not tasks:  # nothing had a truth to be scored by
+    if not tasks:  # no question has a reference answer
         empty = {"value": None, "low": None, "high": None}
         return {"average": empty, "average_over_tasks": empty, "average_over_questions": empty, "tasks": {}}
-    averages = {over: _rounded(found.average(model, over=over).as_dict()) for over in ("tasks", "questions")}  # type: ignore[arg-type]
-    if any("score" in cell for cell in tasks.values()):  # as published, 0 to 5
+    averages = {over: _rounded(statistics.average(model, over=over).as_dict()) for over in ("tasks", "questions")}  # type: ignore[arg-type]
+    if any("score" in cell for cell in tasks.values()):  # judge scores from 0 to 5, the published scale
         counted = [(cell["score"], cell["n"] - cell["missing"]) for cell in tasks.values() if "score" in cell]
         averages["tasks"]["score"] = round(sum(score for score, _ in counted) / len(counted), 6)
         averages["questions"]["score"] = round(sum(score * n for score, n in counted) / sum(n for _, n in counted), 6)
@@ -145,5 +148,5 @@ def _rounded(values: dict[str, float]) -> dict[str, Any]:
 
 
 def _known_media(samples: Sequence[Sample]) -> dict[str, str]:
-    """{media path: sha256} as `prepare` recorded it, of media that have not changed since; nothing when it has not run."""
+    """{media path: sha256} as `prepare` recorded them, for media unchanged since then; empty when `prepare` has not run."""
     return known_hashes({sample.media.as_posix() for sample in samples})

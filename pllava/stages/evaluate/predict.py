@@ -1,6 +1,6 @@
-"""Several models answer the same questions side by side: a clip is decoded once and passes the frozen vision tower once, for all of them.
+"""Several variants of a model answer the same questions. Each clip is decoded once and encoded once by the frozen vision tower.
 
-The work is cut into units (`units.py`). A unit's batches are always the same, whether a run was interrupted or not.
+The questions are split into units (`units.py`). A unit is always split into the same batches, so a resumed run gives the same answers.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from pllava.model.processing import PllavaProcessor
 
 
-READERS = 2  # clips that are decoded at once
+READERS = 2  # clips decoded in parallel
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """One column of the results. `single_frame`: it sees only the middle one of the sampled frames, repeated to the model's num_frames."""
+class Variant:
+    """A model under a name, as the results list it. `single_frame`: it sees the middle sampled frame only, repeated to num_frames."""
 
     name: str
     model: Any
     single_frame: bool = False
-    within: Callable[[], AbstractContextManager] | None = None  # entered around its answers, e.g. to switch an adapter off
+    within: Callable[[], AbstractContextManager] | None = None  # context manager around generation, e.g. model.disable_adapter
 
 
-class Panel:
-    """The contestants with what they share. `answer(unit)` gives one row for each contestant and question."""
+class Predictor:
+    """Answers units of questions with every variant; the variants share the processor, the template and the decoded clips."""
 
     def __init__(
         self,
         benchmark: Benchmark,
-        contestants: Sequence[Contestant],
+        variants: Sequence[Variant],
         processor: PllavaProcessor,
         template: Template,
         num_frames: int,
@@ -56,7 +56,7 @@ class Panel:
         root: Path,
     ):
         self.benchmark = benchmark
-        self.contestants = contestants
+        self.variants = variants
         self.processor = processor
         self.template = template
         self.num_frames = num_frames
@@ -66,28 +66,30 @@ class Panel:
         self.readers = Readers(READERS, picture=processor.picture)
 
     def answer(self, unit: Sequence[Clip]) -> list[dict[str, Any]]:
-        """Rows of `results.jsonl`. A clip that can't be read gives an empty prediction and its error, for every contestant."""
+        """One row of `results.jsonl` for each variant and sample, not scored yet.
+
+        An unreadable clip gives every variant a row with an empty prediction and the error.
+        """
         with ThreadPoolExecutor(READERS) as pool:
             decoded = list(pool.map(self._decode, unit))
-        read = [pixels for pixels in decoded if isinstance(pixels, Tensor)]
-        features = iter(self._encode(read))
-        asked: list[tuple[Sample, Tensor]] = []
+        readable = [pixels for pixels in decoded if isinstance(pixels, Tensor)]
+        features = iter(self._encode(readable))
+        questions: list[tuple[Sample, Tensor]] = []  # (question, features of its clip)
         rows: list[dict[str, Any]] = []
         for clip, pixels in zip(unit, decoded, strict=True):
             if isinstance(pixels, Tensor):
-                seen = next(features)
-                asked += [(question, seen) for sample in clip.samples for question in questions_of(sample)]
+                clip_features = next(features)
+                questions += [(question, clip_features) for sample in clip.samples for question in questions_of(sample)]
             else:
-                rows += [self._row(contestant, sample, [""], pixels) for sample in clip.samples for contestant in self.contestants]
+                rows += [self._row(variant, sample, [""], pixels) for sample in clip.samples for variant in self.variants]
         answered = [sample for clip, pixels in zip(unit, decoded, strict=True) if isinstance(pixels, Tensor) for sample in clip.samples]
-        for contestant in self.contestants:
-            predictions = self._predict(contestant, asked)
-            given = iter(predictions)
-            rows += [self._row(contestant, sample, [next(given) for _ in questions_of(sample)], None) for sample in answered]
+        for variant in self.variants:
+            predictions = iter(self._predict(variant, questions))
+            rows += [self._row(variant, sample, [next(predictions) for _ in questions_of(sample)], None) for sample in answered]
         return rows
 
     def _decode(self, clip: Clip) -> Tensor | str:
-        """Pixels [T, 3, h, w], or what is wrong with the clip."""
+        """Pixels [T, 3, h, w], or the error message of an unreadable clip."""
         try:
             video = self.readers.read(clip.media, self.num_frames, self.benchmark.frame_rule, clip.start, clip.end)
         except NoReader:
@@ -98,30 +100,30 @@ class Panel:
 
     @torch.inference_mode()
     def _encode(self, clips: Sequence[Tensor]) -> list[Tensor]:
-        """Tower features [T, P, Dv] of each clip; the tower is the same in every contestant."""
+        """Tower features [T, P, Dv] of each clip. All variants have the same tower, so the first one encodes."""
         if not clips:
             return []
-        features = self.contestants[0].model.vision_features(torch.cat(list(clips)))
+        features = self.variants[0].model.vision_features(torch.cat(list(clips)))
         return list(features.split([len(clip) for clip in clips]))
 
-    def _predict(self, contestant: Contestant, asked: Sequence[tuple[Sample, Tensor]]) -> list[str]:
-        """Greedy answers, each about its own clip. All questions about a clip share its prefix, and a batch holds several clips."""
+    def _predict(self, variant: Variant, questions: Sequence[tuple[Sample, Tensor]]) -> list[str]:
+        """Greedy answers to (question, clip features) pairs, in order. Questions about one clip share its prefix."""
         from pllava.chat import VideoChat
 
-        if not asked:
+        if not questions:
             return []
-        chat = VideoChat(contestant.model, self.processor, self.template, cache_bytes=0)
-        with contestant.within() if contestant.within else nullcontext():
-            clips = {id(seen): seen[len(seen) // 2][None] if contestant.single_frame else seen for _, seen in asked}
+        chat = VideoChat(variant.model, self.processor, self.template, cache_bytes=0)
+        with variant.within() if variant.within else nullcontext():
+            clips = {id(clip): clip[len(clip) // 2][None] if variant.single_frame else clip for _, clip in questions}
             videos = dict(zip(clips, chat.watch_features(list(clips.values())), strict=True))
-            about = [videos[id(seen)] for _, seen in asked]
-            questions = [self.benchmark.prompt(sample) for sample, _ in asked]
-            return [answer.text for answer in chat.ask_each(about, questions, self.max_new_tokens, self.batch_size)]
+            question_videos = [videos[id(clip)] for _, clip in questions]
+            prompts = [self.benchmark.prompt(sample) for sample, _ in questions]
+            return [answer.text for answer in chat.ask_each(question_videos, prompts, self.max_new_tokens, self.batch_size)]
 
-    def _row(self, contestant: Contestant, sample: Sample, predictions: Sequence[str], error: str | None) -> dict[str, Any]:
-        """Not scored yet: `correct` is None."""
+    def _row(self, variant: Variant, sample: Sample, predictions: Sequence[str], error: str | None) -> dict[str, Any]:
+        """A row of `results.jsonl` that is not scored yet: `correct` is None."""
         row = {
-            "model": contestant.name,
+            "model": variant.name,
             "id": sample.id,
             "task": sample.task,
             "media": sample.media.relative_to(self.root).as_posix(),

@@ -1,8 +1,8 @@
-"""Answers as they come in, on disk before the next ones are asked, so that a killed evaluation goes on where it was.
+"""The prediction log: each unit's answers are written to disk before the next unit starts, so a killed evaluation can resume.
 
-One line of JSON an answer, then one that says its unit of work is whole; fsynced a unit. What a kill left without that line is cut off at
-the next start. The file lies outside the stage's outputs, because DVC deletes those before it runs a stage; its name carries a hash of
-everything the answers depend on. Answers are never all in memory: `Answers` finds each by its place in the file.
+Each answer is one line of JSON. A last line per unit marks the unit as complete, and the file is fsynced after each unit. The next start
+cuts off answers without such a mark. The file lies outside the stage's outputs, because DVC deletes the outputs before it runs a stage.
+The file's name carries a hash of everything the answers depend on. `Answers` reads rows by their offset, so memory holds one row at a time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from pllava.core import files
 Row = dict[str, Any]
 
 
-class Journal:
-    """`journal.done` holds the numbers of finished units; `add` writes one more."""
+class PredictionLog:
+    """A file that grows by one unit of answers at a time. `done`: numbers of the units it holds.
+
+    Opening a log cuts off the rows of a unit that was not completed.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -37,6 +40,7 @@ class Journal:
         self._file.seek(whole)
 
     def add(self, unit: int, rows: Sequence[Row]) -> None:
+        """Append a unit's rows and its mark; the data is on disk when this returns."""
         lines = [*rows, {"unit": unit, "rows": len(rows)}]
         self._file.write(b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines))
         self._file.flush()
@@ -47,25 +51,26 @@ class Journal:
         self._file.close()
 
     def remove(self) -> None:
-        """The results are written: the journal has served."""
+        """Delete the log and the logs of all processes of this evaluation. Call it once the results are written."""
         self.close()
         for path in shards(self.path):
             path.unlink(missing_ok=True)
 
 
 class Answers:
-    """Rows of finished units of any process, in the order of the benchmark, the models of a question side by side.
+    """Rows of the complete units of all processes, ordered by question, then by model.
 
-    Iterate as often as needed: a row is read from disk when its turn comes. place: {id of a question: its index}; models: in their order.
+    It can be iterated more than once; each row is read from disk as the iteration reaches it.
+    index: {question id: position in the benchmark}. models: names, in the order of a question's rows.
     """
 
-    def __init__(self, path: Path, place: Mapping[str, int], models: Sequence[str]):
+    def __init__(self, path: Path, index: Mapping[str, int], models: Sequence[str]):
         self._files = shards(path)
-        at: np.ndarray = np.full((len(place), len(models), 2), -1, np.int64)  # [questions, models, (file, offset in bytes)]
+        at: np.ndarray = np.full((len(index), len(models), 2), -1, np.int64)  # [questions, models, (file, offset in bytes)]
         for number, file in enumerate(self._files):
-            for _, rows, _ in _whole_units(file, lambda row: (place[row["id"]], models.index(row["model"]))):
-                for where, offset in rows:
-                    at[where] = number, offset
+            for _, rows, _ in _whole_units(file, lambda row: (index[row["id"]], models.index(row["model"]))):
+                for cell, offset in rows:
+                    at[cell] = number, offset
         flat = at.reshape(-1, 2)
         self._at = flat[flat[:, 0] >= 0]
 
@@ -81,29 +86,32 @@ class Answers:
 
 
 def alone(path: Path, seconds: float = 0.0) -> AbstractContextManager[None]:
-    """Two evaluations must not work at one journal: the first to end would take it from the other."""
+    """Hold the lock of a prediction log. Two evaluations must not share one log: the first to finish would delete it under the other.
+
+    Raises PllavaError when another process still holds the lock after `seconds`.
+    """
     name = path.parent.name
     busy = f"{name} is being evaluated with these settings by another process"
     return files.alone(path.parent.with_name(f"{name}-{path.stem}.lock"), busy, seconds)
 
 
 def shard(path: Path, rank: int) -> Path:
-    """The journal of one of several processes: `<key>.jsonl` -> `<key>.rank3.jsonl`."""
+    """Path of one process's log: `<key>.jsonl` -> `<key>.rank3.jsonl`."""
     return path.with_suffix(f".rank{rank}.jsonl")
 
 
 def shards(path: Path) -> list[Path]:
-    """All files of one evaluation, by any number of processes."""
+    """Logs of all processes of one evaluation, sorted by name."""
     return sorted(file for file in path.parent.glob(f"{path.stem}*.jsonl") if file.name.split(".")[0] == path.stem)
 
 
 def finished(path: Path) -> set[int]:
-    """Numbers of the units that any process has answered so far. Only reads: a torn end is left to the journal's owner."""
+    """Numbers of the units that any process has completed. Changes no file: only the log's owner cuts off an incomplete unit."""
     return {unit for file in shards(path) for unit, _, _ in _whole_units(file)}
 
 
 def _whole_units(path: Path, key: Callable[[Row], Any] = lambda row: None) -> Iterator[tuple[int, list[tuple[Any, int]], int]]:
-    """(unit, [(key of a row, its offset)], where the unit ends) up to the first line that is torn."""
+    """Yield (unit number, [(key of a row, offset of its line in bytes)], end offset of the unit), up to the first damaged line."""
     if not path.is_file():
         return
     rows: list[tuple[Any, int]] = []

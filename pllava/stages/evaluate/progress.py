@@ -1,4 +1,4 @@
-"""How far an evaluation is, with the time left: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of an evaluation with the remaining time: a bar in a terminal, else a line every SECONDS_BETWEEN_LINES."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SECONDS_BETWEEN_LINES = 10
 
 
 def progress(sizes: Mapping[int, int], benchmark: str, console: Console) -> Iterator[int]:
-    """The keys of `sizes`; what a key stands for counts as done when the next one is asked for. sizes: questions of each unit."""
+    """Yield the unit numbers of `sizes` ({unit: number of questions}). A unit counts as done when the caller takes the next one."""
     total, done = sum(sizes.values()), 0
-    began = said = time.monotonic()
+    began = last_line = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{benchmark}, questions", total=total)
@@ -23,7 +23,7 @@ def progress(sizes: Mapping[int, int], benchmark: str, console: Console) -> Iter
             done += size
             bar.update(task, completed=done)
             now = time.monotonic()
-            if not console.is_terminal and (now - said > SECONDS_BETWEEN_LINES or done == total):
-                left = (now - began) / done * (total - done)
-                console.print(f"{benchmark}: {done} of {total} questions, {now - began:.0f} s, {left:.0f} s left")
-                said = now
+            if not console.is_terminal and (now - last_line > SECONDS_BETWEEN_LINES or done == total):
+                remaining = (now - began) / done * (total - done)
+                console.print(f"{benchmark}: {done} of {total} questions, {now - began:.0f} s, {remaining:.0f} s left")
+                last_line = now

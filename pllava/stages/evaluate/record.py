@@ -1,7 +1,7 @@
-"""The record of one evaluation run: when, by which commit, on what, at which cost. `outputs/evaluation_runs/<benchmark>.json`.
+"""The record of one evaluation run: its time, commit, duration and judge. File: `outputs/evaluation_runs/<benchmark>.json`.
 
-It changes with every run, so it is no DVC output and not in git; MLflow keeps a copy with the model. It names results and metrics by
-their sha256, and they name the adapter, base, data, template and code by theirs: the chain from a number to all that made it.
+The record changes with every run, so it is neither a DVC output nor in git; MLflow keeps a copy with the model. The record holds the
+sha256 of results and metrics. The metrics hold the sha256 of adapter, base, data, template and code. So a score leads to its inputs.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def write_record(
     questions: int,
     folder: Path = RECORDS,
 ) -> Path:
-    """`seconds`: of this run only; a resumed one took longer in all. `questions`: answered by this run."""
+    """Write the record; returns its path. `seconds`, `questions`: of this run only, without the runs that it resumed."""
     from pllava.tracking.provenance import code_tags
     from pllava.tracking.store import project_root
 
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "benchmark": benchmark,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "results_sha256": sha256_file(results),
@@ -45,5 +45,5 @@ def write_record(
         "judge": judge.provenance() | judge.usage() if judge else None,
     }
     path = folder / f"{benchmark}.json"
-    write_json(path, found)
+    write_json(path, record)
     return path

@@ -1,9 +1,9 @@
 """The evaluation stage: `pllava evaluate mvbench`.
 
-Three models answer side by side: `base` (pooling, no training), `single_frame` (the adapted model, shown one frame) and `adapted`.
-Answering and scoring are two steps: answers are in the journal, on disk, before the first is scored, and `pllava judge` scores them again.
-Writes outputs/evaluate/<benchmark>/results.jsonl and metrics/<benchmark>.json; a limited run writes to outputs/limited/ instead.
-A killed run goes on where it was and ends in the same bytes.
+Three models answer the same questions: `base` (pooling, no training), `single_frame` (the adapted model, shown one frame) and `adapted`.
+First all answers are written to the prediction log, then they are scored. `pllava judge` scores stored answers again.
+The stage writes outputs/evaluate/<benchmark>/results.jsonl and metrics/<benchmark>.json; a limited run writes to outputs/limited/ instead.
+A killed run resumes after its last complete unit and writes the same bytes as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pllava.core.files import atomic_dir, read_json
 from pllava.core.hashing import work_key
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate.distributed import answer_in_processes
-from pllava.stages.evaluate.prediction_log import Answers, Journal, alone, finished, shard
+from pllava.stages.evaluate.prediction_log import Answers, PredictionLog, alone, finished, shard
 from pllava.stages.evaluate.progress import progress
 from pllava.stages.evaluate.record import RECORDS, write_record
 from pllava.stages.evaluate.table import show
@@ -37,17 +37,17 @@ from pllava.stages.evaluate.units import Clip, questions_of, units
 if TYPE_CHECKING:
     from pllava.chat.template import Template
     from pllava.core.params import Params
-    from pllava.stages.evaluate.predict import Panel
+    from pllava.stages.evaluate.predict import Predictor
 
 LIMITED = Path("outputs/limited")
 JOURNALS = Path(".state/evaluate")  # outside the stage's outputs, which DVC deletes before it runs the stage
 MODELS = ("base", "single_frame", "adapted")
-WIDTH = 100  # characters, where there is no terminal: the table of results in one piece
+WIDTH = 100  # characters, where there is no terminal; the table of results fits
 
 
 @dataclass(frozen=True)
 class Job:
-    """One benchmark, ready to be answered. `journal` bears a hash of everything the answers depend on."""
+    """One benchmark with everything needed to answer it."""
 
     name: str
     benchmark: Benchmark
@@ -55,42 +55,42 @@ class Job:
     template: Template
     lora_alpha: float | None
     provenance: dict[str, Any]
-    plan: list[list[Clip]]
-    journal: Path
+    plan: list[list[Clip]]  # units of work, by number
+    journal: Path  # prediction log; its name is a hash of everything the answers depend on
 
-    def left(self) -> dict[int, int]:
-        """Number of questions of each unit that is not answered yet."""
+    def remaining(self) -> dict[int, int]:
+        """{unit: number of its questions} for the units that are not answered yet."""
         done = finished(self.journal)
         return {number: self.size(number) for number in range(len(self.plan)) if number not in done}
 
     def size(self, number: int) -> int:
-        """Questions of a unit."""
+        """Number of questions of a unit."""
         return sum(len(questions_of(sample)) for clip in self.plan[number] for sample in clip.samples)
 
 
 def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = None, processes: int | None = None) -> Path:
-    """Answer every question of a benchmark with every model and score them; gives the path of the metrics file.
+    """Answer every question of a benchmark with every model and score the answers; returns the path of the metrics file.
 
-    limit: only the first so many questions of each task, into outputs/limited/. processes: instead of evaluate.processes.
+    limit: answer only the first `limit` questions of each task; outputs go to outputs/limited/. processes: overrides evaluate.processes.
     Raises PllavaError when there is no adapter, no benchmark data or no such template, or when too many judgements fail.
-    A single unreadable video does not stop it.
+    An unreadable video does not stop the evaluation.
     """
     console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
     began = time.monotonic()
     job = make_job(params, benchmark, limit)
-    judge = make_judge(params.judge) if job.benchmark.judged else None  # a set-up by halves is found before the work
+    judge = make_judge(params.judge) if job.benchmark.judged else None  # an incomplete judge setting fails before any question is answered
     processes = processes or params.evaluate.processes
     with alone(job.journal):
-        left = job.left()
-        if left and len(left) < len(job.plan):
+        remaining = job.remaining()
+        if remaining and len(remaining) < len(job.plan):
             console.print(
-                f"{benchmark}: {len(job.plan) - len(left)} of {len(job.plan)} units were answered before the last run ended; going on"
+                f"{benchmark}: {len(job.plan) - len(remaining)} of {len(job.plan)} units were answered before the last run ended; going on"
             )
-        if left and processes > 1:
-            answer_in_processes(params, benchmark, limit, job.journal, list(left), processes)
-        elif left:
-            answer_share(params, job, list(left), console=console)
-        if unanswered := job.left():
+        if remaining and processes > 1:
+            answer_in_processes(params, benchmark, limit, job.journal, list(remaining), processes)
+        elif remaining:
+            answer_share(params, job, list(remaining), console=console)
+        if unanswered := job.remaining():
             raise PllavaError(
                 f"{benchmark}: {len(unanswered)} of {len(job.plan)} units have no answer. Go on with: pllava evaluate {benchmark}"
             )
@@ -101,13 +101,13 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
         folder, path = (RESULTS / benchmark, METRICS / f"{benchmark}.json")
         if limit is not None:
             folder, path = LIMITED / benchmark, LIMITED / benchmark / "metrics.json"
-        found = write_scored(rows, job.benchmark, judge, params.judge.max_missing, job.provenance, folder, path)
+        scores = write_scored(rows, job.benchmark, judge, params.judge.max_missing, job.provenance, folder, path)
         records, seconds = RECORDS if limit is None else LIMITED / "records", time.monotonic() - began
-        record = write_record(benchmark, folder / FILE, path, judge, processes, seconds, sum(left.values()), records)
-        Journal(job.journal).remove()
-    show(found, console)
+        record = write_record(benchmark, folder / FILE, path, judge, processes, seconds, sum(remaining.values()), records)
+        PredictionLog(job.journal).remove()
+    show(scores, console)
     if limit is None:
-        _track(params, benchmark, found, path, record)
+        _track(params, benchmark, scores, path, record)
     return path
 
 
@@ -120,39 +120,43 @@ def write_scored(
     folder: Path,
     path: Path,
 ) -> dict[str, Any]:
-    """Score answers and write results.jsonl in `folder` and the metrics to `path`; an answer is written before the next are scored."""
+    """Score `rows`, write results.jsonl in `folder` and the metrics to `path`; returns the content of the metrics file.
+
+    judge: None for a benchmark that needs no judge.
+    """
     from pllava.benchmarks.judge.offline import OfflineJudge
 
-    judge = judge or OfflineJudge()  # never asked by a benchmark that is not judged
+    judge = judge or OfflineJudge()  # a benchmark that needs no judge never calls it
 
     with atomic_dir(folder) as partial:
         scored = score_rows(rows, benchmark, judge, max_missing)
-        found = metrics.build(write_answers(partial / FILE, scored), provenance, benchmark, judge)
-    write_metrics(path, found)
-    return found
+        content = metrics.build(write_answers(partial / FILE, scored), provenance, benchmark, judge)
+    write_metrics(path, content)
+    return content
 
 
 def answer_share(
     params: Params, job: Job, numbers: Sequence[int], rank: int = 0, world: int = 1, device: Any = "auto", console: Console | None = None
 ) -> None:
-    """Answer every `world`-th of these units, from the `rank`-th, into a journal of this process.
+    """Answer the units `numbers[rank::world]` and write the answers to the prediction log of this process.
 
-    `numbers` is one list for all processes: what is left changes while they work.
+    numbers: the same list in every process. A process must not compute the list itself, because the remaining units change meanwhile.
     """
     console = console or Console(stderr=True, quiet=rank > 0)
     mine = {number: job.size(number) for number in numbers[rank::world]}
     if not mine:
         return
-    journal = Journal(shard(job.journal, rank) if world > 1 else job.journal)
-    panel = _panel(params, job, device, console)
+    log = PredictionLog(shard(job.journal, rank) if world > 1 else job.journal)
+    predictor = _predictor(params, job, device, console)
     for number in progress(mine, f"{job.name}, process 1 of {world}" if world > 1 else job.name, console):
-        journal.add(number, panel.answer(job.plan[number]))
-    journal.close()
+        log.add(number, predictor.answer(job.plan[number]))
+    log.close()
 
 
 def make_job(params: Params, name: str, limit: int | None = None, journal: Path | None = None) -> Job:
-    """`journal`: that of the process that shares the work out, which has hashed all data already.
+    """Load and check everything that a benchmark's evaluation needs.
 
+    journal: path of the prediction log, given to worker processes so that they need not hash the data again; None: compute the path.
     Raises PllavaError when there is no adapter, no benchmark data or no such template, or when a question can't be asked.
     """
     from pllava.chat.template import load_template
@@ -177,7 +181,7 @@ def make_job(params: Params, name: str, limit: int | None = None, journal: Path 
 
 
 def check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: Template) -> None:
-    """Refuse a question that the template can't hold now, not an hour into the run."""
+    """Raise PllavaError for questions that can't be asked: none, two with one id, a prompt the template can't hold, or broken text."""
     if not samples:
         raise PllavaError(f"{benchmark.title}: no question there. Check evaluate.benchmarks in params.yaml")
     seen: set[str] = set()
@@ -187,18 +191,19 @@ def check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: T
         seen.add(sample.id)
         try:
             for question in questions_of(sample):
-                template.prompt_for(asked := benchmark.prompt(question))
-                f"{asked}{sample.answer}{sample.media}".encode()
+                template.prompt_for(prompt := benchmark.prompt(question))
+                f"{prompt}{sample.answer}{sample.media}".encode()
         except PllavaError as error:
             raise PllavaError(f"{sample.id}: {error}") from None
-        except UnicodeEncodeError as error:  # JSON allows it
-            found = error.object[error.start : error.end]
-            raise PllavaError(f"{sample.id}: {found!r} is half a character, which is no text. Mend the annotation") from None
+        except UnicodeEncodeError as error:  # a lone surrogate, which JSON allows
+            surrogate = error.object[error.start : error.end]
+            raise PllavaError(f"{sample.id}: {surrogate!r} is half a character, which is no text. Mend the annotation") from None
 
 
-def _panel(params: Params, job: Job, device: Any, console: Console) -> Panel:
+def _predictor(params: Params, job: Job, device: Any, console: Console) -> Predictor:
+    """Load the model once and build the three variants that share its weights."""
     from pllava.model.load import load
-    from pllava.stages.evaluate.predict import Contestant, Panel
+    from pllava.stages.evaluate.predict import Predictor, Variant
 
     settings = params.evaluate.benchmarks[job.name]
     model, processor = load(
@@ -212,25 +217,25 @@ def _panel(params: Params, job: Job, device: Any, console: Console) -> Panel:
         device=device,
         attn_implementation=params.model.attn_implementation,
     )
-    contestants = [
-        Contestant("base", model, within=model.disable_adapter),  # one set of weights in memory for all three
-        Contestant("single_frame", model, single_frame=True),
-        Contestant("adapted", model),
+    variants = [
+        Variant("base", model, within=model.disable_adapter),  # the variants share one set of weights
+        Variant("single_frame", model, single_frame=True),
+        Variant("adapted", model),
     ]
     console.print(f"device {model.device}, {model.dtype}, {params.model.attn_implementation} attention")
     size, tokens = params.evaluate.batch_size, settings.max_new_tokens
-    return Panel(job.benchmark, contestants, processor, job.template, params.model.num_frames, tokens, size, settings.root)
+    return Predictor(job.benchmark, variants, processor, job.template, params.model.num_frames, tokens, size, settings.root)
 
 
-def _track(params: Params, benchmark: str, found: dict[str, Any], path: Path, record: Path) -> None:
-    """Into the MLflow run of the training: averages and task scores, and the files. MLflow being away stops nothing."""
+def _track(params: Params, benchmark: str, scores: dict[str, Any], path: Path, record: Path) -> None:
+    """Log averages, task scores and the files to the MLflow run of the training. An unreachable MLflow is no error."""
     from pllava.tracking.runs import later_stage
 
     with later_stage(params) as run:
-        for model, entry in found["models"].items():
+        for model, entry in scores["models"].items():
             values = {"average": entry["average"], **entry["tasks"]}
             run.log_metrics({f"{benchmark}/{model}/{task}": cell["value"] for task, cell in values.items() if cell["value"] is not None})
-        if judge := found["provenance"]["judge"]:
+        if judge := scores["provenance"]["judge"]:
             run.set_tags({f"scored_by.{benchmark}": judge["name"]})
         run.log_artifacts(path, "metrics")
         run.log_artifacts(RESULTS / benchmark, f"evaluate/{benchmark}")

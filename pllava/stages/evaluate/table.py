@@ -9,24 +9,25 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show(found: dict[str, Any], console: Console) -> None:
-    """Tasks x models; `found` is the content of a metrics file."""
-    models, judge = list(found["models"]), found["provenance"]["judge"]
-    title = f"{found['benchmark']}: {judge['name'] if judge else 'accuracy'}, in %, 95 % interval"
+def show(metrics: dict[str, Any], console: Console) -> None:
+    """Print a table of tasks x models. metrics: the content of a metrics file."""
+    models, judge = list(metrics["models"]), metrics["provenance"]["judge"]
+    title = f"{metrics['benchmark']}: {judge['name'] if judge else 'accuracy'}, in %, 95 % interval"
     table = Table("task", *models, "chance", "n", title=title, title_justify="left", box=SIMPLE_HEAD)  # fits 80 columns
-    tasks = found["models"][models[0]]["tasks"] if models else {}
+    tasks = metrics["models"][models[0]]["tasks"] if models else {}
     for task, entry in tasks.items():
-        cells = [found["models"][model]["tasks"][task] for model in models]
+        cells = [metrics["models"][model]["tasks"][task] for model in models]
         table.add_row(task, *map(cell_text, cells), f"{100 * entry['chance']:.0f}" if entry["chance"] else "", str(entry["n"]))
-    table.add_row("average", *(cell_text(found["models"][model]["average"]) for model in models), style="bold")
+    table.add_row("average", *(cell_text(metrics["models"][model]["average"]) for model in models), style="bold")
     console.print(table)
-    if unreadable := found["provenance"]["unreadable"]:
+    if unreadable := metrics["provenance"]["unreadable"]:
         console.print(
             f"{len(unreadable)} unreadable, counted as wrong: {', '.join(unreadable[:10])}{' ...' if len(unreadable) > 10 else ''}"
         )
 
 
 def cell_text(entry: dict[str, Any]) -> str:
+    """{"value": 0.9, "low": 0.86, "high": 0.94} -> "90.0 (86-94)", in percent."""
     if entry["value"] is None:
         return "-"
     return f"{100 * entry['value']:.1f} ({100 * entry['low']:.0f}-{100 * entry['high']:.0f})"

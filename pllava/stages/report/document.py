@@ -1,4 +1,4 @@
-"""One document, two forms: Markdown next to its images, and one HTML file that holds them and asks no server for anything."""
+"""A document in two forms: Markdown beside its image files, and one HTML file with embedded images and no outside requests."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ table.left th, table.left td { text-align: left; overflow-wrap: anywhere; }
 tr.total td { font-weight: 600; border-top: 2px solid #999; }
 img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 """
-# belt and braces: the browser refuses any outside request
+# the browser refuses outside requests even if the document contained one
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 class Document:
-    """Headings, paragraphs, tables and images, in order. All text is plain text: what a model wrote can't become markup."""
+    """Headings, paragraphs, tables and images, in order. All text is escaped, so a model's answer can't become markup."""
 
     def __init__(self, title: str):
         self.title = title
@@ -41,12 +41,12 @@ class Document:
         self._html.append(f"<p{' class=lead' if lead else ''}>{html.escape(text)}</p>")
 
     def link(self, text: str, url: str, after: str = "") -> None:
-        """A paragraph that leads to `url`, one of ours. after: plain text behind it."""
+        """A paragraph with a link. url: a trusted address, not escaped in Markdown. after: plain text after the link."""
         self._markdown.append(f"[{_escape(text)}]({url}){_escape(after)}")
         self._html.append(f'<p><a href="{html.escape(url)}">{html.escape(text)}</a>{html.escape(after)}</p>')
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], total: bool = False, numbers: bool = True) -> None:
-        """`total`: the last row sums up. `numbers`: all but the first column are aligned right."""
+        """total: emphasise the last row. numbers: align all columns but the first to the right."""
         aligned = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
         cells = [[_escape(cell) for cell in row] for row in rows]
         if total:

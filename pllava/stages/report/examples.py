@@ -10,14 +10,14 @@ from pllava.artifacts import gallery_links as links
 from pllava.core.errors import PllavaError
 from pllava.stages.report.document import Document
 
-EXAMPLES = 4  # of each sort
+EXAMPLES = 4  # questions of each kind
 MODELS = {"adapted": "adapted", "single_frame": "adapted, one frame", "base": "base, not trained"}
 
 
-def examples(document: Document, name: str, rows: Iterable[dict[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:
-    """A few questions with their clips: where all frames helped (or, if they never did, what is right), and what is wrong.
+def examples(document: Document, name: str, rows: Iterable[Mapping[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:
+    """Add a few questions with frames of their clips: some that only all frames got right (without such: any right ones), and some wrong.
 
-    rows: gone through twice; only those shown are kept.
+    rows: iterated twice; only the rows shown are kept in memory.
     """
     verdicts: dict[str, dict[str, bool | None]] = {}  # id -> model -> right or wrong
     task: dict[str, str] = {}
@@ -25,15 +25,15 @@ def examples(document: Document, name: str, rows: Iterable[dict[str, Any]], root
         if row["error"] is None:
             verdicts.setdefault(row["id"], {})[row["model"]] = row["correct"]
             task[row["id"]] = row["task"]
-    right = [id_ for id_, said in verdicts.items() if said["adapted"]]
+    right = [id_ for id_, verdict in verdicts.items() if verdict["adapted"]]
     helped = [id_ for id_ in right if not verdicts[id_]["single_frame"]]
-    wrong = [id_ for id_, said in verdicts.items() if said["adapted"] is False]
+    wrong = [id_ for id_, verdict in verdicts.items() if verdict["adapted"] is False]
     sorts = (
         (f"Right with all frames, wrong with one ({len(helped)} in all)", _spread(helped, task)),
         (f"Right ({len(right)} in all)", [] if helped else _spread(right, task)),
         (f"Wrong ({len(wrong)} in all)", _spread(wrong, task)),
     )
-    shown: dict[str, dict[str, dict[str, Any]]] = {id_: {} for _, chosen in sorts for id_ in chosen}
+    shown: dict[str, dict[str, Mapping[str, Any]]] = {id_: {} for _, chosen in sorts for id_ in chosen}
     for row in rows:
         if row["id"] in shown:
             shown[row["id"]][row["model"]] = row
@@ -45,22 +45,24 @@ def examples(document: Document, name: str, rows: Iterable[dict[str, Any]], root
 
 
 def _spread(ids: Sequence[str], task: Mapping[str, str]) -> list[str]:
-    """The first of each task, then the second of each, up to EXAMPLES."""
+    """Up to EXAMPLES ids: the first of each task, then the second of each task, and so on."""
     seen: dict[str, int] = {}
     ranked = []
-    for place, id_ in enumerate(ids):
+    for index, id_ in enumerate(ids):
         seen[task[id_]] = seen.get(task[id_], 0) + 1
-        ranked.append((seen[task[id_]], place))
-    return [ids[place] for _, place in sorted(ranked)[:EXAMPLES]]
+        ranked.append((seen[task[id_]], index))
+    return [ids[index] for _, index in sorted(ranked)[:EXAMPLES]]
 
 
-def _example(document: Document, name: str, question: dict[str, dict[str, Any]], root: Path, num_frames: int, frame_rule: str) -> None:
+def _example(
+    document: Document, name: str, question: Mapping[str, Mapping[str, Any]], root: Path, num_frames: int, frame_rule: str
+) -> None:
     from pllava.artifacts.plots import filmstrip
     from pllava.video.readers import Readers
 
     row = question["adapted"]
-    asked = row["question"] if "second_question" not in row else f"{row['question']} / {row['second_question']}"
-    document.heading(f"{row['task']}: {asked}", level=3)
+    question_text = row["question"] if "second_question" not in row else f"{row['question']} / {row['second_question']}"
+    document.heading(f"{row['task']}: {question_text}", level=3)
     try:
         video = Readers(1).read(root / row["media"], num_frames, frame_rule, row["start"], row["end"])
     except PllavaError as error:
@@ -69,16 +71,16 @@ def _example(document: Document, name: str, question: dict[str, dict[str, Any]],
         document.image(f"{name}_{row['id'].replace('/', '_')}.png", filmstrip(video.frames), f"frames of {row['media']}")
     options = f"Options: {', '.join(row['candidates'])}. " if row["candidates"] else ""
     document.text(f"{options}Right: {row['answer']}")
-    answers = [[title, _said(question[model]), _verdict(question[model])] for model, title in MODELS.items()]
+    answers = [[title, _prediction(question[model]), _verdict(question[model])] for model, title in MODELS.items()]
     document.table(["model", "answer", ""], answers, numbers=False)
     document.link("In the gallery", links.sample(name, row["id"]))
 
 
-def _said(row: dict[str, Any]) -> str:
+def _prediction(row: Mapping[str, Any]) -> str:
     return row["prediction"] if "second_prediction" not in row else f"{row['prediction']} / {row['second_prediction']}"
 
 
-def _verdict(row: dict[str, Any]) -> str:
+def _verdict(row: Mapping[str, Any]) -> str:
     """Right or wrong, with the judge's scores where there are any."""
     scores = [f"{score['score']:g} of 5" for score in row.get("scores", {}).values() if score.get("score") is not None]
     return ", ".join(["not judged" if row["correct"] is None else "right" if row["correct"] else "wrong", *scores])

@@ -1,11 +1,12 @@
-"""What the paper reports (arXiv 2404.16994), to be shown beside one's own numbers: `columns("msvd_qa")`, `rows("msvd_qa")`.
+"""What the paper reports (arXiv 2404.16994), shown beside the scores of a run: `columns("msvd_qa")`, `rows("msvd_qa")`.
 
-Accuracies are percent, judge scores 0 to 5. The paper's judge was a hosted model of its time with its own prompts: a judge of another name
-measures something close to it, the offline scorer does not.
+Accuracies are percent, judge scores 0 to 5. The paper's judge was a hosted model with its own prompts. Scores of another judge
+are roughly comparable, scores of the offline scorer are not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 SIZES = ("7B", "13B", "34B")
@@ -27,7 +28,7 @@ VCG_AVERAGE = ("3.12", "3.27", "3.48")  # weighted by samples
 
 
 def columns(benchmark: str) -> list[str]:
-    """Headings of the columns; empty where the paper has no numbers."""
+    """Headings of the columns; empty when the paper has no numbers for the benchmark."""
     if benchmark == "mvbench":
         return ["MVBench, mean of tasks"]
     if benchmark in VIDEO_QA:
@@ -36,7 +37,7 @@ def columns(benchmark: str) -> list[str]:
 
 
 def rows(benchmark: str) -> list[list[str]]:
-    """One row a model of the paper."""
+    """One row for each model of the paper; empty when the paper has no numbers for the benchmark."""
     cells: list[tuple[str, ...]] = []
     if benchmark == "mvbench":
         cells = [MVBENCH]
@@ -48,20 +49,20 @@ def rows(benchmark: str) -> list[list[str]]:
     return [[f"PLLaVA {name}, paper", *(column[size] for column in cells)] for size, name in enumerate(SIZES)] if cells else []
 
 
-def own_row(benchmark: str, entry: dict[str, Any]) -> list[str]:
-    """The same columns of one model of a metrics file; without a judge there is no score to show."""
+def own_row(benchmark: str, entry: Mapping[str, Any]) -> list[str]:
+    """The same columns for one model of a metrics file. Without a judge, the score is a dash."""
     if benchmark == "mvbench":
         return [_percent(entry["average"])]
     if benchmark in VIDEO_QA:
-        cell: dict[str, Any] = next(iter(entry["tasks"].values()), {})
+        cell: Mapping[str, Any] = next(iter(entry["tasks"].values()), {})
         return [f"{_percent(cell)} / {_score(cell)}"]
     averages = [entry["average_over_questions"], entry["average_over_tasks"]]
     return [_score(cell) for cell in (*(entry["tasks"].get(name, {}) for name in DIMENSIONS), *averages)]
 
 
-def _percent(cell: dict[str, Any]) -> str:
+def _percent(cell: Mapping[str, Any]) -> str:
     return "-" if cell.get("value") is None else f"{100 * cell['value']:.1f}"
 
 
-def _score(cell: dict[str, Any]) -> str:
+def _score(cell: Mapping[str, Any]) -> str:
     return "-" if cell.get("score") is None else f"{cell['score']:.2f}"

@@ -1,4 +1,4 @@
-"""The report stage: `pllava report`. Tables and plots a person looks at, from the evaluation's results and the training's history.
+"""The report stage: `pllava report`. Tables and plots for a person, from the evaluation's results and the training's history.
 
 Writes outputs/report/: report.md with PNG files, report.html (one file, no outside request), accuracy.json and loss.json for `dvc plots`.
 """
@@ -6,7 +6,7 @@ Writes outputs/report/: report.md with PNG files, report.html (one file, no outs
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,32 +30,32 @@ REPORT = Path("outputs/report")
 
 
 def report(params: Params) -> Path:
-    """Write the report of every benchmark in params; gives the path of report.md. Raises PllavaError when a benchmark has no results."""
+    """Write the report of every benchmark in params; returns the path of report.md. Raises PllavaError without results."""
     document = Document("Evaluation report")
     history = read_history()
     gains: dict[str, Interval] = {}
     accuracies: list[dict[str, Any]] = []
     for benchmark, settings in params.evaluate.benchmarks.items():
-        found = _read_metrics(benchmark)
+        metrics = _read_metrics(benchmark)
         rows = Answers(RESULTS / benchmark / FILE)
         kind = load_benchmark(benchmark, settings.source)
-        statistics = bootstrap(rows, found["provenance"]["bootstrap_resamples"], found["provenance"]["seed"], kind.share_clips)
+        statistics = bootstrap(rows, metrics["provenance"]["bootstrap_resamples"], metrics["provenance"]["seed"], kind.share_clips)
         document.heading(benchmark)
         if statistics.tasks:
-            gain = _numbers(document, benchmark, found, statistics, kind)
+            gain = _numbers(document, benchmark, metrics, statistics, kind)
             gains |= {benchmark: gain} if gain else {}
-            _beside_the_paper(document, benchmark, found, rendered=settings.root.is_relative_to(params.rendered.root))
+            _beside_the_paper(document, benchmark, metrics, rendered=settings.root.is_relative_to(params.rendered.root))
         else:
             document.text(f"{sum(1 for _ in rows)} answers, none of them with a truth to be scored by.")
         document.link("All questions and answers", links.questions(benchmark), f" in the gallery. {links.HOW_TO_OPEN}")
-        if len(found["models"]) > 1:
+        if len(metrics["models"]) > 1:
             document.link("Where the models differ", links.comparison(benchmark, "base", "adapted"), ": gained and lost, by task.")
-        accuracies += _accuracies(benchmark, found)
+        accuracies += _accuracies(benchmark, metrics)
         if history:
             _training(document, history)
             history = []
         examples(document, benchmark, rows, settings.root, params.model.num_frames, kind.frame_rule)
-        _provenance(document, found["provenance"])
+        _provenance(document, metrics["provenance"])
 
     with atomic_dir(REPORT) as folder:
         for name, png in document.images.items():
@@ -69,20 +69,20 @@ def report(params: Params) -> Path:
 
 
 def temporal_tasks(statistics: Bootstrap) -> list[str]:
-    """The tasks that one frame can't settle."""
+    """The tasks whose questions one frame can't answer."""
     return [task for task in statistics.tasks if task not in STILL_TASKS]
 
 
-def _numbers(document: Document, benchmark: str, found: dict[str, Any], statistics: Bootstrap, kind: Benchmark) -> Interval | None:
-    """Headline, temporal gain, table and chart of one benchmark; gives the gain of time over one frame, None where no task needs time."""
+def _numbers(document: Document, benchmark: str, metrics: Metrics, statistics: Bootstrap, kind: Benchmark) -> Interval | None:
+    """Headline, temporal gain, table and chart of one benchmark; returns the gain of all frames over one, None without temporal tasks."""
     from pllava.artifacts.plots import accuracy_by_task
 
-    models = {name: title for name, title in MODELS.items() if name in found["models"]}
-    tasks = found["models"]["adapted"]["tasks"]
+    models = {name: title for name, title in MODELS.items() if name in metrics["models"]}
+    tasks = metrics["models"]["adapted"]["tasks"]
     chance = sum(cell["chance"] for cell in tasks.values()) / len(tasks)
-    average = {name: found["models"][name]["average"] for name in models}
+    average = {name: metrics["models"][name]["average"] for name in models}
     questions = sum(cell["n"] for cell in tasks.values())
-    judge = found["provenance"].get("judge")
+    judge = metrics["provenance"].get("judge")
     if judge:
         document.text(
             f"Scored by the {judge['name']}: the adapted model gets {_percent(average['adapted'])}, from one frame of each clip "
@@ -111,32 +111,32 @@ def _numbers(document: Document, benchmark: str, found: dict[str, Any], statisti
             f"Difference {100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f}, paired; {_p(gain)})."
         )
     rows = [
-        [task, *(_percent(found["models"][name]["tasks"][task]) for name in models), f"{100 * cell['chance']:.0f}", str(cell["n"])]
+        [task, *(_percent(metrics["models"][name]["tasks"][task]) for name in models), f"{100 * cell['chance']:.0f}", str(cell["n"])]
         for task, cell in tasks.items()
     ]
     rows.append(["average", *(_percent(average[name]) for name in models), f"{100 * chance:.1f}", str(questions)])
-    if missing := sum(cell.get("missing", 0) for model in models for cell in found["models"][model]["tasks"].values()):
+    if missing := sum(cell.get("missing", 0) for model in models for cell in metrics["models"][model]["tasks"].values()):
         document.text(f"{missing} judgements failed; they are in no average.")
     document.table(["task", *models.values(), "chance", "questions"], rows, total=True)
     title = f"{benchmark}: {judge['name'] if judge else 'accuracy'} by task, 95 % intervals"
-    document.image(f"accuracy_{benchmark}.png", accuracy_by_task(found["models"], title), "scores by task")
-    if any(cell["value"] in (0, 1) for name in models for cell in found["models"][name]["tasks"].values()):
+    document.image(f"accuracy_{benchmark}.png", accuracy_by_task(metrics["models"], title), "scores by task")
+    if any(cell["value"] in (0, 1) for name in models for cell in metrics["models"][name]["tasks"].values()):
         document.text(
             "Where every answer is right (or wrong), resampling can't vary and the interval has no width. "
             "Read it as about 3 / n: with 50 questions the true accuracy may still be 94 %."
         )
-    if unreadable := found["provenance"]["unreadable"]:
+    if unreadable := metrics["provenance"]["unreadable"]:
         document.text(f"{len(unreadable)} clips could not be read; their questions count as wrong: {', '.join(unreadable)}")
     return gain
 
 
-def _beside_the_paper(document: Document, benchmark: str, found: dict[str, Any], rendered: bool) -> None:
-    """This run's models over the paper's, with what keeps the numbers from being comparable."""
+def _beside_the_paper(document: Document, benchmark: str, metrics: Metrics, rendered: bool) -> None:
+    """A table of this run's models and the paper's, with the reasons why the scores are not comparable."""
     columns = paper.columns(benchmark)
     if not columns:
         return
     document.heading("Beside the paper", level=3)
-    judge = found["provenance"].get("judge") or {}
+    judge = metrics["provenance"].get("judge") or {}
     if rendered:
         document.text(
             "The clips and questions of this run are rendered here, in the layout of the benchmark; the paper's models were measured on "
@@ -144,9 +144,9 @@ def _beside_the_paper(document: Document, benchmark: str, found: dict[str, Any],
         )
     if judge.get("kind") == "offline":
         document.text("This run was scored offline, by words; the paper's numbers are a judge's. The rows are not comparable.")
-    if found["provenance"].get("limit"):
-        document.text(f"This run answered the first {found['provenance']['limit']} questions of each task only.")
-    mine = [[f"{title}, this run", *paper.own_row(benchmark, found["models"][name])] for name, title in MODELS.items()]
+    if metrics["provenance"].get("limit"):
+        document.text(f"This run answered the first {metrics['provenance']['limit']} questions of each task only.")
+    mine = [[f"{title}, this run", *paper.own_row(benchmark, metrics["models"][name])] for name, title in MODELS.items()]
     document.table(["model", *columns], [*mine, *paper.rows(benchmark)])
 
 
@@ -165,11 +165,11 @@ def _provenance(document: Document, provenance: dict[str, Any]) -> None:
     )
 
 
-def _accuracies(benchmark: str, found: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a model and task, for `dvc plots`."""
+def _accuracies(benchmark: str, metrics: Metrics) -> list[dict[str, Any]]:
+    """One row for each model and task, for `dvc plots`."""
     return [
         {"benchmark": benchmark, "model": model, "task": task, **cell}
-        for model, entry in found["models"].items()
+        for model, entry in metrics["models"].items()
         for task, cell in entry["tasks"].items()
     ]
 
@@ -182,7 +182,7 @@ def _read_metrics(benchmark: str) -> Metrics:
     return read_metrics(path)
 
 
-def _percent(cell: dict[str, Any]) -> str:
+def _percent(cell: Mapping[str, Any]) -> str:
     if cell["value"] is None:
         return "-"
     return f"{100 * cell['value']:.1f} % ({100 * cell['low']:.0f}-{100 * cell['high']:.0f})"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pllava.stages.evaluate.prediction_log import Answers, Journal, finished, shard
+from pllava.stages.evaluate.prediction_log import Answers, PredictionLog, finished, shard
 
 MODELS = ("base", "adapted")
 WHOLE = b'{"id": "q0", "model": "base"}\n{"unit": 0, "rows": 1}\n'
@@ -21,17 +21,17 @@ def read(path: Path, questions: int = 9) -> list[dict[str, str]]:
 
 
 def test_finished_units_are_found_again(tmp_path: Path):
-    journal = Journal(tmp_path / "a" / "journal.jsonl")
+    journal = PredictionLog(tmp_path / "a" / "journal.jsonl")
     answer = row(3, prediction="(A) líneas\nnuevas\u2028")
     journal.add(0, [answer])
     journal.add(2, [])
     journal.close()
-    assert Journal(journal.path).done == finished(journal.path) == {0, 2}
+    assert PredictionLog(journal.path).done == finished(journal.path) == {0, 2}
     assert read(journal.path) == [answer]
 
 
 def test_rows_come_in_the_order_of_the_benchmark_as_often_as_asked(tmp_path: Path):
-    journal = Journal(tmp_path / "journal.jsonl")
+    journal = PredictionLog(tmp_path / "journal.jsonl")
     journal.add(1, [row(2, "adapted"), row(0, "adapted"), row(2), row(0)])
     journal.add(0, [row(1), row(1, "adapted")])
     answers = Answers(journal.path, {f"q{n}": n for n in range(3)}, MODELS)
@@ -56,7 +56,7 @@ def test_a_torn_end_is_cut_off_and_written_again(tmp_path: Path, torn: bytes):
     path.write_bytes(WHOLE + torn)
     assert finished(path) == {0}
     assert read(path) == [row(0)]
-    journal = Journal(path)
+    journal = PredictionLog(path)
     assert list(journal.done) == [0]
     journal.add(1, [row(1)])
     journal.close()
@@ -64,7 +64,7 @@ def test_a_torn_end_is_cut_off_and_written_again(tmp_path: Path, torn: bytes):
 
 
 def test_it_goes_when_the_results_are_written(tmp_path: Path):
-    journal = Journal(tmp_path / "journal.jsonl")
+    journal = PredictionLog(tmp_path / "journal.jsonl")
     journal.add(0, [])
     journal.remove()
     assert not journal.path.exists()
@@ -73,13 +73,13 @@ def test_it_goes_when_the_results_are_written(tmp_path: Path):
 def test_the_journals_of_several_processes_are_one(tmp_path: Path):
     path = tmp_path / "ab.jsonl"
     for rank, unit in ((0, 1), (1, 0)):
-        journal = Journal(shard(path, rank))
+        journal = PredictionLog(shard(path, rank))
         journal.add(unit, [row(unit)])
         journal.close()
     shard(path, 1).write_bytes(shard(path, 1).read_bytes() + b'{"id": "q7", "mo')  # being written just now
-    other = Journal(tmp_path / "abc.jsonl")
+    other = PredictionLog(tmp_path / "abc.jsonl")
     other.add(5, [])
     assert finished(path) == {0, 1}
     assert read(path) == [row(0), row(1)]
-    Journal(path).remove()
+    PredictionLog(path).remove()
     assert [file.name for file in tmp_path.iterdir()] == ["abc.jsonl"]

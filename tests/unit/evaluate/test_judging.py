@@ -53,7 +53,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("the model is asked again")
 
-    monkeypatch.setattr(answering.Panel, "answer", refuse)
+    monkeypatch.setattr(answering.Predictor, "answer", refuse)
 
 
 def by_length(handler: Any, body: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ def test_answers_outlive_a_judge_that_fails(server: Server, params: Params, monk
     def refuse(*_: Any) -> None:
         raise AssertionError("the model is asked again")
 
-    monkeypatch.setattr(answering.Panel, "answer", refuse)
+    monkeypatch.setattr(answering.Predictor, "answer", refuse)
     assert evaluate(params, "vcgbench") == METRICS
     assert RESULTS.exists()
 
@@ -116,7 +116,7 @@ def test_judging_again_needs_no_model_and_leaves_the_evaluation_alone(server: Se
         monkeypatch.delenv(f"PLLAVA_JUDGE_{name}")
     evaluate(params, "vcgbench")  # offline
     offline = sha256_file(RESULTS), sha256_file(METRICS)
-    monkeypatch.setattr(answering.Panel, "answer", lambda *_: pytest.fail("the model is asked again"))
+    monkeypatch.setattr(answering.Predictor, "answer", lambda *_: pytest.fail("the model is asked again"))
     monkeypatch.setenv("PLLAVA_JUDGE_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
     scores = {}
     for model, reply in (("judge-one", "{'score': 4}"), ("judge-two", "{'score': 1}")):
@@ -202,7 +202,7 @@ def test_one_evaluation_of_the_same_at_a_time_and_each_with_orders_of_its_own(pa
             evaluate(params, "vcgbench")
         other.kill()
     evaluate(params, "vcgbench")
-    files = [set(shards.orders(Path(".state/evaluate/vcgbench") / f"{key}.jsonl")) for key in ("a", "b")]
+    files = [set(shards.worker_spec(Path(".state/evaluate/vcgbench") / f"{key}.jsonl")) for key in ("a", "b")]
     assert not files[0] & files[1]
 
 
@@ -241,8 +241,8 @@ def test_shares_do_not_depend_on_who_begins_first(params: Params, monkeypatch: p
         monkeypatch.delenv(f"PLLAVA_JUDGE_{name}", raising=False)
     params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"batch_size": 1})})
     job = runner.make_job(params, "vcgbench")
-    units = list(job.left())
+    units = list(job.remaining())
     for rank in (0, 2, 1):
         runner.answer_share(params, job, units, rank, 3)
     assert sorted(finished(job.journal)) == units
-    assert job.left() == {}
+    assert job.remaining() == {}

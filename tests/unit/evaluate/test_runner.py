@@ -135,17 +135,17 @@ def test_killed_and_resumed_is_uninterrupted(params: Params):
     shutil.rmtree("outputs/evaluate")
     script = """
 import os, signal
-from pllava.stages.evaluate.prediction_log import Journal
+from pllava.stages.evaluate.prediction_log import PredictionLog
 from pllava.stages.evaluate.run import evaluate
 from pllava.core.params import load_params
-add = Journal.add
+add = PredictionLog.add
 def add_then_die(self, unit, rows):
     if len(self.done) == 2:
         self._file.write(b'{"mod')
         self._file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
     add(self, unit, rows)
-Journal.add = add_then_die
+PredictionLog.add = add_then_die
 evaluate(load_params("params.yaml"))
 """
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == -9
@@ -153,14 +153,14 @@ evaluate(load_params("params.yaml"))
     (journal,) = Path(".state/evaluate/mvbench").glob("*.jsonl")
     assert journal.read_bytes().count(b'{"unit"') == 2
     asked: list[int] = []
-    answer = answering.Panel.answer
+    answer = answering.Predictor.answer
 
-    def counted(self: answering.Panel, unit: list[Clip]) -> list[dict]:
+    def counted(self: answering.Predictor, unit: list[Clip]) -> list[dict]:
         asked.append(sum(len(clip.samples) for clip in unit))
         return answer(self, unit)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answering.Panel, "answer", counted)
+        patch.setattr(answering.Predictor, "answer", counted)
         evaluate(params)
     assert sum(asked) < 10  # what was answered is not asked again
     assert hashes() == whole

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pllava.core.params import load_params
-from pllava.registry.gate import judge as rules
+from pllava.registry.gate import decide as rules
 from pllava.registry.measurements import Measurement
 
 

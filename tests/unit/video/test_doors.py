@@ -97,14 +97,14 @@ def train(room: Room, path: Path) -> str:
 
 def evaluate(room: Room, path: Path) -> str:
     from pllava.benchmarks.mvbench import MVBench, load_samples
-    from pllava.stages.evaluate.predict import Contestant, Panel
+    from pllava.stages.evaluate.predict import Predictor, Variant
     from pllava.stages.evaluate.units import units
 
     shutil.copy(path, ASKED)
     root = SMALL / "MVBench"
     [unit] = units(load_samples(root), 8)
-    panel = Panel(MVBench(), [Contestant("base", room.chat.model)], room.chat.processor, room.chat.template, 4, 2, 8, root)
-    bad, good = sorted(panel.answer(unit), key=lambda row: row["media"])
+    predictor = Predictor(MVBench(), [Variant("base", room.chat.model)], room.chat.processor, room.chat.template, 4, 2, 8, root)
+    bad, good = sorted(predictor.answer(unit), key=lambda row: row["media"])
     assert good["error"] is None
     assert good["prediction"]
     assert not bad["prediction"]
