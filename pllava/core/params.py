@@ -24,7 +24,7 @@ NAME = r"^[^\s/:@'][^/:@']*$"  # characters that MLflow's names and addresses al
 
 def _known(built_in: Sequence[str], group: str) -> list[JsonValue]:
     """Built-in names and names of the installed entry points of `group`, sorted. The settings form shows them as choices."""
-    return sorted({*built_in, *plugins.names(group)})
+    return [*sorted({*built_in, *plugins.names(group)})]
 
 
 def _one_of(name: str, choices: Sequence[JsonValue]) -> str:
