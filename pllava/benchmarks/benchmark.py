@@ -5,8 +5,8 @@
     benchmark.prompt(sample)                               # the user's message, without the conversation template
     benchmark.score(row, judge)                            # {"MSVD-QA": Score(value=1.0, ...)}
 
-A benchmark is an entry point of the group `pllava.benchmarks` (pyproject.toml lists ours), or the `BENCHMARK` of a Python file that
-`source` in params.yaml names. docs/extending.md has an example of both.
+A benchmark is an entry point of the group `pllava.benchmarks` (pyproject.toml lists ours), the `BENCHMARK` of a Python file that `source`
+in params.yaml names (docs/extending.md has an example of both), or under any other name a test set of one's own (`own_test_set.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pllava.benchmarks.judge import Judge
 
 GROUP = "pllava.benchmarks"
+OWN = "test_set"  # the entry point that reads a test set of any other name
 
 
 @dataclass(frozen=True, slots=True)  # slots, because a run may hold a hundred thousand samples
@@ -105,15 +106,13 @@ class Benchmark(ABC):
 
 
 def load_benchmark(name: str, source: str | Path | None = None) -> Benchmark:
-    """The benchmark `name` of an installed package, or the BENCHMARK of the Python file `source`.
+    """The BENCHMARK of the Python file `source`; without one, the benchmark `name` of an installed package, or else one's own test set.
 
-    Raises PllavaError if there is none.
+    Raises PllavaError if `source` holds no benchmark.
     """
     if source is None:
         if name not in plugins.names(GROUP):
-            raise PllavaError(
-                f"no benchmark {name!r}. Known: {', '.join(plugins.names(GROUP))}; or name a Python file: evaluate.benchmarks.{name}.source"
-            )
+            return plugins.load(GROUP, OWN)(name)
         provided = plugins.load(GROUP, name)
         return provided() if isinstance(provided, type) else provided
     path = Path(source)

@@ -95,8 +95,16 @@ def _task(root: Path, file: Path) -> list[Sample]:
 
 
 def _sample(file: Path, index: int, entry: Any, media_root: Path, bounded: bool, paths: dict[str, Path]) -> Sample:
-    where = f"{file}[{index}]"
-    missing = [key for key in ("video", "question", "candidates", "answer") if not isinstance(entry, dict) or key not in entry]
+    media, *values = sample_of(f"{file}[{index}]", entry, media_root, bounded)
+    return Sample(f"{file.stem}/{index:04d}", task_name(file.stem), paths.setdefault(entry["video"], media), *values)
+
+
+def sample_of(where: str, entry: Any, media_root: Path, bounded: bool = True) -> tuple[Any, ...]:
+    """(media, start, end, question, candidates, answer) of one entry, as Sample takes them after its id and task.
+
+    where: names the entry in errors. Raises PllavaError for an entry that lacks something.
+    """
+    missing = [key for key in ("video", "question", "candidates", "answer") if not isinstance(entry, dict) or entry.get(key) is None]
     if missing:
         raise PllavaError(f"{where}: no {', '.join(missing)}. Each entry needs video, question, candidates and answer")
     if not isinstance(entry["candidates"], list) or not 2 <= len(entry["candidates"]) <= len(LETTERS):
@@ -111,16 +119,9 @@ def _sample(file: Path, index: int, entry: Any, media_root: Path, bounded: bool,
             raise PllavaError(f"{where}: {key} is {entry[key]!r}, seconds or null are needed")
     if not str(entry["answer"]).strip():
         raise PllavaError(f"{where}: the answer is empty. It must be the text of one of the candidates")
-    return Sample(
-        id=f"{file.stem}/{index:04d}",
-        task=task_name(file.stem),
-        media=paths.setdefault(video, media_root / video),
-        start=entry.get("start") if bounded else None,
-        end=entry.get("end") if bounded else None,
-        question=entry["question"],
-        candidates=tuple(str(candidate) for candidate in entry["candidates"]),
-        answer=str(entry["answer"]),
-    )
+    start, end = (entry.get("start"), entry.get("end")) if bounded else (None, None)
+    candidates = tuple(str(candidate) for candidate in entry["candidates"])
+    return media_root / video, start, end, entry["question"], candidates, str(entry["answer"])
 
 
 class MVBench(Benchmark):

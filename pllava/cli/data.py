@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pllava.cli.options import PARAMS, ParamsFile
+
+if TYPE_CHECKING:
+    from pllava.core.params import Params
 
 app = typer.Typer(help="Corpora: add, list, show, check, remove.", no_args_is_help=True)
 
@@ -22,6 +25,7 @@ class Kind(StrEnum):
 class Split(StrEnum):
     train = "train"
     validation = "validation"
+    test = "test"
 
 
 @app.callback()
@@ -38,19 +42,31 @@ def _undo_interrupted() -> None:
 @app.command("add")
 def data_add(
     name: str,
-    annotations: Annotated[str, typer.Option(metavar="FILE|URL", help="VideoChat2-IT JSON, or JSONL with chat messages")],
+    annotations: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|URL",
+            help="VideoChat2-IT JSON, or JSONL with chat messages; of a test set: questions with options, or a folder like MVBench",
+        ),
+    ],
     media: Annotated[
         str | None, typer.Option(metavar="DIR|URL", help="what the annotations' paths are relative to; none for text", show_default=False)
     ] = None,
     kind: Annotated[Kind, typer.Option(help="of the media; text has none")] = Kind.video,
-    split: Annotated[Split, typer.Option(help="where its rows go")] = Split.train,
+    split: Annotated[Split, typer.Option(help="where its rows go; test: a benchmark of this name")] = Split.train,
     weight: Annotated[float, typer.Option(min=0.0, max=100.0, help="share of its rows in the mixture; 2: each row twice")] = 1.0,
     max_rows: Annotated[int | None, typer.Option(min=1, help="the most rows taken of it")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Check a corpus, track it with DVC, add it to params.yaml."""
     from pllava.corpora.add import add
+    from pllava.corpora.test_sets import add_test_set
 
+    if split is Split.test:
+        _refuse_for_test_set(kind is not Kind.video, weight != 1.0, max_rows is not None)
+        typer.echo("\n".join(add_test_set(name, annotations, media, params)))
+        typer.echo(f"{params}: {name} is in evaluate.benchmarks. Next: git add data dvc.yaml {params}; make run")
+        return
     added = add(name, annotations, media, kind.value, split.value, weight, max_rows, params)
     typer.echo(added.report.markdown())
     for path, tracker in added.tracked.items():
@@ -93,8 +109,11 @@ def data_check(
     from pllava.core.params import load_params
     from pllava.corpora.check import check_corpus
     from pllava.corpora.project import find
+    from pllava.corpora.test_sets import check_test_set
 
     settings = load_params(params)
+    if _is_test_set(name, split, settings):
+        return typer.echo(check_test_set(name, settings))
     reports = [check_corpus(corpus, settings, in_split) for in_split, corpus in find(settings, name, split.value if split else None)]
     typer.echo("\n".join(report.markdown() for report in reports))
     raise typer.Exit(any(report.bad_fraction > settings.data.max_bad_fraction for report in reports))
@@ -108,7 +127,32 @@ def data_remove(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Take a corpus out of params.yaml and DVC."""
+    from pllava.core.params import load_params
     from pllava.corpora.remove import remove
+    from pllava.corpora.test_sets import remove_test_set
 
+    if _is_test_set(name, split, load_params(params)):
+        return typer.echo("\n".join(remove_test_set(name, delete, params)))
     for line in remove(name, split.value if split else None, delete, params):
         typer.echo(line)
+
+
+def _is_test_set(name: str, split: Split | None, params: Params) -> bool:
+    """Whether the command means the benchmark of this name. Raises PllavaError for an unknown one."""
+    from pllava.core.errors import PllavaError
+
+    benchmarks = params.evaluate.benchmarks
+    if split is Split.test and name not in benchmarks:
+        raise PllavaError(f"no test set {name!r} in evaluate.benchmarks; there is: {', '.join(benchmarks) or 'none'}")
+    corpora = {corpus.name for corpus in (*params.data.train, *params.data.validation)}
+    return name in benchmarks and (split is Split.test or (split is None and name not in corpora))
+
+
+def _refuse_for_test_set(kind: bool, weight: bool, max_rows: bool) -> None:
+    from pllava.core.errors import PllavaError
+
+    options = [option for option, given in (("--kind", kind), ("--weight", weight), ("--max-rows", max_rows)) if given]
+    if options:
+        raise PllavaError(
+            f"a test set takes no {', '.join(options)}: all its questions are asked. For fewer: evaluate.benchmarks.<name>.limit"
+        )

@@ -78,7 +78,7 @@ class Corpus(Section):
 
 
 class Data(Section):
-    train: list[Corpus] = Field(min_length=1)
+    train: list[Corpus] = []
     validation: list[Corpus] = []
     max_bad_fraction: float = Field(0.0, ge=0, le=1, description="`prepare` stops when more than this share of rows is unusable")
     max_seconds: float | None = Field(None, gt=0, description="longer clips are quarantined: a few frames of an hour show little of it")
@@ -216,7 +216,7 @@ class Evaluate(Section):
     batch_size: int = Field(16, ge=1, description="questions generated at once")
     bootstrap_resamples: int = Field(2000, ge=100)
     processes: int = Field(1, ge=1, description="processes that share the questions, by accelerate; one a GPU. The result is the same")
-    benchmarks: dict[str, Benchmark] = Field(min_length=1)
+    benchmarks: dict[str, Benchmark] = Field({}, description="name of a published benchmark, or any name for a test set of your own")
 
     @field_validator("benchmarks")
     @classmethod
@@ -225,10 +225,8 @@ class Evaluate(Section):
         for name, benchmark in benchmarks.items():
             if not re.fullmatch(r"[A-Za-z0-9_]+", name):
                 raise ValueError(f"the name {name!r} must be letters, digits and underscores: a DVC stage and files bear it")
-            if benchmark.source is None and name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-                raise ValueError(f"unknown benchmark {name!r}; {hint} One of your own needs a source, see docs/evaluation.md")
+            if benchmark.source is None and name not in known and (near := difflib.get_close_matches(name, known, n=1, cutoff=0.75)):
+                raise ValueError(f"unknown benchmark {name!r}; did you mean {near[0]!r}? A test set of your own needs a name less like it")
         return benchmarks
 
 

@@ -60,11 +60,11 @@ def add(
     _require_media_fit_kind(name, kind, media)
     sources = {"annotations": annotations} | ({} if media is None else {"media": media})
     for key, source in sources.items():
-        _require_source(source, folder=key == "media")
+        require_source(source, folder=key == "media")
     with Undo() as undo:
         undo.keep(RAW / name)
         files = {
-            key: _bring_into_project(name, "media" if key == "media" else f"{split}{_suffix(source)}", source, undo, folder=key == "media")
+            key: bring_into_project(name, "media" if key == "media" else f"{split}{_suffix(source)}", source, undo, folder=key == "media")
             for key, source in sources.items()
         }
         corpus = draft.model_copy(update=files)
@@ -72,7 +72,7 @@ def add(
         _require_usable(report, params.data.max_bad_fraction)
         tracked = {}
         for key in reversed(files):  # the annotations may lie in the folder of the media
-            tracked[files[key].as_posix()] = _ensure_tracked(files[key], undo)
+            tracked[files[key].as_posix()] = ensure_tracked(files[key], undo)
         for file in (report_file := REPORTS / f"{name}-{split}.md", report_file.with_suffix(".json"), DVC_FILE, params_file):
             undo.keep(file)
         report.write(REPORTS)
@@ -103,7 +103,7 @@ def _require_media_fit_kind(name: str, kind: str, media: str | None) -> None:
         raise PllavaError(f"corpus {name!r} of kind {kind} needs --media, the folder its paths begin in. Rows without media: --kind text")
 
 
-def _require_source(source: str, folder: bool) -> None:
+def require_source(source: str, folder: bool) -> None:
     option, needed = ("media", "folder") if folder else ("annotations", "file")
     if is_url(source):
         if folder and source.lower().startswith(("http://", "https://")):
@@ -116,9 +116,9 @@ def _require_source(source: str, folder: bool) -> None:
         raise PllavaError(f"{source} is a {'file' if folder else 'folder'}, --{option} needs a {needed} or a URL")
 
 
-def _bring_into_project(name: str, file: str, source: str, undo: Undo, folder: bool) -> Path:
-    """The source's path, relative to the project. A source outside the project, or a URL, is copied to data/raw/<name>/ first."""
-    if not is_url(source) and (path := Path(source).resolve()).is_relative_to(Path.cwd()):
+def bring_into_project(name: str, file: str, source: str, undo: Undo, folder: bool, copy: bool = False) -> Path:
+    """The source's path, relative to the project. A URL, a source outside, and any with `copy`, is copied to data/raw/<name>/."""
+    if not copy and not is_url(source) and (path := Path(source).resolve()).is_relative_to(Path.cwd()):
         return path.relative_to(Path.cwd())
     target = RAW / name / file
     if target.exists():
@@ -147,7 +147,7 @@ def _require_usable(report: CorpusReport, max_bad_fraction: float) -> None:
         )
 
 
-def _ensure_tracked(path: Path, undo: Undo) -> str:
+def ensure_tracked(path: Path, undo: Undo) -> str:
     """The .dvc file or stage that tracks the path; runs `dvc add` when none does."""
     if tracker := tracked_by(path):
         return tracker

@@ -55,6 +55,31 @@ def without_corpus(params_text: str, split: str, name: str) -> str:
     return _dump(yaml, document)
 
 
+def with_benchmark(params_text: str, name: str, settings: dict[str, Any]) -> str:
+    """The text of params.yaml with the benchmark added at the beginning of evaluate.benchmarks."""
+    from ruamel.yaml.comments import CommentedMap
+
+    yaml, document = _load(params_text)
+    evaluate = document["evaluate"]
+    if not evaluate.get("benchmarks"):
+        evaluate["benchmarks"] = CommentedMap()
+    entry = CommentedMap(settings)
+    entry.fa.set_flow_style()
+    evaluate["benchmarks"].insert(0, name, entry)  # at the end, it would stand below the empty line before the next section
+    return _dump(yaml, document)
+
+
+def without_benchmark(params_text: str, name: str) -> str:
+    """The text of params.yaml without the benchmark."""
+    yaml, document = _load(params_text)
+    benchmarks = document["evaluate"]["benchmarks"]
+    del benchmarks[name]
+    if not benchmarks:
+        benchmarks.fa.set_flow_style()
+        document["evaluate"]["benchmarks"] = benchmarks
+    return _dump(yaml, document)
+
+
 def with_dependencies(dvc_text: str, paths: list[str]) -> str:
     """The text of dvc.yaml with the paths as dependencies of `prepare`. A path below a listed folder is not added."""
     yaml, document = _load(dvc_text)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pllava.benchmarks.benchmark import load_benchmark
 from pllava.core.errors import PllavaError
 from pllava.core.files import read_json
-from pllava.core.params import Corpus, Params
+from pllava.core.params import Benchmark, Corpus, Params
 from pllava.corpora.check import CHECKED, REPORTS
 from pllava.corpora.project import find
 from pllava.corpora.published import CORPORA, Published
@@ -20,6 +21,10 @@ def overview(params: Params) -> list[str]:
     rows: list[tuple[str, ...]] = [("split", "name", "kind", "rows", "usable", "in the mixture", "annotations")]
     for split, corpora in (("train", params.data.train), ("validation", params.data.validation)):
         rows += [(split, corpus.name, corpus.kind, *_counts(corpus, split), str(corpus.annotations)) for corpus in corpora]
+    rows += [
+        ("test", name, "benchmark", _questions(name, settings), "-", "-", str(settings.root))
+        for name, settings in params.evaluate.benchmarks.items()
+    ]
     added = {corpus.name for corpus in (*params.data.train, *params.data.validation)}
     published: list[tuple[str, ...]] = [("corpora of the paper", "rows", "media", "here")]
     published += [(f"{c.name}{' (optional)' * c.optional}", f"{c.rows:,}", c.media, "added" if c.name in added else "-") for c in CORPORA]
@@ -35,6 +40,16 @@ def overview(params: Params) -> list[str]:
 
 def describe(params: Params, name: str) -> list[str]:
     """Lines about a corpus: its entries in params.yaml, then the corpus of the paper. Raises PllavaError for an unknown name."""
+    if (settings := params.evaluate.benchmarks.get(name)) and not any(
+        corpus.name == name for corpus in (*params.data.train, *params.data.validation)
+    ):
+        return [
+            name,
+            *(
+                f"  {key:<12} {value}"
+                for key, value in {"split": "test", "root": settings.root, "questions": _questions(name, settings)}.items()
+            ),
+        ]
     published = next((corpus for corpus in CORPORA if corpus.name == name), None)
     try:
         entries = find(params, name)
@@ -44,6 +59,14 @@ def describe(params: Params, name: str) -> list[str]:
         entries = []
     lines = [line for split, corpus in entries for line in [*_describe_entry(corpus, split), ""]]
     return (lines + _describe_published(published, bool(entries)) if published else lines[:-1]) or lines
+
+
+def _questions(name: str, settings: Benchmark) -> str:
+    """The number of questions of a test set as text."""
+    try:
+        return f"{len(load_benchmark(name, settings.source).samples(settings.root)):,}"
+    except PllavaError:
+        return "not on disk"
 
 
 def _describe_entry(corpus: Corpus, split: str) -> list[str]:

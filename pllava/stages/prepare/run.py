@@ -50,6 +50,12 @@ def prepare(params: Params) -> Path:
 
 
 def _prepare(params: Params) -> Path:
+    if not params.data.train or not params.evaluate.benchmarks:
+        missing, split = ("data.train", "train") if not params.data.train else ("evaluate.benchmarks", "test")
+        raise PllavaError(
+            f"{missing} in params.yaml is empty. Add your clips: pllava data add NAME --split {split} --annotations FILE --media FOLDER "
+            "(docs/your-data.md)"
+        )
     for split in ("train", "validation"):
         _names_differ(split, [corpus.name for corpus in getattr(params.data, split)])
     text = TextChecker(params.model.base, params.model.template, params.train.max_length)
