@@ -104,7 +104,7 @@ def sample_of(where: str, entry: Any, media_root: Path, bounded: bool = True) ->
 
     where: names the entry in errors. Raises PllavaError for an entry that lacks something.
     """
-    missing = [key for key in ("video", "question", "candidates", "answer") if not isinstance(entry, dict) or entry.get(key) is None]
+    missing = [key for key in ("video", "question", "candidates", "answer") if not isinstance(entry, dict) or key not in entry]
     if missing:
         raise PllavaError(f"{where}: no {', '.join(missing)}. Each entry needs video, question, candidates and answer")
     if not isinstance(entry["candidates"], list) or not 2 <= len(entry["candidates"]) <= len(LETTERS):

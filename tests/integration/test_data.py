@@ -320,3 +320,64 @@ def test_push_clone_pull_and_everything_is_up_to_date(project: Path, outside: Pa
     assert "didn't change" in dvc(clone, "repro")
     assert "Cache and remote" in dvc(clone, "status", "--cloud")
     assert "in sync" in dvc(clone, "status", "--cloud")
+
+
+def write_questions(folder: Path, name: str, seeds: range, **changes: object) -> Path:
+    for seed in seeds:
+        write_gif(folder / "clips" / f"{seed}.gif", seed)
+    rows = [{"video": f"{seed}.gif", "question": "Which?", "options": ["one", "two"], "answer": "two"} | changes for seed in seeds]
+    file = folder / name
+    file.write_text("\n".join(map(json.dumps, rows)) if file.suffix == ".jsonl" else json.dumps(rows))
+    return file
+
+
+@pytest.mark.parametrize("name", ["asked.jsonl", "asked.json"])
+def test_a_test_set_of_any_name_is_a_benchmark(project: Path, tmp_path: Path, name: str) -> None:
+    file = write_questions(tmp_path / "elsewhere", name, range(40, 43))
+    before = {name: (project / name).read_text() for name in ("params.yaml", "dvc.yaml")}
+    command = ("add", "kitchen", "--split", "test", "--annotations", str(file), "--media", str(tmp_path / "elsewhere/clips"))
+    assert "3 question(s) about 3 clip(s), a guess is right in 50%: Kitchen 3" in data(project, *command)
+    entry = "    kitchen: {root: data/raw/kitchen/test, template: tiny_mvbench, max_new_tokens: 100}"
+    assert [line for line in (project / "params.yaml").read_text().splitlines() if line not in before["params.yaml"]] == [entry]
+    assert "media" in run(project, "git", "check-ignore", "data/raw/kitchen/test/media/40.gif"), "git never sees a clip"
+    dvc(project, "repro", "-q")
+    report = json.loads((project / "data/prepared/report.json").read_text())["splits"]["test"]["benchmarks"]
+    assert (report["kitchen"]["rows"], report["kitchen"]["clips"]) == (3, 3)
+    assert "data/raw/kitchen/test" in data(project, "list")
+    assert "3 question(s)" in data(project, "check", "kitchen")
+    assert "has 'kitchen' already" in data(project, *command, fails=True)
+    data(project, "remove", "kitchen", "--delete")
+    assert (project / "params.yaml").read_text() == before["params.yaml"]
+    assert (project / "dvc.yaml").read_text() == before["dvc.yaml"]
+    assert not (project / "data/raw/kitchen/test/media").exists()
+
+
+def test_a_folder_in_the_layout_of_mvbench_is_a_test_set(project: Path) -> None:
+    shutil.copytree(project / "data/MVBench", project / "data/raw/pans")
+    write_gif(project / "data/raw/pans/video/moving_count/90.gif", 31)
+    assert "Moving Count 1" in data(project, "add", "pans", "--split", "test", "--annotations", "data/raw/pans")
+    assert (project / "data/raw/pans.dvc").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"options": None}, "candidates must be a list"),
+        ({"options": ["one"]}, "candidates must be a list of 2 to 7 options"),
+        ({"answer": "three"}, "the answer 'three' is none of the options"),
+        ({"video": "99.gif"}, "99.gif is not there"),
+        ({"video": "../1.gif"}, "the name of a file in"),
+    ],
+)
+def test_a_wrong_row_of_a_test_set_changes_nothing(project: Path, tmp_path: Path, changes: dict[str, object], sentence: str) -> None:
+    file = write_questions(tmp_path / "elsewhere", "asked.jsonl", range(40, 42), **changes)
+    before = everything(project)
+    clips = str(tmp_path / "elsewhere/clips")
+    assert sentence in data(project, "add", "pans", "--split", "test", "--annotations", str(file), "--media", clips, fails=True)
+    assert everything(project) == before
+
+
+def test_a_clip_of_the_test_set_is_in_no_other_split(project: Path, tmp_path: Path) -> None:
+    file = write_questions(tmp_path / "elsewhere", "asked.jsonl", range(1, 2))
+    data(project, "add", "kitchen", "--split", "test", "--annotations", str(file), "--media", str(tmp_path / "elsewhere/clips"))
+    assert "1 clip(s) are in two splits" in dvc(project, "repro", "-q", fails=True)

@@ -37,12 +37,6 @@ def test_settings_that_contradict_each_other_are_said_in_one_sentence(tmp_path):
     assert "train.packing needs model.attn_implementation sdpa" in said
 
 
-def test_without_a_benchmark_there_is_nothing_to_judge_by(tmp_path):
-    start = RECIPE.index("  benchmarks:")
-    said = problems(tmp_path, (RECIPE[start : RECIPE.index("\nregistry:")], "  benchmarks: {}\n"))
-    assert "evaluate.benchmarks" in said
-
-
 @pytest.mark.parametrize(("text", "why"), [("", "holds NoneType"), ("a: [1", "not valid YAML"), ("- 1", "holds list")])
 def test_a_file_that_is_no_mapping_names_the_next_command(tmp_path, text, why):
     (tmp_path / "params.yaml").write_text(text)

@@ -31,8 +31,8 @@ def test_tiny_is_params_yaml_byte_for_byte():
 
 
 def test_every_recipe_is_valid(project):
-    assert recipe.names() == ["pllava-13b", "pllava-34b", "pllava-7b", "tiny"]
-    assert len(recipe.overview()) == 4
+    assert recipe.names() == ["own", "pllava-13b", "pllava-34b", "pllava-7b", "tiny"]
+    assert len(recipe.overview()) == 5
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -80,5 +80,5 @@ def test_unknown_recipe_names_the_nearest(project):
 
 def test_outside_a_project_they_are_those_of_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert recipe.names() == ["pllava-13b", "pllava-34b", "pllava-7b", "tiny"]
+    assert recipe.names() == ["own", "pllava-13b", "pllava-34b", "pllava-7b", "tiny"]
     assert recipe.read("tiny") == (PROJECT / "recipes/tiny.yaml").read_text()

@@ -17,7 +17,14 @@ from pllava.core.errors import PllavaError
 from pllava.core.params import Corpus, Params, load_params
 from pllava.corpora import add as add_module
 from pllava.corpora.check import CHECKED, check_corpus
-from pllava.corpora.entries import with_corpus, with_dependencies, without_corpus, without_dependencies
+from pllava.corpora.entries import (
+    with_benchmark,
+    with_corpus,
+    with_dependencies,
+    without_benchmark,
+    without_corpus,
+    without_dependencies,
+)
 from pllava.corpora.published import CORPORA
 from pllava.corpora.undo import JOURNAL, Undo, recover
 
@@ -36,7 +43,7 @@ def test_adding_and_removing_a_corpus_changes_no_other_line(recipe: Path, split:
     assert fresh[-1].strip() == (
         "- {name: kitchen, kind: video, annotations: data/raw/kitchen/train.json, media: data/raw/kitchen/media, max_rows: 5}"
     )
-    assert set(fresh[:-1]) <= {"  validation:"}, "an empty list becomes one with a line an entry"
+    assert {line.partition("#")[0].rstrip() for line in fresh[:-1]} <= {f"  {split}:"}, "an empty list becomes one with a line an entry"
     assert without_corpus(after, split, "kitchen") == before
 
 
@@ -165,3 +172,13 @@ def test_what_cannot_be_added_is_said_before_anything_is_touched(
     assert reason in str(error.value)
     assert Path("params.yaml").read_text() == (PROJECT / "params.yaml").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dvc.yaml", "params.yaml", "rows.json", "videos"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_adding_and_removing_a_test_set_changes_no_other_line(recipe: Path) -> None:
+    before = recipe.read_text()
+    after = with_benchmark(before, "kitchen", {"root": "data/raw/kitchen/test", "template": "tiny_mvbench"})
+    fresh = [line for line in after.splitlines() if line not in before.splitlines()]
+    assert fresh[-1] == "    kitchen: {root: data/raw/kitchen/test, template: tiny_mvbench}"
+    assert {line.partition("#")[0].rstrip() for line in fresh[:-1]} <= {"  benchmarks:"}
+    assert without_benchmark(after, "kitchen") == before

@@ -9,7 +9,9 @@ import av
 import numpy as np
 from PIL import Image
 
+from pllava.benchmarks.benchmark import GROUP, OWN
 from pllava.benchmarks.mvbench import TASKS
+from pllava.core import plugins
 
 CODECS = {".mp4": "libx264", ".mkv": "libx264", ".avi": "mpeg4"}
 
@@ -50,6 +52,7 @@ def write_layout(name: str, root: Path) -> Path:
 
 
 # folder of the set, prefix of its files' names, suffix
+PUBLISHED = [name for name in plugins.names(GROUP) if name != OWN]
 VIDEO_QA = {
     "msvd_qa": ("MSVD_Zero_Shot_QA", "", ".avi"),
     "msrvtt_qa": ("MSRVTT_Zero_Shot_QA", "", ".mp4"),

@@ -10,13 +10,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from layouts import VIDEO_QA, write_json, write_layout
+from layouts import PUBLISHED, VIDEO_QA, write_json, write_layout
 
 from pllava.benchmarks.benchmark import load_benchmark
 from pllava.benchmarks.io import MediaIndex
 from pllava.benchmarks.mvbench import TASKS
 from pllava.chat import load_template
-from pllava.core import plugins
 from pllava.core.errors import PllavaError
 from pllava.core.params import Benchmark, Params, load_params
 from pllava.stages.evaluate.run import evaluate
@@ -30,7 +29,7 @@ QUESTIONS = {"mvbench": 40, "vcgbench": 5, "recaption": 2} | dict.fromkeys(VIDEO
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: write_layout(name, tmp_path_factory.mktemp(name) / "data") for name in plugins.names("pllava.benchmarks")}
+    return {name: write_layout(name, tmp_path_factory.mktemp(name) / "data") for name in PUBLISHED}
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def with_benchmark(params: Params, name: str, **settings: object) -> Params:
     return params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"benchmarks": benchmarks, "bootstrap_resamples": 100})})
 
 
-@pytest.mark.parametrize("name", plugins.names("pllava.benchmarks"))
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_sample_has_its_clip_and_fits_the_published_template(name: str, roots: dict[str, Path]):
     benchmark = load_benchmark(name)
     samples = benchmark.samples(roots[name])
@@ -121,7 +120,7 @@ def test_folders_in_a_name_tell_clips_of_one_name_apart(tmp_path: Path):
             media[name]
 
 
-@pytest.mark.parametrize("name", plugins.names("pllava.benchmarks"))
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_from_files_to_metrics(name: str, roots: dict[str, Path], project: Params):
     template = TEMPLATES.get(name, "eval_videoqabench")
     path = evaluate(with_benchmark(project, name, root=roots[name], template=template, max_new_tokens=3), name)

@@ -10,13 +10,12 @@ from pllava.artifacts.manifest import read_test_rows
 from pllava.benchmarks import io
 from pllava.benchmarks.benchmark import load_benchmark
 from pllava.chat import load_template
-from pllava.core import plugins
 from pllava.core.errors import PllavaError
 from pllava.core.params import Params
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate.run import check_questions
 from pllava.stages.prepare.run import prepare
-from tests.unit.evaluate.layouts import write_layout
+from tests.unit.evaluate.layouts import PUBLISHED, write_layout
 
 PREPARED = Path("data/prepared")
 Project = Callable[..., Params]
@@ -26,7 +25,7 @@ def with_benchmark(project: Project, name: str, root: Path) -> Params:
     return project(evaluate={"benchmarks": {name: {"root": str(root), "template": "vicuna"}}})
 
 
-@pytest.mark.parametrize("name", plugins.names("pllava.benchmarks"))
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_sample_of_a_benchmark_is_checked(name: str, project: Project, tmp_path: Path) -> None:
     root = write_layout(name, tmp_path / "root")
     prepare(with_benchmark(project, name, root))
