@@ -70,16 +70,15 @@ def _client(uri: str) -> MlflowClient:
     import logging
 
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     # mlflow.set_tracking_uri would write MLFLOW_TRACKING_URI into the environment: a process that changes to another project would still
     # use the store of the first one.
-    connection = mlflow.MlflowClient(uri, uri)
     try:
+        connection = mlflow.MlflowClient(uri, uri)
         connection.search_experiments(max_results=1)
-    except MlflowException as error:
+    except Exception as error:  # of mlflow, of SQLAlchemy, of an address that is none, or of a database's missing driver
         raise PllavaError(f"MLflow at {uri} does not answer: {error}\nUnset MLFLOW_TRACKING_URI to use the project's own store") from None
     return connection
 
