@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MLFLOW_HOME = Path(".state/mlflow")
+LONGEST_PATH = 440  # bytes of the file; SQLite's limit is 512, and the copy that is migrated has a longer path
 CAUSE = re.compile(r"[\w.]+(Error|Exception): .")
 # SQLite's errors when a migration step was killed halfway: its tables exist, but the recorded version is the one before it.
 HALF_MIGRATED = re.compile(r"already exists|duplicate column name|no such (table|column|index)", re.I)
@@ -55,6 +56,10 @@ def setup() -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file}"
     if uri == f"sqlite:///{file}" and ("?" in file or unquote(file) != file):
         raise PllavaError(f"{file}: an address of a database cannot have ? or %20 in it. Move the project to a folder without")
+    if len(os.fsencode(file)) > LONGEST_PATH and uri == f"sqlite:///{file}":
+        raise PllavaError(
+            f"{file}: SQLite opens no path of more than {LONGEST_PATH} bytes. Move the project to a folder with a shorter one"
+        )
     if uri.startswith("sqlite:///"):
         migrate(uri)
     return uri
