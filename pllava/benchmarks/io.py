@@ -22,10 +22,7 @@ def read_entries(path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
         raise PllavaError(
             f"{path} is not there. Put the benchmark in its published layout (docs/evaluation.md), or mend its root in params.yaml"
         )
-    try:
-        entries = read_json(path)
-    except ValueError as error:
-        raise PllavaError(f"{path} is not valid JSON: {error}. Fetch the file again") from None
+    entries = read_json(path)
     if not isinstance(entries, list):
         raise PllavaError(f"{path}: a JSON list is needed, found {type(entries).__name__}")
     for index, entry in enumerate(entries):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
 from pllava.benchmarks.benchmark import Benchmark, Sample, Score
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BENCHMARK", "Sample", "format_question", "load_samples", "media_sha256", "score", "task_name"]
 
+LONGEST_SECONDS = 1e9  # of a bound; no clip is longer
 # JSON stem -> (task name, folder under video/, start and end are used), in the order of the published table
 TASKS: dict[str, tuple[str, str, bool]] = {
     "action_sequence": ("Action Sequence", "star/Charades_v1_480", True),
@@ -108,15 +110,16 @@ def sample_of(where: str, entry: Any, media_root: Path, bounded: bool = True) ->
     if missing:
         raise PllavaError(f"{where}: no {', '.join(missing)}. Each entry needs video, question, candidates and answer")
     if not isinstance(entry["candidates"], list) or not 2 <= len(entry["candidates"]) <= len(LETTERS):
-        raise PllavaError(f"{where}: candidates must be a list of 2 to {len(LETTERS)} options, found {entry['candidates']!r}")
+        raise PllavaError(f"{where}: candidates must be a list of 2 to {len(LETTERS)} options, found {short(entry['candidates'])}")
     video = entry["video"]
     if not isinstance(video, str) or not video or PurePosixPath(video).is_absolute() or ".." in PurePosixPath(video).parts:
-        raise PllavaError(f"{where}: video is {video!r}, the name of a file in {media_root} is needed")
+        raise PllavaError(f"{where}: video is {short(video)}, the name of a file in {media_root} is needed")
     if not isinstance(entry["question"], str):
-        raise PllavaError(f"{where}: question is {entry['question']!r}, text is needed")
+        raise PllavaError(f"{where}: question is {short(entry['question'])}, text is needed")
     for key in ("start", "end") if bounded else ():
-        if not isinstance(entry.get(key), int | float | None) or isinstance(entry.get(key), bool):
-            raise PllavaError(f"{where}: {key} is {entry[key]!r}, seconds or null are needed")
+        seconds = entry.get(key)
+        if isinstance(seconds, bool) or not (seconds is None or (isinstance(seconds, int | float) and abs(seconds) < LONGEST_SECONDS)):
+            raise PllavaError(f"{where}: {key} is {short(seconds)}, seconds or null are needed")
     if not str(entry["answer"]).strip():
         raise PllavaError(f"{where}: the answer is empty. It must be the text of one of the candidates")
     start, end = (entry.get("start"), entry.get("end")) if bounded else (None, None)

@@ -17,7 +17,7 @@ from pllava.cli import app as app_commands
 from pllava.cli import caption, evaluate, gallery, lineage, machine, model, operate, recipe, registry, serve, stages, study
 from pllava.cli.data import app as data_app
 from pllava.cli.options import say
-from pllava.core.errors import PllavaError
+from pllava.core.errors import PllavaError, show_traceback
 
 # Programs that a command starts send no usage statistics and draw no progress bars. A value that the user has set stays.
 QUIET = {
@@ -59,6 +59,7 @@ def main() -> None:
     keeps its traceback."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    sys.excepthook = show_traceback
     try:
         app()
     except PllavaError as error:

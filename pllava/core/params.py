@@ -323,7 +323,7 @@ def load_params(path: str | Path = PARAMS_FILE) -> Params:
         raw = yaml.safe_load(path.read_bytes())  # bytes: for text that is not UTF-8, YAML reports the line
     except FileNotFoundError:
         raise PllavaError(f"{path} is not there, and this needs a project. Go to its folder, or make one: pllava init FOLDER") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also too many digits, or nested too deeply
         raise PllavaError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise PllavaError(f"{path} holds {type(raw).__name__}, a mapping is needed. Write one: pllava recipe use tiny")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pllava.core import git
 from pllava.core.errors import PllavaError
 
 WORKSPACES = Path(".state/workspaces")  # under the project folder
@@ -112,7 +113,7 @@ def tidy(main: Path) -> None:
 def keep(worktree: Workspace, message: str) -> str:
     """Save the workspace's state as a DVC experiment; returns its name. Raises PllavaError with DVC's error message."""
     with FileLock(worktree.main / WORKSPACES / "making.lock"):  # all worktrees share the git refs that DVC writes
-        known = _git(worktree.main, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+        known = git.run(worktree.main, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
         name = next(name for name in (worktree.name, *(f"{worktree.name}-{number}" for number in range(2, 10_000))) if name not in known)
         _dvc(worktree.root, "exp", "save", "--name", name, "--message", message)
     return name
@@ -125,43 +126,46 @@ def safe_name(name: str) -> str:
 
 def _make(main: Path, folder: Path, name: str) -> Workspace:
     try:
-        top = Path(_git(main, "rev-parse", "--show-toplevel").strip())
-        commit = _git(main, "rev-parse", "--verify", "HEAD").strip()
-    except (PllavaError, FileNotFoundError):
-        raise PllavaError(
-            f"{main} is no git repository with a commit: a run with other settings needs one. Run: git init && git commit"
-        ) from None
+        inside, commit = git.prefix(main), git.commit(main)
+    except git.NoRepositoryError:
+        commit = None
+    if commit is None:
+        raise PllavaError(f"{main} is no git repository with a commit: a run with other settings needs one. Run: git init && git commit")
     if folder.exists():
         remove(main, folder)
-    _git(main, "worktree", "add", "--quiet", "--detach", str(folder), commit)
+    git.run(main, "worktree", "add", "--quiet", "--detach", str(folder), commit)
+    top = Path(git.run(main, "rev-parse", "--show-toplevel").removesuffix("\n"))
     changes = subprocess.run(["git", "-C", str(top), "diff", *PATCH_OPTIONS, "HEAD"], capture_output=True, check=True).stdout
     if changes:
         applied = subprocess.run(["git", "-C", str(folder), "apply", "--whitespace=nowarn", "-"], input=changes, capture_output=True)
         if applied.returncode:
             raise PllavaError(f"changes that are not committed do not apply to HEAD: {applied.stderr.decode().strip()}. Commit them")
-    root = folder / main.relative_to(top.resolve())
+    root = folder / inside
     share_cache(main, root)
     _dvc(root, "checkout", "--quiet", "--allow-missing")
-    changed = _git(top, "diff", "--name-only", "HEAD").splitlines()
-    untracked = _git(top, "ls-files", "--others", "--exclude-standard").splitlines()
+    changed = git.run(top, "diff", "--name-only", "-z", "HEAD").split("\0")[:-1]
+    untracked = git.run(top, "ls-files", "--others", "--exclude-standard", "-z").split("\0")[:-1]
     return Workspace(name, root, main, commit, tuple(changed), tuple(untracked))
 
 
 def share_cache(main: Path, root: Path) -> None:
     """Write DVC settings in `root` that name the cache and the remotes of `main`, with absolute paths."""
+    from configobj import ConfigObj
     from dvc.config import Config
 
-    local = main / ".dvc/config.local"
+    local, copy = main / ".dvc/config.local", root / ".dvc/config.local"
     if local.is_file():
-        shutil.copy(local, root / ".dvc/config.local")
+        shutil.copy(local, copy)
     shared = Config(str(main / ".dvc"))  # merges all levels of settings, and makes paths absolute
-    with Config(str(root / ".dvc"), validate=False).edit("local", validate=False) as config:
-        config.setdefault("cache", {})["dir"] = str(shared["cache"].get("dir") or main / ".dvc/cache")
-        config["cache"].setdefault("type", ["reflink", "hardlink", "copy"])
-        config.setdefault("core", {})["site_cache_dir"] = str(root / ".dvc/tmp/site")  # removed together with the folder
-        for remote, settings in shared["remote"].items():
-            if "://" not in settings["url"]:
-                config.setdefault("remote", {}).setdefault(remote, {})["url"] = settings["url"]
+    config = ConfigObj(str(copy), encoding="utf-8")  # DVC's own editor writes ASCII paths only
+    cache = config.setdefault("cache", {})
+    cache["dir"] = str(shared["cache"].get("dir") or main / ".dvc/cache")
+    cache.setdefault("type", ["reflink", "hardlink", "copy"])
+    config.setdefault("core", {})["site_cache_dir"] = str(root / ".dvc/tmp/site")  # removed together with the folder
+    for remote, settings in shared["remote"].items():
+        if "://" not in settings["url"]:
+            config.setdefault(f'remote "{remote}"', {})["url"] = settings["url"]
+    config.write()
 
 
 def remove_abandoned(main: Path, workspaces: Path) -> None:
@@ -195,13 +199,6 @@ def _held(path: Path, busy: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise PllavaError(f"git {arguments[0]} failed in {folder}: {done.stderr.strip()}")
-    return done.stdout
 
 
 def _dvc(folder: Path, *arguments: str) -> str:

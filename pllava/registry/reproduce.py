@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pllava.core import git
 from pllava.core.errors import PllavaError
 from pllava.core.files import alone, atomic_write_text, read_json
 from pllava.core.params import load_params
@@ -68,7 +69,7 @@ def reproduce(uri: str, say: Callable[[object], None] = print) -> Reproduction:
         raise PllavaError(f"{uri} has no MLflow run, so nothing says how it was trained")
     run = connection.get_run(version.run_id)
     commit = run.data.tags.get("git.commit", "unknown")
-    if subprocess.run(["git", "-C", str(root), "cat-file", "-e", f"{commit}^{{commit}}"], capture_output=True).returncode:
+    if not git.run(root, "rev-parse", "--revs-only", f"{commit}^{{commit}}").strip():
         raise PllavaError(f"{uri} was trained at commit {commit}, which is not in this repository. Fetch it: git fetch --all")
     warnings = []
     if run.data.tags.get("git.dirty") == "true":
@@ -111,8 +112,7 @@ def _settings(run: MlflowRun, tree: Path, warnings: list[str]) -> None:
 
 def _data(tree: Path, environment: dict[str, str], say: Callable[[object], None]) -> None:
     """What `dvc add` tracks, as of that commit: from the cache, else from the remote."""
-    tracked = subprocess.run(["git", "-C", str(tree), "ls-files", "*.dvc"], capture_output=True, text=True, check=True).stdout.split("\n")
-    files = [name for name in tracked if name]
+    files = git.run(tree, "ls-files", "-z", "*.dvc").split("\0")[:-1]
     if not files:
         return
     try:
@@ -171,7 +171,10 @@ def _dvc(arguments: list[str], tree: Path, environment: dict[str, str], say: Cal
 
 @contextmanager
 def _worktree(root: Path, commit: str) -> Iterator[Path]:
-    """A git worktree of the commit with the project's DVC cache. It is removed at the end, also after an error or SIGTERM."""
+    """The project folder in a git worktree of the commit, with the project's DVC cache.
+
+    The worktree is removed at the end, also after an error or SIGTERM. Raises PllavaError when the commit has no such folder.
+    """
     home = root / HOME
     home.mkdir(parents=True, exist_ok=True)
     remove_abandoned(root, home)
@@ -180,16 +183,13 @@ def _worktree(root: Path, commit: str) -> Iterator[Path]:
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with alone(lock, f"{tree} is in use"):
-            _git(root, "worktree", "add", "--detach", "--quiet", str(tree), commit)
-            share_cache(root, tree)
-            yield tree
+            git.run(root, "worktree", "add", "--detach", "--quiet", str(tree), commit)
+            project = tree / git.prefix(root)
+            if not (project / ".dvc").is_dir():
+                raise PllavaError(f"commit {commit} has no DVC project in {git.prefix(root)}, where {root} lies in its repository now")
+            share_cache(root, project)
+            yield project
     finally:
         signal.signal(signal.SIGTERM, before)
         remove(root, tree)
         lock.unlink(missing_ok=True)
-
-
-def _git(root: Path, *arguments: str) -> None:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise PllavaError(f"git {' '.join(arguments)} failed: {done.stderr.strip()}")

@@ -158,7 +158,7 @@ def event_of(body: bytes, models: frozenset[str]) -> dict[str, Any] | None:
     try:
         webhook = json.loads(body)
         entity, action, data = webhook["entity"], webhook["action"], webhook["data"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         raise ValueError("the body is no webhook of MLflow's") from None
     if (entity, action) != ("model_version_alias", "created") or not isinstance(data, dict):
         return None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from pllava.core import git as repository
 from pllava.core.errors import PllavaError
 
 OK, NOTE, MISSING = "ok", "note", "missing"
@@ -169,6 +170,32 @@ def _tools() -> Iterator[Check]:
     else:
         output = subprocess.run([git, "--version"], capture_output=True, text=True, check=False).stdout.strip()
         yield Check("git", OK, output.removeprefix("git version "))
+        yield from _repository()
+
+
+def _repository() -> Iterator[Check]:
+    """Whether git tells the commit here, and whether it takes commits of this user."""
+    try:
+        commit = repository.commit(Path())
+        yield Check("repository", OK if commit else NOTE, f"at {commit[:12]}" if commit else "without a commit")
+    except repository.NoRepositoryError:
+        yield Check(
+            "repository", NOTE, "none here", "a version's commit is not recorded. In a project: git init && git add . && git commit"
+        )
+        return
+    except PllavaError as error:
+        yield Check("repository", MISSING, *_in_short(error))
+        return
+    try:
+        repository.run(Path(), "var", "GIT_COMMITTER_IDENT")
+    except PllavaError as error:
+        yield Check("git identity", NOTE, *_in_short(error))
+
+
+def _in_short(error: PllavaError) -> tuple[str, str]:
+    """The first line of git's message, and its advice as one line."""
+    first, *advice = str(error).splitlines()
+    return first, " ".join(" ".join(advice).split())
 
 
 def _disk() -> Iterator[Check]:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from pllava.core import processes as demo_process
+from pllava.core.errors import without_passwords
 from pllava.services import stack as stacks
 from pllava.services import supervisor
 from pllava.services.demo import REASON_FILE
@@ -52,7 +53,7 @@ def addresses(root: Path) -> str:
 
 def _address(stack: Stack, name: str) -> str:
     if name != "demo":
-        return {"prefect": stack.prefect_url, "mlflow": stack.mlflow_url}.get(name, "")
+        return {"prefect": stack.prefect_url, "mlflow": without_passwords(stack.mlflow_url)}.get(name, "")
     demo = demo_process.recorded()
     if demo is None:
         return REASON_FILE.read_text().splitlines()[0] if REASON_FILE.is_file() else "not served yet"

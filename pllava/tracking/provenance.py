@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pllava.core import git
+from pllava.core.errors import PllavaError
 from pllava.core.files import read_json
 from pllava.core.hashing import sha256_file, sha256_of
 from pllava.core.params import Corpus, Params
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("pllava", "torch", "transformers", "peft", "accelerate", "decord2", "av", "dvc", "mlflow", "prefect")
 RECORDS = ("dvc.lock", "metrics/")  # tracked files that a run of the pipeline renews
@@ -41,9 +46,19 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def code_tags(root: Path) -> dict[str, str]:
-    """MLflow tags of the code: git commit, whether tracked files differ from it, package versions, and the Prefect flow run."""
-    commit = _git(root, "rev-parse", "HEAD")
-    changed = changed_files(root)
+    """MLflow tags of the code: git commit, whether tracked files differ from it, package versions, and the Prefect flow run.
+
+    Where git refuses to answer, `git.refused` says why, and its advice is logged once.
+    """
+    commit, changed, refused = None, None, None
+    try:
+        commit = git.commit(root)
+        changed = changed_files(root) if commit else None
+    except git.NoRepositoryError:
+        pass  # the project needs no repository
+    except PllavaError as error:
+        refused = str(error)
+        _warn(f"the commit is not recorded: {error}")
     tags = {
         "git.commit": commit or "unknown",
         "git.dirty": "unknown" if changed is None else str(bool(changed)).lower(),
@@ -53,6 +68,8 @@ def code_tags(root: Path) -> dict[str, str]:
     }
     if changed:
         tags["git.changed"] = ", ".join(changed)[:CHANGED_LENGTH]
+    if refused:
+        tags["git.refused"] = refused[:CHANGED_LENGTH]
     if reproduced := os.environ.get("PLLAVA_REPRODUCES"):
         tags["reproduces"] = reproduced
     if commit:
@@ -65,13 +82,15 @@ def code_tags(root: Path) -> dict[str, str]:
     return tags
 
 
-def changed_files(root: Path) -> list[str] | None:
-    """Tracked files that differ from the commit, sorted; None without git. Files that the pipeline writes (RECORDS) are left out."""
-    status = _git(root, "status", "--porcelain", "--untracked-files=no")
-    if status is None:
-        return None
-    files = [line.strip().split(maxsplit=1)[1].split(" -> ")[-1] for line in status.splitlines()]
-    return sorted(file for file in files if not file.startswith(RECORDS))
+def changed_files(root: Path) -> list[str]:
+    """Tracked files that differ from the commit, relative to `root`, sorted. Files that the pipeline writes (RECORDS) are left out."""
+    return [file for file in git.changed_files(root) if not file.startswith(RECORDS)]
+
+
+@cache
+def _warn(message: str) -> None:
+    """Log a warning, once."""
+    log.warning("%s", message)
 
 
 def params_sha256(params: Params) -> str:
@@ -209,12 +228,3 @@ def _digest(path: Path) -> str | None:
     else:
         lines = "\n".join(sorted(f"{file.relative_to(path)} {file.stat().st_size}" for file in path.rglob("*") if file.is_file()))
     return hashlib.sha256(lines.encode()).hexdigest() if lines else None
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """Output of a git command; None where there is no git or no repository."""
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pllava.core.errors import PllavaError
+from pllava.core.errors import PllavaError, without_passwords
 from pllava.core.files import read_json, write_json
 from pllava.core.params import Params
 from pllava.tracking import provenance
@@ -332,4 +332,4 @@ def _replay(run: Run, history: Path) -> None:
 def warn_not_tracked(error: Exception, kept: bool = False) -> None:
     """Log a warning that MLflow does not answer. kept: the records are in the spool."""
     where = f"what it should have got is kept in {FOLDER} and delivered when it answers" if kept else f"its history is in {HISTORY}"
-    log.warning("not tracked: %s\nThe work goes on; %s, by `pllava register` at the latest", error, where)
+    log.warning("not tracked: %s\nThe work goes on; %s, by `pllava register` at the latest", without_passwords(str(error)), where)

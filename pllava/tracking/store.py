@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MLFLOW_HOME = Path(".state/mlflow")
+LONGEST_PATH = 440  # bytes of the file; SQLite's limit is 512, and the copy that is migrated has a longer path
 CAUSE = re.compile(r"[\w.]+(Error|Exception): .")
 # SQLite's errors when a migration step was killed halfway: its tables exist, but the recorded version is the one before it.
 HALF_MIGRATED = re.compile(r"already exists|duplicate column name|no such (table|column|index)", re.I)
@@ -55,6 +56,10 @@ def setup() -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file}"
     if uri == f"sqlite:///{file}" and ("?" in file or unquote(file) != file):
         raise PllavaError(f"{file}: an address of a database cannot have ? or %20 in it. Move the project to a folder without")
+    if len(os.fsencode(file)) > LONGEST_PATH and uri == f"sqlite:///{file}":
+        raise PllavaError(
+            f"{file}: SQLite opens no path of more than {LONGEST_PATH} bytes. Move the project to a folder with a shorter one"
+        )
     if uri.startswith("sqlite:///"):
         migrate(uri)
     return uri
@@ -70,16 +75,15 @@ def _client(uri: str) -> MlflowClient:
     import logging
 
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     # mlflow.set_tracking_uri would write MLFLOW_TRACKING_URI into the environment: a process that changes to another project would still
     # use the store of the first one.
-    connection = mlflow.MlflowClient(uri, uri)
     try:
+        connection = mlflow.MlflowClient(uri, uri)
         connection.search_experiments(max_results=1)
-    except MlflowException as error:
+    except Exception as error:  # of mlflow, of SQLAlchemy, of an address that is none, or of a database's missing driver
         raise PllavaError(f"MLflow at {uri} does not answer: {error}\nUnset MLFLOW_TRACKING_URI to use the project's own store") from None
     return connection
 

@@ -6,6 +6,7 @@ read_video(path, limits=Limits(max_seconds=600))
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pllava.core.errors import PllavaError
 
@@ -44,3 +45,13 @@ class Limits:
     def _check(path: object, what: str, value: float, limit: float, name: str) -> None:
         if value > limit:
             raise PllavaError(f"{path}: {value:,.0f} {what}, the limit is {limit:,.0f}. Cut or scale the video, or pass Limits({name}=...)")
+
+
+def time_bound(name: str, value: Any) -> float | None:
+    """`value` as seconds; None stays None. Raises PllavaError for a value that is no number, or one with too many digits."""
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise PllavaError(f"{name} is no number of seconds, or has too many digits. Give seconds from 0, or None") from None

@@ -16,7 +16,7 @@ import numpy as np
 from pllava.core.errors import PllavaError
 from pllava.video.container import DecordSource, open_container
 from pllava.video.frames import VideoFrames, VideoInfo
-from pllava.video.limits import Limits
+from pllava.video.limits import Limits, time_bound
 from pllava.video.pyav import MEND, PyavSource
 from pllava.video.sampling import demo_indices, eval_indices, train_indices
 from pllava.video.stills import FolderSource, GifSource, ImageSource, kind_of
@@ -55,6 +55,7 @@ def read_video(
     path, limits = Path(path), limits or Limits()
     if reader not in ("auto", "decord", "pyav"):
         raise PllavaError(f"reader {reader!r} is unknown; use 'auto', 'decord' or 'pyav'")
+    start, end = time_bound("start", start), time_bound("end", end)
     if time_limit is not None:
         from pllava.video.readers import Readers
 

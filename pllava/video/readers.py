@@ -24,7 +24,7 @@ import numpy as np
 from pllava.core.errors import PllavaError
 from pllava.video.child import Child, Gone, NoReader
 from pllava.video.frames import VideoFrames, VideoInfo
-from pllava.video.limits import Limits
+from pllava.video.limits import Limits, time_bound
 from pllava.video.pyav import MEND, Header
 
 WORKER = "pllava.video.worker"
@@ -154,4 +154,4 @@ class Readers:
 
 
 def _bounds(num_frames: int, sampling: str, start: float | None, end: float | None) -> dict[str, Any]:
-    return {"num_frames": num_frames, "sampling": sampling, "start": start, "end": end}
+    return {"num_frames": num_frames, "sampling": sampling, "start": time_bound("start", start), "end": time_bound("end", end)}

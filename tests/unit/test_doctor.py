@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from pllava import cli
 from pllava.services import doctor
-from pllava.services.doctor import MISSING, OK, Check, describe, examine
+from pllava.services.doctor import MISSING, NOTE, OK, Check, describe, examine
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,3 +73,36 @@ def test_the_exit_code_says_whether_something_needed_is_missing(
     assert ("missing: not-a-package" in result.output) == bool(code)
     for line in ("python", "device", "dtype", "attention", "decoder decord", "decoder pyav"):
         assert f" {line} " in result.output
+
+
+def repository_checks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Check]:
+    monkeypatch.chdir(folder)
+    return {check.name: check for check in doctor._tools()}
+
+
+def test_what_git_refuses_is_told_with_its_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    for name, value in {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null", "EMAIL": "", "GIT_CONFIG_COUNT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "user.useConfigOnly")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "true")
+    for name in ("GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL"):
+        monkeypatch.delenv(name, raising=False)
+    checks = repository_checks(tmp_path, monkeypatch)
+    assert (checks["repository"].state, checks["repository"].found) == (NOTE, "without a commit")
+    assert checks["git identity"].state == NOTE
+    assert 'git config --global user.email "you@example.com"' in checks["git identity"].reason
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "false")
+    monkeypatch.setenv("GIT_COMMITTER_NAME", "a")
+    monkeypatch.setenv("GIT_COMMITTER_EMAIL", "a@b")
+    assert "git identity" not in repository_checks(tmp_path, monkeypatch)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    refused = repository_checks(tmp_path, monkeypatch)["repository"]
+    assert refused.state == MISSING
+    assert "dubious ownership" in refused.found
+    assert "git config --global --add safe.directory" in refused.reason
+
+
+def test_a_project_without_a_repository_lacks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert repository_checks(tmp_path, monkeypatch)["repository"].state == NOTE

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pllava.core.files import alone, atomic_dir, folder_of_process
+from pllava.core.errors import PllavaError
+from pllava.core.files import alone, atomic_dir, folder_of_process, read_json
 
 KILLED = """
 import os, pathlib, sys
@@ -95,3 +96,11 @@ with alone(Path(sys.argv[1]), "another is at it", 60):
         assert other.stderr.readline() == f"another is at it (it holds {tmp_path / 'lock'}): waiting up to 60 s for its end\n"
         assert other.poll() is None
     assert other.communicate()[0] == "at work\n"
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"\xff", b"{", b""])
+def test_json_that_cannot_be_read_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(PllavaError, match=r"a\.json is not JSON: .*write it again") as refused:
+        read_json(tmp_path / "a.json")
+    assert len(str(refused.value)) < 500

@@ -61,3 +61,11 @@ def test_what_would_fail_after_the_training_is_refused_before(tmp_path, section,
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(PllavaError, match=f"{section}.{key}"):
         load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000 + "]" * 5000, "1999-99-99"], ids=["digits", "deep", "date"])
+def test_yaml_that_cannot_be_read_is_one_sentence(tmp_path, value):
+    (tmp_path / "params.yaml").write_text(f"seed: {value}\n")
+    with pytest.raises(PllavaError, match=r"params\.yaml is not valid YAML") as refused:
+        load_params(tmp_path / "params.yaml")
+    assert len(str(refused.value)) < 500

@@ -93,6 +93,8 @@ def _names_an_address(body: bytes) -> bool:
         waiting: list[Any] = [json.loads(body)]
     except ValueError:
         return False  # no JSON: the application refuses it
+    except RecursionError:
+        return True  # nested too deeply to be looked through
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):

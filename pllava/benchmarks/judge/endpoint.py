@@ -7,19 +7,17 @@ OPENAI_API_KEY is not read, so that a key of another program never starts a paid
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
 import threading
-import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pllava.benchmarks.benchmark import Score
 from pllava.benchmarks.judge import rubric as rubrics
 from pllava.benchmarks.judge.cache import ReplyCache, prompt_sha256
+from pllava.benchmarks.judge.chat import KEY, LONGEST_WAIT, MODEL, NO_KEY, URL, Chat, Endpoint, FailedError, RefusedError
 from pllava.benchmarks.judge.reply import BEST, UnreadableReplyError, parse
 from pllava.benchmarks.judge.rubric import Rubric
 from pllava.core.errors import PllavaError
@@ -27,19 +25,8 @@ from pllava.core.errors import PllavaError
 if TYPE_CHECKING:
     from pllava.core.params import Judge as JudgeSettings
 
-URL, MODEL, KEY = "PLLAVA_JUDGE_BASE_URL", "PLLAVA_JUDGE_MODEL", "PLLAVA_JUDGE_API_KEY"
-NO_KEY = "none"
-LONGEST_SENTENCE = 300  # characters of an endpoint's error message
 OTHER_SPELLING = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens", "temperature": None}  # None: omitted
-LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 LOOKS_LIKE_A_VERDICT = re.compile(r"['\"]?\b(pred|score|role)['\"]?\s*[:=]|ignore .{0,30}instructions", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    base_url: str
-    model: str
-    key: str = field(repr=False)
 
 
 def endpoint_from_environment() -> Endpoint | None:
@@ -71,16 +58,12 @@ class EndpointJudge:
     measure = "judge: share of 'yes' (VideoQA, captions), score / 5 (VCGBench)"
 
     def __init__(self, endpoint: Endpoint, settings: JudgeSettings):
-        try:
-            import openai
-        except ImportError:
-            raise PllavaError("a judge needs the package openai. Install it: pip install 'pllava[judge]'") from None
         self.endpoint = endpoint
         self.settings = settings
         self.name = f"judge {endpoint.model}"
         self.concurrency = settings.concurrency
         self.cache = ReplyCache(endpoint.model)
-        self._client = openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.key, timeout=settings.timeout_seconds, max_retries=0)
+        self._chat = Chat(endpoint, settings.timeout_seconds)
         self._parameters = {settings.length_parameter: settings.max_tokens} | (
             {} if settings.temperature is None else {"temperature": settings.temperature}
         )  # of a request, besides model and messages; `_ask` adapts them to the endpoint
@@ -142,7 +125,7 @@ class EndpointJudge:
             try:
                 reply, usage = self._ask(messages)
                 verdict = parse(reply, decides, alone)
-            except _FailedError as error:
+            except FailedError as error:
                 problem, wait = str(error), max(wait, error.wait)
                 if not error.retryable:
                     raise UnreadableReplyError(problem) from None
@@ -157,13 +140,13 @@ class EndpointJudge:
         """(reply, token counts) of one request.
 
         If the endpoint refuses a parameter, the request is repeated with its OTHER_SPELLING. Later requests keep a spelling that works.
-        Raises _FailedError if the request fails, PllavaError if the set-up is wrong, so that every request would fail.
+        Raises FailedError if the request fails, PllavaError if the set-up is wrong, so that every request would fail.
         """
         parameters, changed = dict(self._parameters), set[str]()
         while True:
             try:
                 reply = self._request(messages, parameters)
-            except _RefusedError as error:
+            except RefusedError as error:
                 parameter, other = _other_spelling(parameters, str(error), changed | self._refused)
                 if parameter is None:
                     self._refused |= changed
@@ -174,81 +157,20 @@ class EndpointJudge:
                 return reply
 
     def _request(self, messages: list[dict[str, str]], parameters: dict[str, Any]) -> tuple[str, dict[str, int]]:
-        """(reply, token counts) of one request. Raises the errors of `_ask`, and _RefusedError for status 400 or 422."""
-        import openai
-
+        """(reply, token counts) of one request. Raises the errors of `Chat.complete`; a PllavaError ends all requests."""
         self._count(requests=1)
         try:
-            with self._client.chat.completions.with_streaming_response.create(
-                model=self.endpoint.model,
-                messages=messages,  # type: ignore[arg-type]
-                **parameters,
-            ) as response:
-                body = self._body(response)
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            reply, counted = self._chat.complete(messages, **parameters)
+        except PllavaError:
             self.stop()
-            raise PllavaError(
-                f"the judge at {self.endpoint.base_url} refuses model {self.endpoint.model!r} with status {error.status_code}"
-                f"{self._sentence(error)}. "
-                f"Check {URL}, {MODEL} and {KEY}; answers are kept, so only judging is repeated"
-            ) from None
-        except openai.APIStatusError as error:
-            retryable = error.status_code in (408, 409, 425, 429) or error.status_code >= 500
-            kind = _RefusedError if error.status_code in (400, 422) else _FailedError
-            raise kind(f"status {error.status_code}{self._sentence(error)}", _retry_after(error), retryable) from None
-        except openai.APITimeoutError:
-            raise _FailedError(f"no reply within {self.settings.timeout_seconds:g} s") from None
-        except _FailedError:
             raise
-        except Exception as error:  # the connection broke: errors of the client, or of its transport
-            raise _FailedError(type(error).__name__) from None
-        try:
-            completion = json.loads(body)
-            content, usage = completion["choices"][0]["message"]["content"], completion.get("usage") or {}
-            usage_fields = {"tokens_read": "prompt_tokens", "tokens_written": "completion_tokens"}
-            # A server may omit either number.
-            counted = {name: usage[field] for name, field in usage_fields.items() if isinstance(usage.get(field), int)}
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError):
-            raise _FailedError("a body that is no chat completion") from None
         self._count(**counted)
-        if not isinstance(content, str):
-            raise _FailedError("a reply without text")
-        return content, counted
-
-    def _sentence(self, error: Any) -> str:
-        """The error message of the endpoint on one line, after a colon and without the key; "" if it sent no message."""
-        message = error.body.get("message") or error.body.get("detail") or error.body if isinstance(error.body, dict) else error.body
-        message = message if isinstance(message, str) else json.dumps(message) if message else ""
-        message = message if self.endpoint.key == NO_KEY else message.replace(self.endpoint.key, "***")
-        line = " ".join(message.split()).rstrip(".")
-        return f": {line[:LONGEST_SENTENCE]}" if line else ""
-
-    def _body(self, response: Any) -> bytes:
-        """The whole body. The client limits the time of one read only, so this limits the time of all reads. Raises _FailedError."""
-        parts, deadline = [], time.monotonic() + self.settings.timeout_seconds
-        for part in response.iter_bytes():
-            parts.append(part)
-            if time.monotonic() > deadline:
-                raise _FailedError(f"no whole reply within {self.settings.timeout_seconds:g} s")
-        return b"".join(parts)
+        return reply, counted
 
     def _count(self, **added: int) -> None:
         with self._lock:
             for name, number in added.items():
                 self._usage[name] += number
-
-
-class _FailedError(Exception):
-    """A failed request. wait: seconds that the server asks the client to wait. retryable: whether another try can succeed."""
-
-    def __init__(self, problem: str, wait: float = 0.0, retryable: bool = True):
-        super().__init__(problem)
-        self.wait = wait
-        self.retryable = retryable
-
-
-class _RefusedError(_FailedError):
-    """The endpoint refuses the request itself (status 400 or 422)."""
 
 
 def _other_spelling(parameters: dict[str, Any], refusal: str, tried: set[str]) -> tuple[str | None, dict[str, Any]]:
@@ -259,11 +181,3 @@ def _other_spelling(parameters: dict[str, Any], refusal: str, tried: set[str]) -
             other = OTHER_SPELLING[parameter]
             return parameter, rest if other is None else {other: value} | rest
     return None, parameters
-
-
-def _retry_after(error: Any) -> float:
-    """Seconds in the header retry-after, at most LONGEST_WAIT; 0 if the header is absent or a date."""
-    try:
-        return min(LONGEST_WAIT, max(0.0, float(error.response.headers.get("retry-after", 0))))
-    except ValueError:  # a date
-        return 0.0

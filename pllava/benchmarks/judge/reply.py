@@ -14,6 +14,7 @@ LONGEST = 2000  # characters; a verdict has about thirty
 BEST = 5
 FENCE = re.compile(r"\s*```\w*\s*(.*?)\s*```\s*", re.DOTALL)
 NUMBER = re.compile(r"\s*\d+(\.\d+)?\s*")
+DECISIONS = {"yes": True, "true": True, "no": False, "false": False}
 JSON_NAMES = {"true": True, "false": False, "null": None}
 
 
@@ -37,10 +38,10 @@ def parse(reply: str, decides: bool, alone: bool = False) -> tuple[bool, float]:
     if not decides:
         return score > 3, score
     pred = verdict.get("pred")
-    decision = {True: "yes", False: "no"}.get(pred) if isinstance(pred, bool) else pred.strip().lower() if isinstance(pred, str) else None
-    if decision not in ("yes", "no"):
+    right = DECISIONS.get(str(pred).strip(" \n.!").lower()) if isinstance(pred, bool | str) else None
+    if right is None:
         raise UnreadableReplyError(f"pred {pred!r} is neither 'yes' nor 'no'")
-    return decision == "yes", score
+    return right, score
 
 
 def _verdict(reply: str, alone: bool) -> dict[str, Any]:

@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from reprlib import repr as short
 from typing import Any
 
 from pllava.core.params import Corpus
 from pllava.stages.prepare.annotations import NotJson, count_rows, rows_of
 from pllava.stages.prepare.messages import clips_in, turns_of, without_tag
+
+LONGEST = 400  # characters of a reason: a row can hold a key or a path of any length
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def _parse(row: Any, corpus: Corpus, index: int, problem: Problem) -> Instructio
     """The well-formed row; else None, and every reason is added to `problem`."""
 
     def wrong(text: str, code: str = "malformed") -> None:
-        problem.reasons.append((code, text))
+        problem.reasons.append((code, text if len(text) <= LONGEST else f"{text[: LONGEST - 100]} ... {text[-90:]}"))
 
     if isinstance(row, NotJson):
         wrong(row)
@@ -93,7 +96,9 @@ def _parse(row: Any, corpus: Corpus, index: int, problem: Problem) -> Instructio
     if not isinstance(row, dict):
         wrong(f"the row is {type(row).__name__}, not an object")
         return None
-    chat = next((key for key in ("messages", "conversations") if key in row and (key == "messages" or "QA" not in row)), None)
+    forms = [key for key in ("messages", "QA", "conversations") if key in row]
+    form = next((key for key in forms if row[key]), forms[0] if forms else None)
+    chat = form if form != "QA" else None
     media = "" if corpus.kind == "text" else _media(row, row.get(chat) if chat else None, corpus.kind, wrong)
     if media is not None:
         problem.media = media
@@ -102,7 +107,11 @@ def _parse(row: Any, corpus: Corpus, index: int, problem: Problem) -> Instructio
     start, end = (_seconds(row.get(name), name, wrong) for name in ("start", "end"))
     if start is not None and end is not None and end <= start:
         wrong(f"end {end:g} s is not after start {start:g} s", "time bound")
-    turns = _chat(row[chat], chat, wrong) if chat else _turns(row.get("QA"), wrong)
+    turns: list[Turn] = []
+    if form is None:
+        wrong(f"it has neither QA nor messages or conversations, which hold the text (keys: {', '.join(map(str, row)) or 'none'})")
+    else:
+        turns = _chat(row[chat], chat, wrong) if chat else _turns(row["QA"], wrong)
     if problem.reasons:
         return None
     if corpus.kind != "text":
@@ -132,7 +141,7 @@ def _seconds(value: Any, name: str, wrong: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        wrong(f"{name} is {value!r}, seconds from 0 are needed", "time bound")
+        wrong(f"{name} is {short(value)}, seconds from 0 are needed", "time bound")
         return None
     return float(value)
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from reprlib import repr as short
 from typing import Any
 
 ROLES = ("system", "user", "assistant")
-OTHER_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names, which LLaVA uses
-TAG = re.compile(r"\A\s*<(?:video|image)>\s*|\s*<(?:video|image)>\s*\Z")
+OTHER_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}  # of ShareGPT, and of Gemma's trainers
+TAG = re.compile(r"\A\s*<(?:video|image)>\s*|\s*<(?:video|image)>\s*\Z", re.IGNORECASE)
 
 
 def turns_of(messages: Any, wrong: Callable[..., None], key: str = "messages") -> list[dict[str, str]]:
@@ -30,9 +31,9 @@ def turns_of(messages: Any, wrong: Callable[..., None], key: str = "messages") -
     for number, message in enumerate(messages):
         where = f"{key}[{number}]"
         role = message.get("role", message.get("from")) if isinstance(message, dict) else None
-        role = OTHER_ROLES.get(role, role) if isinstance(role, str) else role
+        role = OTHER_ROLES.get(role.lower(), role.lower()) if isinstance(role, str) else role
         if role not in ROLES:
-            wrong(f"{where} has role {role!r}, one of {', '.join(ROLES)} is needed")
+            wrong(f"{where} has role {short(role)}, one of {', '.join(ROLES)} is needed")
             return []
         text = _text(message.get("content", message.get("value")), where, wrong)
         if text is None:
@@ -78,6 +79,6 @@ def _text(content: Any, where: str, wrong: Callable[..., None]) -> str | None:
         return None
     unknown = [part.get("type") for part in content if part.get("type") not in ("text", "video", "image")]
     if unknown or not all(isinstance(part.get("text"), str) for part in content if part["type"] == "text"):
-        wrong(f"{where} has a part that is neither text nor the clip: {unknown[0] if unknown else 'text without words'!r}")
+        wrong(f"{where} has a part that is neither text nor the clip: {short(unknown[0]) if unknown else 'text without words'}")
         return None
     return "\n".join(part["text"] for part in content if part["type"] == "text")

@@ -62,3 +62,9 @@ def test_other_json_reaches_the_application_whole(client: TestClient, content_ty
 def test_an_upload_may_be_larger(client: TestClient) -> None:
     answer = client.post("/upload", files={"file": ("a.mp4", b" " * (2 * LARGEST_BODY))})
     assert (answer.status_code, answer.json()) == (200, 2 * LARGEST_BODY)
+
+
+def test_a_body_nested_too_deeply_is_refused(client: TestClient) -> None:
+    """What cannot be looked through may name an address."""
+    body = b'{"data": ' + b"[" * 100_000 + b'{"path": "http://127.0.0.1:9/x"}' + b"]" * 100_000 + b"}"
+    assert client.post("/queue/join", content=body, headers={"content-type": "application/json"}).status_code == 403

@@ -68,6 +68,70 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str, reason: st
         list(rows_of(tmp_path / "rows.json"))
 
 
+@pytest.mark.parametrize("form", ["[{}]", "{}"], ids=["list", "lines"])
+@pytest.mark.parametrize("value", ["[" * 50_000 + "]" * 50_000, '{"a":' * 50_000 + "1" + "}" * 50_000], ids=["lists", "objects"])
+def test_deep_rows_are_one_sentence(tmp_path: Path, form: str, value: str) -> None:
+    """A reader that notes where each value is would need memory of the square of the depth."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(form.replace("{}", f'{{"video": "a.mp4", "QA": [{{"q": "?", "a": "b"}}], "x": {value}}}'))
+    corpus = Corpus(name="c", annotations=path, media=tmp_path)
+    tracemalloc.start()
+    if form == "{}":
+        _, (problem,) = read_corpus(corpus)
+        assert "recursion depth" in str(problem)
+    else:
+        with pytest.raises(PllavaError, match="at row 0: maximum recursion depth"):
+            read_corpus(corpus)
+    assert tracemalloc.get_traced_memory()[1] < 5e7
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("form", ["[{}]", "{}"], ids=["list", "lines"])
+@pytest.mark.parametrize("digits", ["9" * 400, "9" * 5000, "-" + "9" * 5000, "1e999", '"' + "9" * 5000 + '"', "[" * 300 + "]" * 300])
+def test_times_that_are_no_seconds_are_one_short_sentence(tmp_path: Path, form: str, digits: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(form.replace("{}", f'{{"video": "a.mp4", "QA": [{{"q": "?", "a": "b"}}], "id": {digits}, "start": {digits}}}'))
+    _, (problem,) = read_corpus(Corpus(name="c", annotations=path, media=tmp_path))
+    ((code, text),) = problem.reasons
+    assert code == "time bound"
+    assert len(text) < 100
+
+
+@pytest.mark.parametrize("key", ["role", "video", "k" * 10**6])
+def test_reasons_stay_short(tmp_path: Path, key: str) -> None:
+    value = "x" * 10**6
+    _, (problem,) = parse(tmp_path, [{key: [value, value], "messages": [{"role": value, "content": [{"type": value}]}]}])
+    assert all(len(text) < 500 for _, text in problem.reasons)
+
+
+def test_rows_of_any_length_come_from_a_list(tmp_path: Path) -> None:
+    """The buffer ends anywhere: in a word, a number, an escape, a character of four bytes."""
+    rows: list[Any] = [{"a": "\U0001f600" * count, "b": '\\" ]}' * count} for count in (1, 30_000, 2, 200_000)] + [
+        12345,
+        -1.5e-7,
+        True,
+        None,
+        "x",
+    ] * 9000
+    path = tmp_path / "rows.json"
+    for escaped in (True, False):
+        path.write_text(json.dumps(rows, ensure_ascii=escaped))
+        assert [row for _, row in rows_of(path)] == rows
+
+
+@pytest.mark.parametrize("row", ['{"a": 1} {"b": 2}', '{"a": 1},', ',{"a": 1}', "{'a': 1}", '{"a": tru}', '{"a": "\n"}', "1 2", '{"a": 1'])
+def test_the_row_where_a_list_goes_wrong_is_named(tmp_path: Path, row: str) -> None:
+    (tmp_path / "rows.json").write_text(f"[1, {row}]" + " " * 200_000)
+    with pytest.raises(PllavaError, match=r"not JSON at row [12]: "):
+        list(rows_of(tmp_path / "rows.json"))
+
+
+def test_text_after_a_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text("[1, 2]\n[3]")
+    with pytest.raises(PllavaError, match="text after the list"):
+        list(rows_of(tmp_path / "rows.json"))
+
+
 def test_chat_messages_become_turns(tmp_path: Path) -> None:
     caption = [{"role": "assistant", "content": "A cat sleeps."}]
     (chat, captioned), bad = parse(tmp_path, [{"video": "a.mp4", "messages": CHAT}, {"video": "b.mp4", "messages": caption}])
@@ -125,6 +189,10 @@ PARTS = [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}, {"typ
         {"messages": PARTS},
         {"video": "a.mp4", "QA": [{"i": "", "q": "<video> What?", "a": "A cat."}]},
         {"id": 7, "video": "a.mp4", "conversations": [{"from": "human", "value": "What?"}, ASKED[1]]},
+        {"video": "a.mp4", "conversations": [{"from": "Human", "value": "<VIDEO>\nWhat?"}, {"from": "GPT", "value": "A cat."}]},
+        {"video": "a.mp4", "messages": None, "conversations": ASKED},
+        {"video": "a.mp4", "messages": [], "QA": [{"q": "What?", "a": "A cat."}]},
+        {"video": "a.mp4", "QA": None, "conversations": ASKED},
     ],
 )
 def test_rows_of_other_trainers_are_the_same_row(tmp_path: Path, row: Any) -> None:
@@ -150,6 +218,8 @@ def test_a_whole_conversation_of_another_trainer(tmp_path: Path) -> None:
         ({"video": "b.mp4", "messages": PARTS}, "names 2 clips"),
         ({"videos": ["a.mp4"], "images": ["a.jpg"], "messages": TOLD}, "names images beside its video"),
         ({"videos": [], "messages": TOLD}, "no 'video' path"),
+        ({"videos": ["a.mp4"], "query": "What?", "response": "A cat."}, "neither QA nor messages or conversations"),
+        ({"video": "a.mp4", "messages": None}, "messages is NoneType"),
         ({"videos": [{"bytes": "AA"}], "messages": TOLD}, "no 'video' path"),
         ({"video": "a.mp4", "conversations": [{"from": "observation", "value": "x"}]}, "conversations[0] has role 'observation'"),
         ({"video": "a.mp4", "conversations": [{"from": "human", "value": 3}]}, "conversations[0] has content of type int"),

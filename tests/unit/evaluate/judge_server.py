@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -109,3 +110,22 @@ def drips(handler: Handler, body: dict[str, Any]) -> None:
 
 def sleeps(handler: Handler, body: dict[str, Any]) -> None:
     time.sleep(1.5)
+
+
+def replies(body: str, content_type: str = "application/json", status: int = 200, **headers: str) -> Act:
+    return lambda handler, _: handler.send(status, body, content_type, **headers)
+
+
+def sends(first: bytes, again: bytes = b"", pause: float = 0.0) -> Act:
+    """Raw bytes, then others again and again until the client hangs up; the connection ends at once when there are none."""
+
+    def act(handler: Handler, body: dict[str, Any]) -> None:
+        until = time.monotonic() + 30
+        with suppress(OSError):
+            handler.wfile.write(first)
+            while again and time.monotonic() < until:
+                handler.wfile.write(again)
+                time.sleep(pause)
+        handler.close_connection = True
+
+    return act

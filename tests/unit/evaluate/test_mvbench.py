@@ -79,6 +79,16 @@ def test_what_is_wrong_is_named(tmp_path: Path):
         load_samples(tmp_path)
 
 
+@pytest.mark.parametrize("value", ["9" * 400, "9" * 5000, "1e999", "NaN", '"' + "9" * 5000 + '"', "[" * 300 + "]" * 300])
+def test_a_time_that_is_no_number_of_seconds(tmp_path: Path, value: str):
+    write(tmp_path, "action_sequence", "star/Charades_v1_480", [ENTRY | {"start": "here", "end": 4}])
+    file = tmp_path / "json/action_sequence.json"
+    file.write_text(file.read_text().replace('"here"', value))
+    with pytest.raises(PllavaError, match=r"seconds or null are needed|is not JSON") as refused:
+        load_samples(tmp_path)
+    assert len(str(refused.value)) < 400
+
+
 def test_recorded_scores():
     cases = [case for case in RECORDED["mvbench_check_ans"] if not case["error"]]
     assert len(cases) > 200

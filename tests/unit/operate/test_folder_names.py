@@ -9,7 +9,7 @@ from pllava.core.errors import PllavaError
 from pllava.services.stack import Stack
 from pllava.services.supervisor import write_settings
 from pllava.services.up import up
-from pllava.tracking.store import setup
+from pllava.tracking.store import client, experiment_id, setup
 
 
 @pytest.mark.parametrize("name", ["My%20Project", "what?"])
@@ -21,6 +21,35 @@ def test_a_folder_that_no_database_can_have(tmp_path, monkeypatch, name):
     with pytest.raises(PllavaError, match="Move the project"):
         setup()
     assert [path.name for path in tmp_path.rglob("*")] == [name, "params.yaml"]
+
+
+def test_a_folder_whose_path_is_too_long_for_a_database(tmp_path, monkeypatch):
+    folder = tmp_path.joinpath(*["l" * 100] * 4)
+    folder.mkdir(parents=True)
+    (folder / "params.yaml").touch()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(PllavaError, match="Move the project to a folder with a shorter"):
+        setup()
+    assert not (folder / ".state").exists()
+
+
+@pytest.mark.parametrize("length", [0, 400])
+def test_records_in_a_folder_of_any_other_name(tmp_path, monkeypatch, length):
+    """Addresses of files and databases escape some of these characters; runs and their files come back all the same."""
+    folder = tmp_path / "a#b é &=+;'x"
+    while len(str(folder).encode()) < length:
+        folder /= "l" * min(100, max(1, length - len(str(folder).encode()) - 1))
+    folder.mkdir(parents=True)
+    (folder / "params.yaml").touch()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    connection = client()
+    run = connection.create_run(experiment_id(connection, "one"))
+    connection.log_text(run.info.run_id, "hello", "texts/a.txt")
+    assert Path(connection.download_artifacts(run.info.run_id, "texts/a.txt", str(tmp_path))).read_text() == "hello"
+    assert len(list((folder / ".state/mlflow/artifacts/one").rglob("a.txt"))) == 1
+    assert [path.name for path in tmp_path.iterdir()].count(folder.relative_to(tmp_path).parts[0]) == 1
 
 
 @pytest.mark.parametrize("name", ["100 %", "this ;that", 'the "best"'])

@@ -54,6 +54,13 @@ def test_without_git_the_next_command_is_named(tmp_path):
     assert not [path for path in (tmp_path / ".state/workspaces").iterdir() if path.is_dir()]
 
 
+def test_what_git_refuses_is_told_with_its_advice(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # as in a container whose folder is another user's
+    with pytest.raises(PllavaError, match=r"dubious ownership[\s\S]*safe\.directory"), workspace(tmp_path, "a"):
+        pass
+
+
 @pytest.mark.parametrize("setting", [("diff.external", "true"), ("diff.noprefix", "true"), ("color.ui", "always")])
 def test_changes_come_along_however_git_shows_them_to_this_person(tmp_path, monkeypatch, setting):
     def run(*command):

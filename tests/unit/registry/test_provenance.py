@@ -4,11 +4,13 @@ import os
 import subprocess
 from types import SimpleNamespace
 
+import pytest
+
 from pllava.core.files import write_json
 from pllava.core.hashing import sha256_file
 from pllava.core.params import Params, load_params
 from pllava.registry.card import card, corpora_of, limits
-from pllava.tracking.provenance import code_tags, corpus_tags, dataset_digests, flatten
+from pllava.tracking.provenance import changed_files, code_tags, corpus_tags, dataset_digests, flatten
 
 
 def test_nested_settings_become_dotted_names():
@@ -38,6 +40,53 @@ def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert code_tags(tmp_path)["git.commit"] == "unknown"
     assert code_tags(tmp_path)["git.dirty"] == "unknown"
+
+
+def repository(folder, *files):
+    """A git repository at `folder` with these files in one commit."""
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("1")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize("inside", [".", "sub", "two words/é", "a%20b/#c"])
+def test_a_project_in_a_sub_folder_is_as_clean_as_another(tmp_path, inside):
+    """A run of the pipeline renews its records, which leaves a clean tree clean; what else changes is named from the project."""
+    project, names = tmp_path / inside, ("dvc.lock", "metrics/a b.json", "flows/ä -> b.py", "old name", "metrics.py")
+    repository(tmp_path, "outside.py", *(f"{inside}/{name}" for name in names))
+    for name in names[:2]:
+        (project / name).write_text("2")
+    assert changed_files(project) == []
+    assert code_tags(project)["git.dirty"] == "false"
+    for name in names[2:]:
+        (project / name).write_text("2")
+    subprocess.run(["git", "mv", "old name", "new name"], cwd=project, check=True)
+    (tmp_path / "outside.py").write_text("2")
+    outside = os.path.relpath(tmp_path / "outside.py", project)
+    assert changed_files(project) == sorted(["flows/ä -> b.py", "metrics.py", "new name", outside])
+    assert code_tags(project)["git.dirty"] == "true"
+
+
+def test_what_git_refuses_is_told_once_with_its_advice(tmp_path, caplog, monkeypatch):
+    """The folder is another user's, as one that is mounted in a container."""
+    repository(tmp_path, "file")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    for _ in range(3):
+        tags = code_tags(tmp_path)
+    assert (tags["git.commit"], tags["git.dirty"]) == ("unknown", "unknown")
+    assert "dubious ownership" in tags["git.refused"]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "git config --global --add safe.directory" in message
+
+
+def test_a_repository_without_a_commit_is_no_refusal(tmp_path, caplog):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    tags = code_tags(tmp_path)
+    assert (tags["git.commit"], tags["git.dirty"], "git.refused" in tags) == ("unknown", "unknown", False)
+    assert not caplog.records
 
 
 def test_dataset_digest_is_the_hash_dvc_recorded(tmp_path):

@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -213,6 +214,15 @@ def test_limits(make_clip: MakeClip, limit: dict[str, float]):
 def test_parts_outside_the_clip(make_clip: MakeClip, start: float, end: float | None):
     with pytest.raises(PllavaError, match=r"past the end|need 0 <= start <= end"):
         read_video(make_clip(), 8, start=start, end=end)
+
+
+@pytest.mark.parametrize("value", [10**400, 10**5000, -(10**5000), "soon", [1]], ids=["long", "longer", "negative", "text", "list"])
+@pytest.mark.parametrize("name", ["start", "end"])
+@pytest.mark.parametrize("time_limit", [None, 20])
+def test_a_time_that_is_no_number_of_seconds(make_clip: MakeClip, name: str, value: Any, time_limit: float | None):
+    with pytest.raises(PllavaError, match=f"^{name} is no number of seconds") as refused:
+        read_video(make_clip(), 8, time_limit=time_limit, **{name: value})
+    assert len(str(refused.value)) < 120
 
 
 @pytest.mark.parametrize("sampling", ["eval", "demo", "middle"])
