@@ -43,6 +43,18 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+ANSWERS_MAY_GO_ON = threading.Event()
+ANSWERS_MAY_GO_ON.set()
+
+
+@pytest.fixture
+def held() -> Iterator[threading.Event]:
+    """Answers of `demo` stop after their first piece until the event is set."""
+    ANSWERS_MAY_GO_ON.clear()
+    yield ANSWERS_MAY_GO_ON
+    ANSWERS_MAY_GO_ON.set()
+
+
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clips") / "moving bar.mp4"
@@ -64,6 +76,7 @@ def demo(browser: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         for piece in stream(*arguments, **options):
             time.sleep(0.06)
             yield piece
+            ANSWERS_MAY_GO_ON.wait(120)
 
     params = load_params(PROJECT / "recipes/tiny.yaml")
     home = tmp_path_factory.mktemp("demo")

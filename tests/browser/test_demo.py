@@ -136,7 +136,7 @@ def test_a_question_is_edited_asked_again_and_the_conversation_cleared(visit, cl
     assert page.locator("#video video").count() == 0
 
 
-def test_visitors_do_not_see_each_other_and_wait_in_a_line_that_can_be_full(visit, clip, demo, monkeypatch):
+def test_visitors_do_not_see_each_other_and_wait_in_a_line_that_can_be_full(visit, clip, demo, held, monkeypatch):
     first, second, third = (visit().page for _ in range(3))
     for page in (first, second, third):
         upload(page, clip)
@@ -148,6 +148,7 @@ def test_visitors_do_not_see_each_other_and_wait_in_a_line_that_can_be_full(visi
     until(second, "/queue: ?\\d+ ?\\/ ?\\d+/.test(document.querySelector('#chat').textContent)")
     ask(third, "How many?")
     third.get_by_text("currently busy. Please try again").wait_for()
+    held.set()
     finished(first)
     finished(second)
     third.locator("#retry").click()
