@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pllava.apps.serve.budget import Budget
 from pllava.apps.serve.errors import ApiError, bad
 from pllava.apps.serve.protocol import Media
 from pllava.apps.serve.settings import ServeSettings
@@ -41,14 +42,17 @@ class Stored:
 class Files:
     """Videos on disk, under names of our own. The reader finds the type of a file by its content."""
 
-    def __init__(self, settings: ServeSettings, readers: Readers) -> None:
-        self.settings, self.readers = settings, readers
+    def __init__(self, settings: ServeSettings, readers: Readers, budget: Budget | None = None) -> None:
+        self.settings, self.readers, self.budget = settings, readers, budget or Budget(settings.max_bodies)
         self.folder = folder_of_process(Path(tempfile.gettempdir()), "pllava-serve-")
         self._stored: OrderedDict[str, Stored] = OrderedDict()  # oldest first
         self._lock = threading.Lock()
 
     def add(self, source: BinaryIO, filename: str) -> Stored:
-        """Store a video, and remove the oldest videos above `max_stored_bytes`. Raises ApiError: 413 for a large file, 400 for no video."""
+        """Store a video, and remove the oldest videos above `max_stored_bytes`, bodies under way included.
+
+        Raises ApiError: 413 for a large file, 400 for no video.
+        """
         name = f"file-{secrets.token_hex(12)}"
         path = self.folder / name
         size = 0
@@ -66,7 +70,8 @@ class Files:
         stored = Stored(name, path, Path(filename or "video").name[:200], size, int(time.time()))
         with self._lock:
             self._stored[name] = stored
-            while sum(one.size for one in self._stored.values()) > self.settings.max_stored_bytes and len(self._stored) > 1:
+            most = self.settings.max_stored_bytes - self.budget.taken
+            while sum(one.size for one in self._stored.values()) > most and len(self._stored) > 1:
                 self._stored.popitem(last=False)[1].path.unlink(missing_ok=True)
         return stored
 
