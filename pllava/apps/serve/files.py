@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pllava.apps.serve.budget import Budget
 from pllava.apps.serve.errors import ApiError, bad
 from pllava.apps.serve.protocol import Media
 from pllava.apps.serve.settings import ServeSettings
+from pllava.apps.web.budget import Budget
 from pllava.core.errors import PllavaError
 from pllava.core.files import folder_of_process
 from pllava.video.readers import Readers

@@ -23,13 +23,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pllava.apps.serve.answering import Answerer
-from pllava.apps.serve.budget import Body, Budget
-from pllava.apps.serve.errors import ApiError, bad
+from pllava.apps.serve.errors import ApiError, bad, busy
 from pllava.apps.serve.files import Files
 from pllava.apps.serve.jobs import Event, Job, JobQueue
 from pllava.apps.serve.metrics import Metrics
 from pllava.apps.serve.protocol import ChatRequest, parse
 from pllava.apps.serve.settings import ServeSettings, is_loopback
+from pllava.apps.web.budget import WAIT, Body, Budget
 from pllava.apps.web.origin import from_elsewhere
 from pllava.apps.web.refused_body import RefusedBody
 from pllava.core.errors import PllavaError
@@ -311,8 +311,8 @@ class Guard:
             if read > self.settings.max_body:
                 raise self._large()
             more_body = message.get("more_body", False)
-            if more_body:
-                body.hold(read)
+            if more_body and not body.hold(read):
+                raise self._full()
             return message
 
         async def noted(message: Message) -> None:
@@ -322,7 +322,8 @@ class Guard:
 
         try:
             self._check(scope, headers)
-            body.hold(int(headers.get(b"content-length", b"0")))
+            if not body.hold(int(headers.get(b"content-length", b"0"))):
+                raise self._full()
             await self.app(scope, counted, noted)
         except ClientDisconnect:
             pass  # nobody waits for a response
@@ -351,6 +352,9 @@ class Guard:
 
     def _large(self) -> ApiError:
         return ApiError(413, f"the body is larger than the {self.settings.max_body:,} bytes this server reads", code="file_too_large")
+
+    def _full(self) -> ApiError:
+        return busy(f"the bodies under way have {self.budget.taken:,} bytes; try again in {WAIT} s", WAIT, "bodies_full")
 
     @staticmethod
     def _route(path: str) -> str:

@@ -1,8 +1,6 @@
-"""Bytes of the bodies that are being read. All bodies together are bounded, because a body is in memory before its request is queued."""
+"""Bytes of the bodies that are being read. All bodies together are bounded: they are in memory or on disk before anything limits them."""
 
 from __future__ import annotations
-
-from pllava.apps.serve.errors import busy
 
 WAIT = 5  # seconds until a client that found no room asks again
 
@@ -20,13 +18,14 @@ class Body:
     def __init__(self, budget: Budget) -> None:
         self.budget, self.size = budget, 0
 
-    def hold(self, size: int) -> None:
-        """Hold `size` bytes, if fewer are held. Raises ApiError 429 with Retry-After when the bodies of others leave no room."""
+    def hold(self, size: int) -> bool:
+        """Hold `size` bytes, if fewer are held. False when the bodies of others leave no room."""
         more = max(0, size - self.size)
         if self.budget.taken + more > self.budget.limit:
-            raise busy(f"the requests under way have {self.budget.taken:,} bytes; try again in {WAIT} s", WAIT, "bodies_full")
+            return False
         self.budget.taken += more
         self.size += more
+        return True
 
     def release(self) -> None:
         self.budget.taken -= self.size
