@@ -58,6 +58,8 @@ class Arrivals:
 
         async def note_paths(message: Message) -> None:
             nonlocal response, begun
+            if problem is not None and not begun:
+                return  # `refuse` answers
             begun = True
             if message["type"] == "http.response.body":
                 response += message.get("body", b"")
