@@ -20,6 +20,8 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import folder_of_process
 from pllava.video.readers import Readers
 
+MOST_FILES = 1000  # uploaded videos; the oldest go first
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -71,8 +73,11 @@ class Files:
         with self._lock:
             self._stored[name] = stored
             most = self.settings.max_stored_bytes - self.budget.taken
-            while sum(one.size for one in self._stored.values()) > most and len(self._stored) > 1:
-                self._stored.popitem(last=False)[1].path.unlink(missing_ok=True)
+            total = sum(one.size for one in self._stored.values())
+            while (total > most and len(self._stored) > 1) or len(self._stored) > MOST_FILES:
+                oldest = self._stored.popitem(last=False)[1]
+                total -= oldest.size
+                oldest.path.unlink(missing_ok=True)
         return stored
 
     def _check(self, path: Path) -> None:

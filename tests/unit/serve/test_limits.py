@@ -115,6 +115,17 @@ def test_half_sent_uploads_count_against_the_store_and_remove_nothing_by_themsel
         files.close()
 
 
+def test_small_uploads_are_bounded_in_number(reference: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pllava.apps.serve.files.MOST_FILES", 2)
+    clip = (reference / "video" / "clip_short.mp4").read_bytes()
+    with Readers(1) as readers:
+        files = Files(ServeSettings(), readers)
+        added = [files.add(io.BytesIO(clip), "a.mp4") for _ in range(3)]
+        assert files.all() == added[1:]
+        assert {path.name for path in files.folder.iterdir()} == {one.id for one in added[1:]}
+        files.close()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_model_stops_within_a_step_of_a_client_that_leaves(url: str, stream: bool):
     body = request("Where is it now?", max_tokens=3000, stream=stream)
