@@ -73,6 +73,10 @@ def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Seq
     def problem(request: Request, error: HTTPException) -> HTMLResponse:
         return show("problem.html", error.status_code, of=results.now(), message=error.detail)
 
+    @app.exception_handler(PllavaError)
+    def busy(request: Request, error: PllavaError) -> HTMLResponse:
+        return show("problem.html", 503, of=results.now(), message=str(error))
+
     @app.exception_handler(RequestValidationError)
     def no_number(request: Request, error: RequestValidationError) -> HTMLResponse:
         return show("problem.html", 404, of=results.now(), message="There is no such question.")
