@@ -317,6 +317,8 @@ class Guard:
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if message["status"] >= 400:
+                    body.release()  # the rest of the body is dropped as it comes
                 self.metrics.requests.labels(self._route(scope["path"]), str(message["status"])).inc()
             await send(message)
 

@@ -61,6 +61,8 @@ class Arrivals:
             if problem is not None and not begun:
                 return  # `refuse` answers
             begun = True
+            if message.get("status", 200) >= 400:
+                body.release()  # the rest of the body is dropped as it comes
             if message["type"] == "http.response.body":
                 response += message.get("body", b"")
                 if not message.get("more_body"):
