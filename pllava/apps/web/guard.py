@@ -46,7 +46,7 @@ class Guard:
             if body is None:
                 await refuse(send, 413, "the request is too large")
                 return
-            if problem := _problem(body, is_form=scope["path"].rstrip("/") == "/login"):
+            if problem := _problem(body, is_form=scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") == "/login"):
                 await refuse(send, *problem)
                 return
             receive = _replay(body, receive)
