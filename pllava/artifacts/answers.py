@@ -15,7 +15,7 @@ from typing import (
     NotRequired,  # pydantic wants these below Python 3.12
 )
 
-from pydantic import TypeAdapter, ValidationError, with_config
+from pydantic import FiniteFloat, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from pllava.core.errors import PllavaError
@@ -45,8 +45,8 @@ class AnswerRow(TypedDict):
     id: str  # <stem of the annotation file>/<index in it>; the same for all models
     task: str  # group of the score: a task of MVBench, a kind of question of VCGBench, else the benchmark's set
     media: str  # the clip, relative to the benchmark's root
-    start: float | None  # second of the file where the shown part begins; None: its beginning
-    end: float | None  # second where the shown part ends; None: its end
+    start: FiniteFloat | None  # second of the file where the shown part begins; None: its beginning
+    end: FiniteFloat | None  # second where the shown part ends; None: its end
     question: str  # as annotated
     second_question: NotRequired[str]  # VCGBench's consistency task asks the same thing twice
     candidates: list[str]  # options of a multiple choice; empty for an open question

@@ -145,9 +145,11 @@ class StopStrings(StoppingCriteria):
 
     def __init__(self, stops: tuple[str, ...], prompt_length: int, text_of: Callable[[list[int]], str]) -> None:
         self.stops, self.prompt_length, self.text_of = stops, prompt_length, text_of
+        # A stop string ends in the newest token, so only these last tokens are decoded. A character has at most 4 byte tokens.
+        self.window = 4 * max(map(len, stops)) + 16
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        texts = [self.text_of(row) for row in input_ids[:, self.prompt_length :].tolist()]
+        texts = [self.text_of(row) for row in input_ids[:, self.prompt_length :][:, -self.window :].tolist()]
         return torch.tensor([any(stop in text for stop in self.stops) for text in texts], device=input_ids.device)
 
 

@@ -111,5 +111,5 @@ class _EitherEvent(threading.Event):
 
 def without_beginning_of(text: str, strings: Sequence[str]) -> str:
     """The text without a beginning of one of the strings at the end of the text."""
-    lengths = (length for whole in strings for length in range(1, len(whole)) if text.endswith(whole[:length]))
+    lengths = (length for whole in strings for length in range(1, min(len(whole), len(text) + 1)) if text.endswith(whole[:length]))
     return text[: len(text) - max(lengths, default=0)]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -276,7 +277,8 @@ class VideoChat:
         text = self.processor.decode_new(before, ids)
         if any(stop in text for stop in settings.stop):
             # Padding of the batch may follow the stop string: keep the shortest beginning that holds a stop string.
-            ids = next(ids[:n] for n in range(1, len(ids) + 1) if self._stops(self.processor.decode_new(before, ids[:n]), settings))
+            lengths = range(1, len(ids))
+            ids = ids[: 1 + bisect_left(lengths, True, key=lambda n: self._stops(self.processor.decode_new(before, ids[:n]), settings))]
             text, ended = cut(self.processor.decode_new(before, ids), settings.stop), True
         return Answer(self.template.trim_reply(text), ids, prompt, "stop" if ended else "length", len(row))
 

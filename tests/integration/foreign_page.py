@@ -11,11 +11,11 @@ SIMPLE = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-dat
 
 
 @contextmanager
-def served(app):
-    """The address of an application that is served by a thread of ours."""
+def served(app, **options):
+    """The address of an application that is served by a thread of ours. options: of uvicorn."""
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", **options))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -93,6 +93,9 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
     def settings_of(
         system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float, page_facts: dict[str, Any] | None
     ) -> Settings:
+        numbers = (frames, beams, temperature, tokens, alpha)
+        if not isinstance(system, str) or not all(isinstance(number, int | float) and abs(number) < 1e6 for number in numbers):
+            raise PllavaError("a setting is no text or no number, or is out of range")
         untouched = alpha == _shown((page_facts or {}).get("alpha") or 0)  # then the version that answers uses its own alpha
         return Settings(
             system=None if system.strip() == engine.chat.template.system.strip() else system.strip()[:MAX_SYSTEM],

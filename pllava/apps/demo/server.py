@@ -66,6 +66,7 @@ def open_page(
     from starlette.middleware import Middleware
 
     from pllava.apps.demo.page import build_demo
+    from pllava.apps.web.connections import Connection
     from pllava.apps.web.guard import Guard
     from pllava.apps.web.origin import LOCAL, OriginGuard
     from pllava.apps.web.refused_body import RefusedBody
@@ -111,6 +112,7 @@ def open_page(
         css=style.CSS,
         prevent_thread_lock=True,
     )
+    page.server.config.http_protocol_class = Connection  # gradio passes uvicorn no option; new connections are of this class
     uploads.keep_what_is_there()
     atexit.register(uploads.close)
     say(f"http://{host}:{port}")

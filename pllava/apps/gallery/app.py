@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from starlette.exceptions import HTTPException
@@ -71,6 +72,14 @@ def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Seq
     @app.exception_handler(HTTPException)
     def problem(request: Request, error: HTTPException) -> HTMLResponse:
         return show("problem.html", error.status_code, of=results.now(), message=error.detail)
+
+    @app.exception_handler(PllavaError)
+    def busy(request: Request, error: PllavaError) -> HTMLResponse:
+        return show("problem.html", 503, of=results.now(), message=str(error))
+
+    @app.exception_handler(RequestValidationError)
+    def no_number(request: Request, error: RequestValidationError) -> HTMLResponse:
+        return show("problem.html", 404, of=results.now(), message="There is no such question.")
 
     @app.get("/")
     def browse(request: Request) -> HTMLResponse:
@@ -169,7 +178,7 @@ def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Seq
         now = results.now()
         if of and of != now.state:
             raise HTTPException(410, "The results have changed since. Load the page again.")
-        question = now.index.by_number(number)
+        question = now.index.by_number(number) if number < 1 << 63 else None  # SQLite has no larger numbers
         if question is None:
             raise HTTPException(404, "There is no such question.")
         file = now.files[question["file"]]

@@ -30,6 +30,7 @@ def serve(
 
     from pllava.apps.gallery.app import create_app
     from pllava.apps.gallery.current import Current
+    from pllava.apps.web.connections import Connection
 
     login = read_auth(auth)
     require_auth_beyond_loopback(host, login)
@@ -44,4 +45,4 @@ def serve(
             say(f"{file.benchmark}: its clips are not shown, {file.root or 'their folder'} is not there. Say where: --media FOLDER")
     names = [*LOCAL, f"[{host}]" if ":" in host else host] if is_loopback(host) else None  # beyond loopback the password is the guard
     say(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    uvicorn.run(create_app(results, login, names), host=host, port=port, log_level="warning", server_header=False)
+    uvicorn.run(create_app(results, login, names), host=host, port=port, log_level="warning", server_header=False, http=Connection)

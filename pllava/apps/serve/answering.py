@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pllava.apps.serve.errors import bad
@@ -16,6 +17,9 @@ from pllava.core.errors import PllavaError
 
 if TYPE_CHECKING:
     from pllava.chat import VideoChat, WatchedVideo
+
+
+LONGEST_TOKEN = 64  # characters; a text that is longer than the context in such tokens is refused before the tokenizer reads it
 
 
 class Answerer:
@@ -36,14 +40,24 @@ class Answerer:
             prompt = chat.template.prompt_for(request.question, request.history)
         except PllavaError as error:
             raise bad(str(error), "messages") from None
-        length = len(chat.tokenize(prompt))
         context = getattr(chat.model.config.get_text_config(), "max_position_embeddings", None)
+        if len(prompt) > LONGEST_TOKEN * (context or 1 << 14):
+            raise bad(
+                f"the conversation has {len(prompt):,} characters, more than the model's context", "messages", "context_length_exceeded"
+            )
+        length = len(chat.tokenize(prompt))
         if context is not None and length + request.max_new_tokens > context:
             raise bad(
                 f"the conversation has {length} tokens and {request.max_new_tokens} are asked for; the model's context has {context}",
                 "messages",
                 "context_length_exceeded",
             )
+
+    def keep(self, request: ChatRequest) -> ChatRequest:
+        """The request with its video on disk instead of in memory. The caller removes the video with `files.discard`."""
+        if request.media.file_id is not None:
+            return request
+        return replace(request, media=Media(path=self.files.temporary(request.media)))
 
     def work(self, request: ChatRequest, cancel: threading.Event, began: float) -> Iterator[Event]:
         """Events of one job: "ready" once the video is encoded, a "piece" for each text, "done" with the whole answer.
@@ -85,7 +99,7 @@ class Answerer:
         return self.chat.with_template(self.chat.template.model_copy(update={"system": request.system}))
 
     def _watch(self, chat: VideoChat, media: Media, cancel: threading.Event) -> WatchedVideo:
-        path = self.files.get(media.file_id).path if media.file_id is not None else self.files.temporary(media)
+        path = self.files.get(media.file_id).path if media.file_id is not None else media.path or self.files.temporary(media)
         try:
             return chat.watch(path, cancel=cancel)
         except PllavaError as error:

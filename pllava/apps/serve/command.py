@@ -27,6 +27,7 @@ def serve(
     source = choose(params, model, adapter, template)
     say(f"model: {source.name}, {source.why}")
     from pllava.apps.serve.server import build_app
+    from pllava.apps.web.connections import Connection
 
     chat = source.load(lora_alpha)
     say(f"runs on {describe_runtime(chat.model)}; template {source.template}")
@@ -40,7 +41,7 @@ def serve(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
-        limit_concurrency=256,
+        http=Connection,
     )
     uvicorn.Server(config).run()
 

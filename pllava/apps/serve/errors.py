@@ -24,3 +24,8 @@ class ApiError(Exception):
 def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """Status 400: the request itself is wrong."""
     return ApiError(400, message, param, code)
+
+
+def busy(message: str, seconds: int, code: str) -> ApiError:
+    """Status 429: the same request may be answered later. seconds: when to ask again."""
+    return ApiError(429, message, code=code, headers={"Retry-After": str(seconds)})

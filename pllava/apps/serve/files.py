@@ -15,9 +15,12 @@ from typing import Any, BinaryIO
 from pllava.apps.serve.errors import ApiError, bad
 from pllava.apps.serve.protocol import Media
 from pllava.apps.serve.settings import ServeSettings
+from pllava.apps.web.budget import Budget
 from pllava.core.errors import PllavaError
 from pllava.core.files import folder_of_process
 from pllava.video.readers import Readers
+
+MOST_FILES = 1000  # uploaded videos; the oldest go first
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,17 @@ class Stored:
 class Files:
     """Videos on disk, under names of our own. The reader finds the type of a file by its content."""
 
-    def __init__(self, settings: ServeSettings, readers: Readers) -> None:
-        self.settings, self.readers = settings, readers
+    def __init__(self, settings: ServeSettings, readers: Readers, budget: Budget | None = None) -> None:
+        self.settings, self.readers, self.budget = settings, readers, budget or Budget(settings.max_bodies)
         self.folder = folder_of_process(Path(tempfile.gettempdir()), "pllava-serve-")
         self._stored: OrderedDict[str, Stored] = OrderedDict()  # oldest first
         self._lock = threading.Lock()
 
     def add(self, source: BinaryIO, filename: str) -> Stored:
-        """Store a video, and remove the oldest videos above `max_stored_bytes`. Raises ApiError: 413 for a large file, 400 for no video."""
+        """Store a video, and remove the oldest videos above `max_stored_bytes`, bodies under way included.
+
+        Raises ApiError: 413 for a large file, 400 for no video.
+        """
         name = f"file-{secrets.token_hex(12)}"
         path = self.folder / name
         size = 0
@@ -66,8 +72,12 @@ class Files:
         stored = Stored(name, path, Path(filename or "video").name[:200], size, int(time.time()))
         with self._lock:
             self._stored[name] = stored
-            while sum(one.size for one in self._stored.values()) > self.settings.max_stored_bytes and len(self._stored) > 1:
-                self._stored.popitem(last=False)[1].path.unlink(missing_ok=True)
+            most = self.settings.max_stored_bytes - self.budget.taken
+            total = sum(one.size for one in self._stored.values())
+            while (total > most and len(self._stored) > 1) or len(self._stored) > MOST_FILES:
+                oldest = self._stored.popitem(last=False)[1]
+                total -= oldest.size
+                oldest.path.unlink(missing_ok=True)
         return stored
 
     def _check(self, path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from pllava.apps.serve.errors import ApiError
+from pllava.apps.serve.errors import ApiError, busy
 from pllava.core.errors import PllavaError
 
 Event = tuple[str, Any]  # ("ready", None), ("piece", text), ("done", answer), ("error", exception)
@@ -63,15 +63,16 @@ class JobQueue:
         """Number of jobs behind the running one."""
         return max(0, self.taken - self.running)
 
+    def check(self) -> None:
+        """Raises ApiError 429 with Retry-After when `max_waiting` jobs wait already."""
+        if self.taken > self.max_waiting:
+            seconds = max(1, math.ceil(self._average * self.taken))
+            raise busy(f"{self.taken} requests are waiting or answered; try again in about {seconds} s", seconds, "queue_full")
+
     def submit(self, work: Callable[[threading.Event], Iterator[Event]]) -> Job:
-        """Queue a job. Raises ApiError 429 with Retry-After when `max_waiting` jobs wait already."""
+        """Queue a job. Raises ApiError as `check` does."""
         with self._lock:
-            if self.taken > self.max_waiting:
-                seconds = max(1, math.ceil(self._average * self.taken))
-                raise ApiError(
-                    429, f"{self.taken} requests are waiting or answered; try again in about {seconds} s", code="queue_full",
-                    headers={"Retry-After": str(seconds)},
-                )  # fmt: skip
+            self.check()
             self.taken += 1
         job = Job(asyncio.get_running_loop())
         self._jobs.add(job)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
+from pathlib import Path
+from reprlib import repr as brief  # a client may send values of any size
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,6 +15,7 @@ from pllava.apps.serve.settings import ServeSettings
 
 UNSUPPORTED = ("tools", "tool_choice", "functions", "function_call", "logprobs", "top_logprobs", "logit_bias", "audio", "prediction")
 MOST_STOPS = 4
+LONGEST_STOP = 256  # characters
 MOST_FRAMES = 1024  # of a video that the client sends frame by frame
 PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")  # the first bytes of a JPEG, PNG or WebP
 STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet of base64 to the standard one
@@ -21,11 +24,12 @@ DEFAULT_TOKENS = 256
 
 @dataclass(frozen=True)
 class Media:
-    """The video of a request: the bytes of a file, the bytes of each frame, or the id of an uploaded file."""
+    """The video of a request: the bytes of a file, the bytes of each frame, the id of an uploaded file, or where `Files` put the bytes."""
 
     data: bytes | None = None
     file_id: str | None = None
     frames: tuple[bytes, ...] = ()
+    path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def parse(body: Any, settings: ServeSettings) -> ChatRequest:
         if body.get(name):
             raise bad(f"{name} is not supported by this server; leave it at 0", name, "unsupported_parameter")
     if body.get("n") not in (None, 1):
-        raise bad(f"n is {body['n']!r}; this server gives one answer a request (n=1)", "n", "unsupported_value")
+        raise bad(f"n is {brief(body['n'])}; this server gives one answer a request (n=1)", "n", "unsupported_value")
     form = body.get("response_format")
     if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):
         raise bad("response_format: only text is supported", "response_format", "unsupported_value")
@@ -72,7 +76,7 @@ def parse(body: Any, settings: ServeSettings) -> ChatRequest:
         raise bad("stream_options need stream: true", "stream_options")
     seed = body.get("seed")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise bad(f"seed is {seed!r}; an integer is needed", "seed")
+        raise bad(f"seed is {brief(seed)}; an integer is needed", "seed")
     return ChatRequest(
         model=model,
         question=question,
@@ -92,7 +96,7 @@ def parse(body: Any, settings: ServeSettings) -> ChatRequest:
 def _flag(body: dict[str, Any], name: str) -> bool:
     value = body.get(name)
     if value not in (None, True, False):
-        raise bad(f"{name} is {value!r}; true or false is needed", name)
+        raise bad(f"{name} is {brief(value)}; true or false is needed", name)
     return bool(value)
 
 
@@ -102,7 +106,7 @@ def _tokens(body: dict[str, Any], settings: ServeSettings) -> int:
         if value is None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= settings.max_new_tokens:
-            raise bad(f"{name} is {value!r}; an integer from 1 to {settings.max_new_tokens} is needed", name, "invalid_value")
+            raise bad(f"{name} is {brief(value)}; an integer from 1 to {settings.max_new_tokens} is needed", name, "invalid_value")
         return value
     return min(DEFAULT_TOKENS, settings.max_new_tokens)
 
@@ -112,7 +116,7 @@ def _number(body: dict[str, Any], name: str, default: float, low: float, high: f
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise bad(f"{name} is {value!r}; a number from {0 if low < 1e-6 else low:g} to {high:g} is needed", name, "invalid_value")
+        raise bad(f"{name} is {brief(value)}; a number from {0 if low < 1e-6 else low:g} to {high:g} is needed", name, "invalid_value")
     return float(value)
 
 
@@ -120,6 +124,8 @@ def _stop(value: Any) -> tuple[str, ...]:
     stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > MOST_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
         raise bad(f"stop must be a string or a list of at most {MOST_STOPS} strings, none of them empty", "stop")
+    if (longest := max(map(len, stops), default=0)) > LONGEST_STOP:
+        raise bad(f"a stop string has {longest:,} characters; at most {LONGEST_STOP} are compared", "stop")
     return tuple(stops)
 
 
@@ -135,7 +141,7 @@ def _conversation(messages: Any) -> tuple[str | None, tuple[tuple[str, str], ...
         messages = messages[1:]
     roles = [message.get("role") for message in messages]
     if len(roles) % 2 == 0 or roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
-        raise bad(f"messages have the roles {roles}; user and assistant must take turns, user first and last", "messages")
+        raise bad(f"messages have the roles {brief(roles)}; user and assistant must take turns, user first and last", "messages")
     texts, videos = [], []
     for number, message in enumerate(messages):
         text, media = _content(message, f"messages[{number}]")
@@ -178,7 +184,7 @@ def _content(message: dict[str, Any], where: str) -> tuple[str, list[Media]]:
             media.append(_file(value, where))
         else:
             known = "text, video_url, video, image_url, input_video, file"
-            raise bad(f"{where}: a part of type {kind!r} is not understood. Known: {known}", "messages")
+            raise bad(f"{where}: a part of type {brief(kind)} is not understood. Known: {known}", "messages")
     if len(pictures) > 1:
         pictures = [_frames([one.data for one in pictures], where)]
     return "\n".join(texts), media + pictures

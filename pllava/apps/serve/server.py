@@ -9,8 +9,9 @@ import asyncio
 import hmac
 import json
 import secrets
+import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,17 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pllava.apps.serve.answering import Answerer
-from pllava.apps.serve.errors import ApiError, bad
+from pllava.apps.serve.errors import ApiError, bad, busy
 from pllava.apps.serve.files import Files
 from pllava.apps.serve.jobs import Event, Job, JobQueue
 from pllava.apps.serve.metrics import Metrics
 from pllava.apps.serve.protocol import ChatRequest, parse
 from pllava.apps.serve.settings import ServeSettings, is_loopback
+from pllava.apps.web.budget import WAIT, Body, Budget
 from pllava.apps.web.origin import from_elsewhere
 from pllava.apps.web.refused_body import RefusedBody
 from pllava.core.errors import PllavaError
@@ -42,8 +45,10 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
     """names: the names of the model that a request may use; the server lists the first."""
     # Other processes read the clips, so a clip that crashes its reader does not stop the server.
     readers = chat.readers = Readers(4, min(settings.timeout, TIME_LIMIT), settings.limits)
-    files, jobs, metrics = Files(settings, readers), JobQueue(settings.max_waiting), Metrics()
+    budget = Budget(settings.max_bodies)
+    files, jobs, metrics = Files(settings, readers, budget), JobQueue(settings.max_waiting), Metrics()
     uploading = asyncio.Lock()  # one upload is checked at a time, so that other readers are free for questions
+    parsing = asyncio.Lock()  # one body is parsed at a time, because parsing takes several times its memory
     metrics.watch(jobs, chat.cache)
     answerer = Answerer(chat, files, metrics)
     created = int(time.time())
@@ -56,7 +61,7 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
         files.close()
 
     app = FastAPI(title="PLLaVA", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.add_middleware(Guard, settings=settings, metrics=metrics, budget=budget)
     app.add_middleware(RefusedBody)  # added last, so it is the outermost
     app.add_exception_handler(ApiError, lambda _, error: answer_error(error))  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, lambda _, error: answer_error(ApiError(error.status_code, str(error.detail))))  # type: ignore[attr-defined]
@@ -87,6 +92,7 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
             if part is None or isinstance(part, str):
                 raise bad("the form has no part named file", "file")
             async with uploading:
+                request.scope["body"].release()
                 return (await run_in_threadpool(files.add, part.file, part.filename or "")).shown()
 
     @app.get("/v1/files")
@@ -102,20 +108,44 @@ def build_app(chat: VideoChat, names: Sequence[str], settings: ServeSettings) ->
         files.remove(name)
         return {"id": name, "object": "file", "deleted": True}
 
+    def understood(parts: list[bytes]) -> ChatRequest:
+        """The checked request of a body, its video on disk. Empties `parts`."""
+        body = b"".join(parts)
+        parts.clear()
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise bad(f"the body is no JSON: {error}") from None
+        del body
+        chat_request = parse(value, settings)
+        check_model(chat_request.model, names)
+        answerer.check(chat_request)
+        return answerer.keep(chat_request)
+
+    def submitted(chat_request: ChatRequest, work: Callable[[threading.Event], Iterator[Event]]) -> Job:
+        """The queued job; its video goes with it."""
+        path = chat_request.media.path
+        try:
+            job = jobs.submit(work)
+        except ApiError:
+            if path is not None:
+                files.discard(path)
+            raise
+        if path is not None and job.future is not None:
+            job.future.add_done_callback(lambda _: files.discard(path))
+        return job
+
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
         began = time.monotonic()
+        jobs.check()
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise ApiError(415, "the content type must be application/json")
-        try:
-            body = json.loads(await request.body())
-        except (ValueError, RecursionError) as error:
-            raise bad(f"the body is no JSON: {error}") from None
-        chat_request = await run_in_threadpool(parse, body, settings)
-        del body
-        check_model(chat_request.model, names)
-        await run_in_threadpool(answerer.check, chat_request)
-        job = jobs.submit(lambda cancel: answerer.work(chat_request, cancel, began))
+        parts = [part async for part in request.stream()]  # not request.body(), which would stay in memory until the answer ends
+        async with parsing:
+            chat_request = await run_in_threadpool(understood, parts)
+        request.scope["body"].release()
+        job = submitted(chat_request, lambda cancel: answerer.work(chat_request, cancel, began))
         run = Run(chat_request, job, began, settings.timeout, request, metrics)
         try:
             await run.next()  # "ready"; an unreadable video raises here, so that a stream has an error status, too
@@ -137,6 +167,7 @@ class Run:
     def __init__(self, chat_request: ChatRequest, job: Job, began: float, timeout: float, request: Request, metrics: Metrics) -> None:
         self.chat_request, self.job, self.request, self.metrics = chat_request, job, request, metrics
         self.began, self.deadline = began, began + timeout
+        self.leaving = asyncio.ensure_future(self._left())
         self.given_up = self.finished = False
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
@@ -150,8 +181,8 @@ class Run:
                 if remaining <= 0:
                     self.give_up("timeout")
                     raise ApiError(504, "the time of this request is over; ask for fewer tokens or send a shorter video", code="timeout")
-                await asyncio.wait([waiting], timeout=min(0.2, remaining))
-                if not waiting.done() and await self.request.is_disconnected():
+                await asyncio.wait([waiting, self.leaving], timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done() and self.leaving.done():
                     self.give_up("disconnected")
                     raise ApiError(499, "the client left")
         finally:
@@ -164,6 +195,11 @@ class Run:
         if event[0] == "error":
             raise event[1] if isinstance(event[1], ApiError) else internal(event[1])
         return event
+
+    async def _left(self) -> None:
+        """Returns when the client disconnects, or has its answer."""
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass
 
     def give_up(self, reason: str) -> None:
         """Stop the job, and count the reason once."""
@@ -247,37 +283,57 @@ def answer_error(error: ApiError) -> JSONResponse:
 
 
 class Guard:
-    """ASGI middleware: checks the key or the origin, limits the size of bodies, and counts responses."""
+    """ASGI middleware: checks the key or the origin, limits the size of each body and of all together, and counts responses.
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
+    The application finds the body's part of the budget in scope["body"], and may release it before it answers.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics, budget: Budget | None = None) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
+        self.budget = budget or Budget(settings.max_bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = {key.lower(): value for key, value in scope["headers"]}
-        read = 0
+        read, more_body, deadline = 0, True, time.monotonic() + self.settings.timeout
+        body = scope["body"] = Body(self.budget)
 
         async def counted() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, more_body
+            try:
+                async with asyncio.timeout(deadline - time.monotonic() if more_body else None):
+                    message = await receive()
+            except TimeoutError:
+                raise ApiError(408, f"the body took longer than {self.settings.timeout:g} s", code="timeout") from None
             read += len(message.get("body", b""))
             if read > self.settings.max_body:
                 raise self._large()
+            more_body = message.get("more_body", False)
+            if more_body and not body.hold(read):
+                raise self._full()
             return message
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if message["status"] >= 400:
+                    body.release()  # the rest of the body is dropped as it comes
                 self.metrics.requests.labels(self._route(scope["path"]), str(message["status"])).inc()
             await send(message)
 
         try:
             self._check(scope, headers)
+            if not body.hold(int(headers.get(b"content-length", b"0"))):
+                raise self._full()
             await self.app(scope, counted, noted)
+        except ClientDisconnect:
+            pass  # nobody waits for a response
         except ApiError as error:
             with suppress(RuntimeError):  # the response has begun already
                 await answer_error(error)(scope, receive, noted)
+        finally:
+            body.release()
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         key = self.settings.api_key
@@ -298,6 +354,9 @@ class Guard:
 
     def _large(self) -> ApiError:
         return ApiError(413, f"the body is larger than the {self.settings.max_body:,} bytes this server reads", code="file_too_large")
+
+    def _full(self) -> ApiError:
+        return busy(f"the bodies under way have {self.budget.taken:,} bytes; try again in {WAIT} s", WAIT, "bodies_full")
 
     @staticmethod
     def _route(path: str) -> str:

@@ -39,6 +39,11 @@ class ServeSettings:
         """Bytes of a request: base64 adds a third to the video, its line breaks a twentieth more, and there is text beside the video."""
         return self.max_bytes * 7 // 5 + (1 << 20)
 
+    @property
+    def max_bodies(self) -> int:
+        """Bytes of all bodies that are read at once: room for two of the largest."""
+        return 2 * self.max_body
+
 
 def key_from_environment() -> str | None:
     return os.environ.get(KEY_VARIABLE) or None

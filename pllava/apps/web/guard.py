@@ -19,7 +19,8 @@ POLICY = (
 )
 HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 FETCHING = ("/gradio_api/proxy=", "/proxy=", "/gradio_api/file=http:", "/gradio_api/file=https:", "/file=http:", "/file=https:")
-LARGEST_BODY = 4 << 20  # bytes of a request that is no upload; Gradio limits uploads
+LARGEST_BODY = 4 << 20  # bytes of a request that is no upload; Arrivals limits uploads
+DEEPEST = 64  # lists and objects inside each other
 
 
 class Guard:
@@ -36,7 +37,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = unquote(scope["path"])
+        path = unquote(scope["path"]).lower()
         if any(part in path for part in FETCHING):
             await refuse(send, 403, "nothing is fetched from elsewhere; upload the file")
             return
@@ -45,8 +46,8 @@ class Guard:
             if body is None:
                 await refuse(send, 413, "the request is too large")
                 return
-            if _names_an_address(body):
-                await refuse(send, 403, "nothing is fetched from elsewhere; upload the file")
+            if problem := _problem(body, is_form=scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") == "/login"):
+                await refuse(send, *problem)
                 return
             receive = _replay(body, receive)
 
@@ -87,21 +88,25 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-def _names_an_address(body: bytes) -> bool:
-    """Whether the `path` of a file in a JSON body is a web address."""
+def _problem(body: bytes, is_form: bool) -> tuple[int, str] | None:
+    """(status, sentence) for a body to refuse: no JSON, deep JSON, or the `path` of a file in it is a web address. None: it is fine."""
+    if not body or is_form:
+        return None
     try:
-        waiting: list[Any] = [json.loads(body)]
-    except ValueError:
-        return False  # no JSON: the application refuses it
-    except RecursionError:
-        return True  # nested too deeply to be looked through
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            path = value.get("path")
-            if isinstance(path, str) and "://" in path[:64]:
-                return True
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-    return False
+        level: list[Any] = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return 400, "the body is no JSON, or has too many levels"
+    for _ in range(DEEPEST):
+        following: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                path = value.get("path")
+                if isinstance(path, str) and "://" in path:
+                    return 403, "nothing is fetched from elsewhere; upload the file"
+                following += value.values()
+            elif isinstance(value, list):
+                following += value
+        level = following
+        if not level:
+            return None
+    return 400, f"the body has more than {DEEPEST} levels"

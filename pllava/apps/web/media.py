@@ -7,6 +7,9 @@ clips.
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +25,8 @@ CODECS = {"h264": "video/mp4", "av1": "video/mp4", "vp8": "video/webm", "vp9": "
 PIXEL_FORMATS = ("yuv420p", "yuvj420p")
 HEIGHT = 120  # pixels, of a picture of a frame
 READERS = 2  # clips that are read at the same time
+TURNS = threading.BoundedSemaphore(8)  # requests that read a clip or wait for a reader; others keep the server's threads
+PATIENCE = 5.0  # seconds that a request waits for a turn
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def locate(root: Path | None, media: str) -> Path:
 
 
 def content_type(path: Path) -> str | None:
-    """The MIME type of a file, by its content; None when browsers can't show the file."""
+    """The MIME type of a file, by its content; None when browsers can't show the file. Raises PllavaError when too many clips are read."""
     stat = path.stat()
     return _content_type(path, stat.st_size, stat.st_mtime_ns)
 
@@ -70,10 +75,11 @@ def _content_type(path: Path, size: int, modified_ns: int) -> str | None:
         return "image/webp"
     if picture := next((kind for magic, kind in PICTURES.items() if head.startswith(magic)), None):
         return picture
-    try:
-        header = _readers().header(path)
-    except PllavaError:
-        return None
+    with _turn():
+        try:
+            header = _readers().header(path)
+        except PllavaError:
+            return None
     if header is None or not set(header.format.split(",")) & {"mp4", "webm"} or header.pix_fmt not in PIXEL_FORMATS:
         return None
     kind = CODECS.get(header.codec.removeprefix("lib").split("-")[0].replace("dav1d", "av1"))
@@ -87,6 +93,17 @@ def _readers() -> Readers:
     return Readers(READERS)
 
 
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Hold one of TURNS. Raises PllavaError when none is free for PATIENCE seconds."""
+    if not TURNS.acquire(timeout=PATIENCE):
+        raise PllavaError("other clips are being read now. Reload the page in a moment")
+    try:
+        yield
+    finally:
+        TURNS.release()
+
+
 @lru_cache(32)
 def strip(path: Path, num_frames: int, frame_rule: str, start: float | None, end: float | None) -> Strip:
     """Pictures of the frames between `start` and `end` (seconds).
@@ -96,7 +113,8 @@ def strip(path: Path, num_frames: int, frame_rule: str, start: float | None, end
     from pllava.apps.web.frames import thumbnail
 
     try:
-        video = _readers().read(path, num_frames, frame_rule, start, end)
+        with _turn():
+            video = _readers().read(path, num_frames, frame_rule, start, end)
     except PllavaError as error:
         raise PllavaError(str(error).replace(str(path), path.name)) from None
     pictures = []

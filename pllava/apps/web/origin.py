@@ -71,10 +71,12 @@ def from_elsewhere(scope: Scope, behind_a_proxy: bool = False) -> bool:
     return scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or not opened
 
 
-async def refuse(send: Send, status: int, text: str) -> None:
-    """Send the response {"detail": text}."""
+async def refuse(send: Send, status: int, text: str, retry_after: int | None = None) -> None:
+    """Send the response {"detail": text}. retry_after: seconds."""
     body = json.dumps({"detail": text}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if retry_after is not None:
+        headers.append((b"retry-after", str(retry_after).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

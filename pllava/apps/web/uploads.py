@@ -15,6 +15,8 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import folder_of_process
 
 FORGOTTEN = 3600  # seconds; an older file that no visitor took is removed
+QUOTA = 1 << 30  # bytes of the files that no visitor took; the oldest go first
+ROOM = 400 << 20  # bytes of files that are being uploaded, or whose upload broke off
 
 
 class Uploads:
@@ -26,7 +28,9 @@ class Uploads:
         self.home = home.absolute()
         self._held: dict[str, set[Path]] = {}  # session -> files
         self._unused: Counter[Path] = Counter()  # file -> uploads of it whose sender has not looked at it or asked about it yet
-        self._receiving = 0  # uploads under way; a file may be on disk before its upload is counted in `_unused`
+        self._receiving: list[
+            float
+        ] = []  # when each began, in seconds since 1970: uploads under way; a file may be on disk before its upload is counted in `_unused`
         self._to_remove: set[Path] = set()  # removed when the last upload under way ends
         self._page: set[Path] = set()  # the page's own pictures
         self._lock = threading.Lock()
@@ -46,13 +50,14 @@ class Uploads:
     @contextmanager
     def receiving(self) -> Iterator[None]:
         """Remove no file during an upload: the upload may be of the file that another visitor releases at this moment."""
+        began = time.time()
         with self._lock:
-            self._receiving += 1
+            self._receiving.append(began)
         try:
             yield
         finally:
             with self._lock:
-                self._receiving -= 1
+                self._receiving.remove(began)
                 if not self._receiving:
                     held = {file for files in self._held.values() for file in files}
                     unheld, self._to_remove = self._to_remove - held, set()
@@ -76,7 +81,7 @@ class Uploads:
         self.add(session, file)
         if not ours:
             self._used(file)
-        self._remove_forgotten()
+        self.tidy()
         return file
 
     def add(self, session: str, path: Path) -> None:
@@ -114,15 +119,37 @@ class Uploads:
         """All files in the folder now."""
         return (Path(folder) / name for folder, _, names in os.walk(self.root) for name in names)  # os.walk skips folders that vanish
 
-    def _remove_forgotten(self) -> None:
-        """Remove files older than FORGOTTEN that no visitor holds: a program never asked, or a page closed before it took its file."""
+    def has_room(self) -> bool:
+        """Whether the files of uploads under way and of broken uploads leave room for one more."""
+        return sum(size for _, size, file in self._listed() if file.parent == self.root) < ROOM
+
+    def tidy(self) -> None:
+        """Remove files that no visitor holds: all that are older than FORGOTTEN, and the oldest above QUOTA.
+
+        A program never asked, or a page closed before it took its file. Also removes what broken uploads left.
+        """
         with self._lock:
             known = self._page.union(*self._held.values())
-            for file in list(self.files()):  # a list first: the loop removes folders
-                with suppress(FileNotFoundError):
-                    if file.resolve() not in known and time.time() - file.stat().st_mtime > FORGOTTEN:
-                        self._unused.pop(file.resolve(), None)
-                        self._remove(file)
+            unheld = sorted(one for one in self._listed() if one[2].resolve() not in known)
+            now, total = time.time(), sum(size for _, size, _ in unheld)
+            first = min(self._receiving, default=now)
+            for modified, size, file in unheld:
+                if file.parent == self.root:  # gradio's temporary file; an upload that began before its last change may write it still
+                    if modified < first:
+                        self._delete(file)
+                elif now - modified > FORGOTTEN or total > QUOTA:
+                    self._unused.pop(file.resolve(), None)
+                    self._delete(file)
+                    total -= size
+
+    def _listed(self) -> list[tuple[float, int, Path]]:
+        """(time of the last change in seconds since 1970, bytes, path) of each file."""
+        listed = []
+        for file in self.files():
+            with suppress(FileNotFoundError):
+                status = file.lstat()
+                listed.append((status.st_mtime, status.st_size, file))
+        return listed
 
     def _used(self, file: Path) -> None:
         """One uploader of this file has looked at it or has its answer."""
@@ -139,6 +166,9 @@ class Uploads:
         if self._receiving:
             self._to_remove.add(file)
             return
+        self._delete(file)
+
+    def _delete(self, file: Path) -> None:
         with suppress(OSError):
             file.unlink(missing_ok=True)
             if file.parent != self.root:

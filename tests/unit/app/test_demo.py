@@ -346,3 +346,30 @@ def test_a_deployment_logs_in_where_the_page_asks_for_a_password(params, tiny_ba
         assert deploy._ask(url, clip, 60)
     finally:
         page.close()
+
+
+def test_uploads_that_break_off_and_idle_connections_leave_and_stop_nothing(url):
+    import time
+
+    from pllava.apps.demo.server import UPLOADS
+
+    port = int(url.rpartition(":")[2])
+    form = b'--end\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n' + bytes(1 << 20)
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: multipart/form-data; boundary=end\r\n"
+    for _ in range(4):
+        with socket.create_connection(("127.0.0.1", port), 10) as half:
+            half.sendall(head.encode() + f"Content-Length: {100 << 20}\r\n\r\n".encode() + form)
+            time.sleep(0.1)
+    until = time.monotonic() + 10
+    while (left := list(UPLOADS.rglob("tmp*"))) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left == []
+    idle = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(300)]
+    assert ask(f"{url}/config")[0] == 200
+    for connection in idle:
+        connection.close()
+
+
+@pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "application/x+json", "application/json; charset=utf-8", None])
+def test_deep_json_is_refused_under_every_content_type(url, kind):
+    assert ask(f"{url}/gradio_api/call/ask", "POST", b"[" * 100_000, Content_Type=kind)[0] == 400

@@ -64,7 +64,32 @@ def test_an_upload_may_be_larger(client: TestClient) -> None:
     assert (answer.status_code, answer.json()) == (200, 2 * LARGEST_BODY)
 
 
-def test_a_body_nested_too_deeply_is_refused(client: TestClient) -> None:
-    """What cannot be looked through may name an address."""
-    body = b'{"data": ' + b"[" * 100_000 + b'{"path": "http://127.0.0.1:9/x"}' + b"]" * 100_000 + b"}"
-    assert client.post("/queue/join", content=body, headers={"content-type": "application/json"}).status_code == 403
+@pytest.mark.parametrize("content_type", TYPES)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a": ' * 100 + b"1" + b"}" * 100,
+        b'{"data": [' + b"9" * 5000 + b"]}",
+        b'{"data": [',
+        b"a=b",
+        b'--end\r\nContent-Disposition: form-data; name="data"\r\n\r\n{"path": "http://127.0.0.1:9/x.mp4"}\r\n--end--\r\n',
+        b"\xff\xfe\x00",
+    ],
+    ids=["deep lists", "deep objects", "5000 digits", "half", "a form", "a form with an address", "no text"],
+)
+def test_what_is_no_json_or_deep_is_refused_in_a_sentence(client: TestClient, body: bytes, content_type: str) -> None:
+    answer = client.post("/queue/join", content=body, headers={"content-type": content_type})
+    assert answer.status_code == 400
+    assert len(answer.json()["detail"]) < 100
+
+
+@pytest.mark.parametrize("path", ["http://x/a", "HTTPS://x/a", "  " * 99 + "http://x/a", "ftp://x/a"])
+def test_an_address_is_found_at_every_depth(client: TestClient, path: str) -> None:
+    body = {"data": [{"a": [[{"b": {"path": path}}]]}]}
+    assert client.post("/queue/join", json=body).status_code == 403
+    assert client.get(f"/gradio_api/file={path.strip()}").status_code in (403, 404)
+
+
+def test_a_login_form_passes(client: TestClient) -> None:
+    assert client.post("/login", content=b"username=a&password=b").status_code == 404

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pllava.chat import VideoChat, WatchedVideo
-from pllava.chat.generation import Generation
+from pllava.chat.generation import Generation, StopStrings
 from pllava.chat.stream import Stream, without_beginning_of
 from pllava.chat.template import load_template
 from pllava.model.shared_prefix import BufferedLayer, Cancelled
@@ -79,6 +79,24 @@ def test_what_is_held_back():
     assert without_beginning_of("one </", ["</s>"]) == "one "
     assert without_beginning_of("one </s", ["</s>", "ne </s></s>"]) == "o"
     assert without_beginning_of("one", []) == "one"
+
+
+def test_a_stop_string_of_any_length_costs_no_more_than_the_text():
+    decoded: list[int] = []
+
+    def text_of(ids: list[int]) -> str:
+        decoded.append(len(ids))
+        return "".join(map(chr, ids))
+
+    begin = time.monotonic()
+    assert without_beginning_of("a" * 1000, ["a" * 5_000_000]) == ""
+    criterion = StopStrings(("END", "b" * 20), 5, text_of)
+    for end in range(100, 3000, 50):
+        assert not criterion(torch.full((2, end), 97), None).any()
+    text = torch.tensor([[97] * 3000 + list(map(ord, "END")), [97] * 3003])
+    assert criterion(text, None).tolist() == [True, False]
+    assert max(decoded) < 100, "only the last tokens are decoded at each step"
+    assert time.monotonic() - begin < 5
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])

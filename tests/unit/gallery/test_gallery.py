@@ -18,6 +18,7 @@ from pllava.apps.gallery.app import create_app
 from pllava.apps.gallery.current import Current
 from pllava.apps.gallery.index import build
 from pllava.apps.gallery.queries import Filter, Index
+from pllava.apps.web import media
 from pllava.artifacts import gallery_links as links
 from pllava.core.errors import PllavaError
 from pllava.registry.result_sources import find
@@ -144,6 +145,40 @@ def test_clips_are_played_or_shown_as_frames(tmp_path, clips):
         assert client.get(f"/frames/{number}").text.count("<figure>") == 16
         assert client.get(f"/frames/{number}/0.jpg").content.startswith(b"\xff\xd8")
     assert client.get("/frames/1/99.jpg").status_code == 404
+
+
+def test_clips_that_are_slow_to_read_leave_the_pages_to_others(tmp_path, clips, monkeypatch):
+    rows = [result(n, "adapted", True, media="video/0.mp4", start=n / 10) for n in range(3)]
+    _, client = open_index(tmp_path / "index", write(tmp_path / "r", rows), media={"mvbench": clips})
+    monkeypatch.setattr(media, "PATIENCE", 0.1)
+    monkeypatch.setattr(media, "TURNS", threading.BoundedSemaphore(1))
+    media._content_type.cache_clear()
+    with media._turn():
+        assert client.get("/media/1").status_code == 503
+        assert "Reload the page" in client.get("/frames/2").text
+        assert client.get("/frames/3/0.jpg").status_code == 415
+        assert client.get("/").status_code == client.get("/sample/mvbench/moves/0000").status_code == 200
+    assert client.get("/media/1").status_code == 200, "a refusal is not remembered"
+    assert client.get("/frames/2").text.count("<figure>") == 16
+
+
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 5000, "-1", "0", "1e3"])
+def test_a_number_that_no_question_has_is_not_found(two, number):
+    _, client = two
+    for address in (f"/media/{number}", f"/frames/{number}", f"/frames/{number}/1.jpg", f"/frames/1/{number}.jpg"):
+        assert client.get(address).status_code == 404
+    assert client.get(f"/?page={number}").status_code == 200
+
+
+@pytest.mark.parametrize("second", ["9" * 5000, "1e400", "-1e400", "NaN", "Infinity", f'"{"9" * 5000}"', '"1:02"'])
+@pytest.mark.parametrize("key", ["start", "end"])
+def test_a_time_that_is_no_number_is_named_in_one_sentence(tmp_path, key, second):
+    folder = write(tmp_path / "r", [result(0, "adapted", True)])
+    file = folder / "mvbench" / "results.jsonl"
+    file.write_text(file.read_text().replace(f'"{key}": null', f'"{key}": {second}'))
+    with pytest.raises(PllavaError, match="line 1 is no") as refused:
+        open_index(tmp_path / "index", folder)
+    assert len(str(refused.value).replace(str(file), "")) < 250
 
 
 def test_a_part_of_a_clip_is_what_plays_and_what_is_sampled(tmp_path, clips):
