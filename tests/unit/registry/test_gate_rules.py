@@ -147,7 +147,6 @@ def test_worse_than_a_blind_guess_or_the_base_fails_a_first_champion_too(params,
     assert decide(70, 71).passed, "within gate.margin, and not in the paired test"
 
 
-
 def test_a_first_champion_without_its_answers_fails(params, judge):
     result = judge(params, version(1, metrics(0.9)), None, {1: None})
     assert not result.passed
