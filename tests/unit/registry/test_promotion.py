@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from pllava.core.errors import PllavaError
-from pllava.core.params import Params, load_params
+from pllava.core.params import Params
 from pllava.registry.promote import promote, rollback
 from pllava.registry.versions import CHAMPION, PREVIOUS, by_alias
 from pllava.tracking.store import client
@@ -19,13 +18,8 @@ Register = Callable[..., int]
 
 
 @pytest.fixture
-def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
-    """Settings of a project folder whose store is empty. A store of files needs no migration, which takes ten seconds."""
-    shutil.copy("recipes/tiny.yaml", tmp_path / "params.yaml")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
-    return load_params()
+def params(in_project: Params) -> Params:
+    return in_project
 
 
 @pytest.fixture
