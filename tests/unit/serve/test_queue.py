@@ -61,10 +61,12 @@ def in_queue(max_waiting: int, test: Callable[[JobQueue, Doors], Awaitable[None]
     """Run `test` with a queue that is closed at the end."""
 
     async def run() -> None:
-        queue = JobQueue(max_waiting)
+        queue, doors = JobQueue(max_waiting), Doors()
         try:
-            await test(queue, Doors())
+            await test(queue, doors)
         finally:
+            for door in doors.doors.values():
+                door.set()
             await asyncio.to_thread(queue.close)
 
     asyncio.run(run())
@@ -156,17 +158,16 @@ def test_a_request_that_ended_makes_room(fails: bool) -> None:
 
 
 def test_closing_stops_the_running_answer_and_drops_the_waiting_ones() -> None:
-    doors = Doors()
-
-    async def run() -> None:
-        queue = JobQueue(1)
-        queue.submit(doors.work("running"))
-        queue.submit(doors.work("waiting"))
+    async def test(queue: JobQueue, doors: Doors) -> None:
+        running = queue.submit(doors.work("running"))
         await until(lambda: queue.running == 1)
-        await asyncio.wait_for(asyncio.to_thread(queue.close), SECONDS)
+        queue.submit(doors.work("waiting"))
+        closing = asyncio.create_task(asyncio.to_thread(queue.close))
+        assert await end(running) == "cancelled"
+        await closing
+        assert doors.began == ["running"]
 
-    asyncio.run(run())
-    assert doors.began == ["running"]
+    in_queue(1, test)
 
 
 def test_the_server_lets_as_many_wait_as_its_settings_say(tiny_model: Any, tiny_processor: Any, reference: Path) -> None:
