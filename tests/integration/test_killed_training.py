@@ -119,7 +119,8 @@ def test_told_to_end_while_workers_decode_it_saves(prepared: Callable[..., Param
     wait_for(command, "step-*")
     command.send_signal(signal.SIGTERM)
     said = command.communicate()[1]
-    assert "the same command goes on from there" in said and "Traceback" not in said, said
+    assert "the same command goes on from there" in said, said
+    assert "Traceback" not in said, said
     assert command.returncode == 130
 
 
@@ -153,6 +154,7 @@ def test_told_to_end_by_the_flow_it_saves_though_its_step_takes_long(prepared: C
     thread.join(60)
     assert not thread.is_alive()
     said = "\n".join(lines)
-    assert "the same command goes on from there" in said and "Traceback" not in said, said
+    assert "the same command goes on from there" in said, said
+    assert "Traceback" not in said, said
     assert len(list(CHECKPOINTS.glob("step-*"))) == 1
     assert not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]

@@ -85,7 +85,8 @@ print(json.dumps([model.predict(given, params=few) for given in (row, [row, row 
 def test_it_answers_in_another_folder_and_process_without_the_project(project, elsewhere):
     _, clip, answer = project
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(clip)], **elsewhere, capture_output=True, text=True)
-    assert done.returncode == 0 and "type hint" not in done.stderr.lower(), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "type hint" not in done.stderr.lower(), done.stderr
     one, listed, frame = json.loads(done.stdout)
     assert one == [answer]
     assert listed[0] == answer
@@ -102,7 +103,8 @@ def test_nothing_of_a_version_is_pickled(project, monkeypatch):
     for path in files:
         with path.open("rb") as file:
             head = file.read(4)
-        assert path.suffix not in (".pkl", ".pickle", ".pt", ".pth", ".bin") and not zipfile.is_zipfile(path), path
+        assert path.suffix not in (".pkl", ".pickle", ".pt", ".pth", ".bin"), path
+        assert not zipfile.is_zipfile(path), path
         assert head[:1] != b"\x80" or head[1] not in range(2, 6), f"{path} begins as a pickle does"
     flavour = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]["python_function"]
     assert flavour["model_code_path"].endswith("pyfunc.py")
@@ -150,7 +152,8 @@ def test_mlflow_serves_it_over_http(project, elsewhere):
                 status, said = post(port, {"inputs": {"video": str(clip), "question": "What?"}, "params": {"max_new_tokens": 5}})
                 break
             except (urllib.error.URLError, ConnectionError):
-                assert time.monotonic() < deadline and server.poll() is None, (elsewhere["cwd"] / "log").read_text()
+                assert time.monotonic() < deadline, (elsewhere["cwd"] / "log").read_text()
+                assert server.poll() is None, (elsewhere["cwd"] / "log").read_text()
                 time.sleep(0.2)
         assert (status, said) == (200, {"predictions": [answer]})
         records = [{"video": str(clip), "question": "What?"}, {"video": str(clip), "question": "Why?", "start": 0.5}]

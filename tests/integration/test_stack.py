@@ -75,7 +75,8 @@ def test_experiments_and_a_plain_run_side_by_side(services):
         completed = dict.fromkeys(("first", "second", "third"), "Completed")
         assert services.tasks(run, completed) == completed
     ended = services.wait(plain)
-    assert ended["type"] == "FAILED" and "outputs/train/adapter" in ended["message"], "no adapter was trained: nothing to register"
+    assert ended["type"] == "FAILED"
+    assert "outputs/train/adapter" in ended["message"], "no adapter was trained: nothing to register"
     services.wait(queued)
     later = {"register": "Failed"} | dict.fromkeys(("measure", "gate", "promote", "deploy"), "NotReady")
     for run in (plain, queued):  # whichever came first

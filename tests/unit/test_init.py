@@ -47,7 +47,9 @@ def test_a_project_has_all_it_needs(empty):
     assert load_params(mine / "params.yaml") == recipes.load("tiny")
     for file in (".dvc/config", ".dvcignore", ".gitignore", "prefect.yaml", "flows/pipeline.py", "data/base/tiny-llava/model.safetensors"):
         assert (mine / file).read_bytes() == (CHECKOUT / file).read_bytes()
-    assert "cd mine" in text and "dvc repro" in text and "make run" in text
+    assert "cd mine" in text
+    assert "dvc repro" in text
+    assert "make run" in text
 
 
 def test_its_stages_are_those_of_the_checkout_after_the_stage_that_names_the_code(empty):
@@ -82,7 +84,8 @@ def test_every_room_that_a_stage_names_is_written(empty):
     stages = yaml.safe_load((empty / "mine/dvc.yaml").read_text())["stages"]
     watched = {dep for stage in stages.values() for dep in stage.get("do", stage).get("deps", ()) if dep.startswith("outputs/code/")}
     rooms.write_rooms()
-    assert watched and all(Path(dep).is_file() for dep in watched)
+    assert watched
+    assert all(Path(dep).is_file() for dep in watched)
     assert "pllava/" not in (empty / "mine/dvc.yaml").read_text()
 
 
@@ -148,14 +151,17 @@ def test_the_folder_we_are_in_becomes_a_project(empty):
     os.chdir(empty / "a folder")
     text = init(Path())
     assert f"cd {shlex.quote(str(empty / 'a folder'))}" in text
-    assert (empty / "a folder/dvc.yaml").is_file() and [path.name for path in empty.iterdir()] == ["a folder"]
+    assert (empty / "a folder/dvc.yaml").is_file()
+    assert [path.name for path in empty.iterdir()] == ["a folder"]
 
 
 def test_files_of_a_project_come_before_those_of_the_package(empty):
     (empty / "recipes").mkdir()
     (empty / "recipes/tiny.yaml").write_text("mine")
     (empty / "recipes/other.yaml").write_text("mine, too")
-    assert recipes.read("tiny") == "mine" and "other" in recipes.names() and "pllava-7b" in recipes.names()
+    assert recipes.read("tiny") == "mine"
+    assert "other" in recipes.names()
+    assert "pllava-7b" in recipes.names()
 
 
 def test_studies_and_accelerate_files_are_at_hand_everywhere(empty):
@@ -166,7 +172,8 @@ def test_studies_and_accelerate_files_are_at_hand_everywhere(empty):
 def test_without_a_project_the_base_of_the_package_answers(empty):
     params = settings_anywhere(Path("params.yaml"))
     ref = ModelRef.parse(params.model.base, None, None, params)
-    assert Path(ref.base).samefile(CHECKOUT / "data/base/tiny-llava") and (ref.template, ref.num_frames) == ("tiny", 8)
+    assert Path(ref.base).samefile(CHECKOUT / "data/base/tiny-llava")
+    assert (ref.template, ref.num_frames) == ("tiny", 8)
 
 
 def test_settings_that_are_named_must_be_there(empty):
@@ -185,7 +192,8 @@ NEED_A_PROJECT = (
 def test_what_needs_a_project_says_how_to_make_one_and_leaves_nothing(empty, monkeypatch, capsys, command):
     assert run(monkeypatch, *command.split()) == 1
     error = capsys.readouterr().err
-    assert "pllava init FOLDER" in error and len(error.splitlines()) == 1
+    assert "pllava init FOLDER" in error
+    assert len(error.splitlines()) == 1
     assert list(empty.iterdir()) == []
 
 
@@ -195,5 +203,6 @@ def test_every_file_that_is_named_is_in_a_source_archive():
     manifest = (CHECKOUT / "MANIFEST.in").read_text().split()
     for pattern in shipped.FILES:
         files = {file.relative_to(CHECKOUT).as_posix() for file in CHECKOUT.glob(pattern) if file.is_file()}
-        assert files and files <= tracked, pattern
+        assert files, pattern
+        assert files <= tracked, pattern
         assert pattern in manifest or any(folder in manifest and pattern.startswith(f"{folder}/") for folder in manifest), pattern

@@ -1,10 +1,10 @@
 """No request makes the page fetch a web address, and no body but an upload is large, whatever the content type says."""
 
 import pytest
-from fastapi import Body, FastAPI, UploadFile
+from fastapi import Body, FastAPI, Response, UploadFile
 from starlette.testclient import TestClient
 
-from pllava.apps.web.guard import LARGEST_BODY, Guard
+from pllava.apps.web.guard import HEADERS, LARGEST_BODY, Guard
 
 ADDRESS = b'{"data": [{"path": "http://127.0.0.1:9/x.mp4"}]}'
 TYPES = [
@@ -27,6 +27,10 @@ def client() -> TestClient:
     @app.post("/run/upload")
     def join(body: dict = Body()) -> dict:  # noqa: B008
         return body
+
+    @app.get("/{anything:path}")
+    def page(anything: str) -> Response:
+        return Response("the page", headers={"Content-Security-Policy": "default-src *", "X-Own": "kept"})
 
     @app.post("/upload")
     def upload(file: UploadFile) -> int:
@@ -93,3 +97,34 @@ def test_an_address_is_found_at_every_depth(client: TestClient, path: str) -> No
 
 def test_a_login_form_passes(client: TestClient) -> None:
     assert client.post("/login", content=b"username=a&password=b").status_code == 404
+
+
+@pytest.mark.parametrize("scheme", ["http:", "https:"])
+@pytest.mark.parametrize("path", ["/gradio_api/file={}//127.0.0.1:9/x", "/file={}//127.0.0.1:9/x", "/gradio_api/proxy={}//127.0.0.1:9/x"])
+@pytest.mark.parametrize("quoted", [False, True])
+def test_a_path_that_names_a_web_address_is_refused(client: TestClient, path: str, scheme: str, quoted: bool) -> None:
+    path = path.format(scheme)
+    assert client.get(path.replace("=", "%3D").replace(":", "%3A") if quoted else path).status_code == 403
+
+
+def test_a_path_of_a_file_here_is_let_through(client: TestClient) -> None:
+    assert client.get("/gradio_api/file=a%20b.mp4").text == "the page"
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_every_response_has_our_security_header_and_no_other_of_the_name(client: TestClient, name: str) -> None:
+    assert client.get("/").headers.get_list(name) == [HEADERS[name]]
+
+
+def test_other_headers_of_a_response_are_kept(client: TestClient) -> None:
+    assert client.get("/").headers["X-Own"] == "kept"
+
+
+@pytest.mark.parametrize(
+    ("directive", "sources"),
+    [("default-src", "'self'"), ("object-src", "'none'"), ("base-uri", "'self'"), ("form-action", "'self'"), ("frame-ancestors", "'self'")],
+)
+def test_the_policy_lets_no_other_origin_in(directive: str, sources: str) -> None:
+    policy = dict(part.strip().split(" ", 1) for part in HEADERS["content-security-policy"].split(";"))
+    assert policy[directive] == sources
+    assert "http" not in HEADERS["content-security-policy"]

@@ -7,7 +7,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from pllava.apps.web.origin import LOCAL, OriginGuard
+from pllava.apps.web.origin import LOCAL, OriginGuard, called_by
 
 OWN, TALK = "http://127.0.0.1:4200", "ws://127.0.0.1:4200/talk"
 LINK = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
@@ -58,7 +58,8 @@ def test_a_page_of_another_origin_is_not(headers, hosts):
     client = visitor(hosts)
     for method in ("GET", "POST", "OPTIONS"):
         answer = client.request(method, "/", headers=headers)
-        assert answer.status_code == 403 and "secret" not in answer.text, method
+        assert answer.status_code == 403, method
+        assert "secret" not in answer.text, method
     with pytest.raises(WebSocketDisconnect), client.websocket_connect(TALK, headers=headers):
         pass
 
@@ -84,6 +85,12 @@ def test_another_name_for_this_machine_is_not_answered(host):
     assert client.get("/", headers={"Host": host}).status_code == 421
     with pytest.raises(WebSocketDisconnect), client.websocket_connect(TALK, headers={"Host": host}):
         pass
+
+
+@pytest.mark.parametrize("names", [[], ["127.0.0.1:4200", "evil.example"], ["evil.example", "127.0.0.1:4200"], ["127.0.0.1:4200"] * 2])
+def test_a_request_with_no_host_or_two_is_not_answered(names):
+    headers = [(b"host", name.encode()) for name in names]
+    assert not called_by({"type": "http", "headers": headers}, LOCAL)
 
 
 def test_beyond_this_machine_our_own_page_has_the_name_in_the_browser():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,6 +151,44 @@ def test_changes_are_captioned_anew(videos: Path, write_scenes: WriteScenes, tmp
     assert run([videos], out, job(question="Who?")).kept == 0
     assert run([videos], out, job(question="Who?"), fresh=True).kept == 0
     assert run([videos], out, job(question="Who?")).kept == 9
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"question": "Who?"},
+        {"max_new_tokens": 5},
+        {"lora_alpha": 4.0},
+        {"dense": Dense()},
+        {"batch_size": 4},
+        {"limits": {"max_frames": 9}},
+        {"source": {"name": "tiny", "base": "none", "adapter": None, "template": "vicuna"}},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_another_setting_is_another_run(job: Callable[..., Job], changed: dict[str, Any]):
+    assert job().model_copy(update=changed).sha256() != job().sha256()
+
+
+@pytest.mark.parametrize("changed", [{"readers": 7}, {"time_limit": 1.0}], ids=lambda changed: next(iter(changed)))
+def test_a_setting_that_changes_no_caption_is_the_same_run(job: Callable[..., Job], changed: dict[str, Any]):
+    assert job(**changed).sha256() == job().sha256()
+
+
+def test_other_weights_are_another_run(job: Callable[..., Job], tiny_base_dir: Path, tmp_path: Path):
+    shutil.copytree(tiny_base_dir, tmp_path / "base")
+    mine = job()
+    mine.source["base"] = str(tmp_path / "base")
+    before = mine.sha256()
+    assert mine.sha256() == before
+    os.utime(tmp_path / "base" / "config.json", (1, 1))
+    assert mine.sha256() != before
+
+
+def test_a_video_named_twice_is_captioned_once(videos: Path, tmp_path: Path, job: Callable[..., Job]):
+    done = run([videos / "1.mp4", videos / "0.mp4", videos / "1.mp4"], tmp_path / "out.jsonl", job())
+    assert [Path(row["video"]).name for row in rows(done.out)] == ["1.mp4", "0.mp4"]
+    assert done.total == 2
 
 
 def test_formats_hold_the_same(videos: Path, tmp_path: Path, job: Callable[..., Job]):

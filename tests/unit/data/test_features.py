@@ -268,7 +268,8 @@ def test_what_is_stored_already_needs_no_room(prepared: Project, monkeypatch: py
     free(monkeypatch, 130_000)
     for params in (prepared(features={"enabled": "auto"}), prepared()):
         features(params)
-        assert open_store(params) and (STORE / "index.json").stat().st_ino == written, "nothing was written again"
+        assert open_store(params)
+        assert (STORE / "index.json").stat().st_ino == written, "nothing was written again"
 
 
 def test_a_clip_of_full_size_takes_what_the_reference_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def test_rows_come_in_the_order_of_the_benchmark_as_often_as_asked(tmp_path: Pat
         b'{"id": "q1", "model": "base"}\n',  # between two rows of a unit
         b'{"id": "q1", "model": "base"}\n{"unit": 1, "rows": 1}',  # before the end of its last line
         b'{"unit": 1, "rows": 2}\n',  # rows that never reached the disk
+        b'{"id": "q1", "model": "base"}\n{"id": "q2", "model": "base"}\n{"unit": 1, "rows": 1}\n',  # a row of another unit
         b"\x00\x00\x00\n",
         b"\x00" * 9,
     ],
@@ -83,3 +85,25 @@ def test_the_journals_of_several_processes_are_one(tmp_path: Path):
     assert read(path) == [row(0), row(1)]
     PredictionLog(path).remove()
     assert [file.name for file in tmp_path.iterdir()] == ["abc.jsonl"]
+
+
+def test_a_question_that_two_processes_answered_counts_once(tmp_path: Path):
+    path = tmp_path / "ab.jsonl"
+    for rank in range(2):
+        journal = PredictionLog(shard(path, rank))
+        journal.add(0, [row(0), row(0, "adapted")])
+        journal.close()
+    answers = Answers(path, {"q0": 0}, MODELS)
+    assert len(answers) == 2
+    assert list(answers) == [row(0), row(0, "adapted")]
+
+
+def test_a_unit_is_on_disk_when_add_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[bytes] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (fsync(number), synced.append(path.read_bytes())))
+    path = tmp_path / "journal.jsonl"
+    journal = PredictionLog(path)
+    journal.add(0, [row(0)])
+    journal.close()
+    assert synced == [WHOLE]

@@ -16,9 +16,11 @@ import pllava
 from pllava.benchmarks.mvbench import format_question, load_samples
 from pllava.core.errors import PllavaError
 from pllava.core.hashing import sha256_file
+from pllava.core.overrides import merge
 from pllava.core.params import Params, load_params
 from pllava.stages.evaluate import predict as answering
 from pllava.stages.evaluate import run as runner
+from pllava.stages.evaluate.prediction_log import alone
 from pllava.stages.evaluate.run import evaluate
 from pllava.stages.evaluate.units import Clip, units
 from pllava.tracking import runs as tracking
@@ -136,6 +138,7 @@ def test_killed_and_resumed_is_uninterrupted(params: Params):
     script = """
 import os, signal
 from pllava.stages.evaluate.prediction_log import PredictionLog
+from pllava.stages.evaluate.prediction_log import alone
 from pllava.stages.evaluate.run import evaluate
 from pllava.core.params import load_params
 add = PredictionLog.add
@@ -172,6 +175,39 @@ def test_a_journal_of_other_settings_is_not_used(params: Params):
     assert other["provenance"]["lora_alpha"] == 4
     evaluate(params)
     assert json.loads(METRICS.read_text())["provenance"]["lora_alpha"] == 8
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"evaluate": {"lora_alpha": 4}},
+        {"evaluate": {"batch_size": 2}},
+        {"evaluate": {"benchmarks": {"mvbench": {"template": "tiny_mvbench"}}}},
+        {"evaluate": {"benchmarks": {"mvbench": {"max_new_tokens": 3}}}},
+        {"evaluate": {"benchmarks": {"mvbench": {"limit": 2}}}},
+        {"model": {"num_frames": 8}},
+        {"model": {"pooling_shape": [4, 1, 1]}},
+        {"model": {"dtype": "bfloat16"}},
+        {"model": {"attn_implementation": "eager"}},
+        {"seed": 77},
+    ],
+    ids=str,
+)
+def test_every_setting_of_the_answers_is_part_of_the_key(params: Params, changed: dict):
+    settings = params.model_dump(mode="json")
+    merge(settings, changed)
+    other = Params.model_validate(settings)
+    assert other != params
+    assert runner.make_job(other, "mvbench").journal != runner.make_job(params, "mvbench").journal
+
+
+def test_the_number_of_processes_is_no_part_of_the_key(params: Params):
+    assert runner.make_job(change(params, processes=2), "mvbench").journal == runner.make_job(params, "mvbench").journal
+
+
+def test_two_evaluations_do_not_share_a_log(params: Params):
+    with alone(runner.make_job(params, "mvbench").journal), pytest.raises(PllavaError, match="is being evaluated with these settings"):
+        evaluate(params)
 
 
 def test_a_clip_is_decoded_once_and_seen_by_the_tower_once(params: Params, monkeypatch: pytest.MonkeyPatch):

@@ -128,23 +128,76 @@ def test_first_champion_needs_only_the_floor(params, judge):
     assert not judge(floor, version(1, metrics(0.49)), None).passed
 
 
-@pytest.mark.parametrize("champion", [None, CHAMPION])
-def test_worse_than_a_blind_guess_or_the_base_fails_a_first_champion_too(params, judge, tmp_path, champion):
-    def decide(right, base):
+@pytest.fixture
+def against_base(params, judge, tmp_path):
+    """The gate's result for a version with `right` of 100 answers right, and its base with `base`; two candidates a question."""
+
+    def decide(right, base, champion=None, **gate):
+        changed = params.model_copy(update={"gate": params.gate.model_copy(update=gate)})
         file = answers(tmp_path / "adapted", range(right))
         file.write_text(file.read_text() + answers(tmp_path / "base", range(base), model="base").read_text())
-        return judge(params, version(2, metrics(0.9)), champion, {1: file, 2: file})
+        return judge(changed, version(2, metrics(0.9)), champion, {1: file, 2: file})
 
-    result = decide(45, 10)  # two candidates a question: a guess is right in half of them
+    return decide
+
+
+@pytest.mark.parametrize("champion", [None, CHAMPION], ids=["first champion", "next champion"])
+@pytest.mark.parametrize(
+    ("right", "base", "why"),
+    [
+        (45, 10, "mvbench: worse than a blind guess: 45.0 % against 50.0 %, -5.0 ("),
+        (70, 90, "mvbench: worse than its base, untrained: 70.0 % against 90.0 %, -20.0 ("),
+    ],
+    ids=["blind guess", "base"],
+)
+def test_worse_than_a_blind_guess_or_the_base_fails(against_base, right, base, why, champion):
+    result = against_base(right, base, champion)
     assert not result.passed
     assert len(result.reasons) == 1
-    assert "mvbench: worse than a blind guess: 45.0 % against 50.0 %, -5.0 (" in result.reasons[0]
-    result = decide(70, 90)
+    assert result.reasons[0].startswith(why)
+
+
+@pytest.mark.parametrize(("right", "base"), [(70, 70), (90, 50), (50, 50)])
+def test_as_good_as_a_blind_guess_and_the_base_passes(against_base, right, base):
+    assert against_base(right, base).passed
+
+
+def test_a_little_worse_than_the_base_passes_within_the_margin(against_base):
+    assert against_base(70, 71).passed
+
+
+def test_a_little_worse_than_a_blind_guess_fails_whatever_the_margin(against_base):
+    assert not against_base(49, 10, margin=0.5).passed
+
+
+def test_worse_than_the_base_in_the_paired_test_fails_also_within_the_margin(against_base):
+    result = against_base(70, 90, margin=0.5)
     assert not result.passed
-    assert "worse than its base, untrained: 70.0 % against 90.0 %, -20.0 (" in result.reasons[0]
-    assert decide(70, 70).passed
-    assert decide(90, 50).passed
-    assert decide(70, 71).passed, "within gate.margin, and not in the paired test"
+    assert "worse than its base, untrained" in result.reasons[0]
+
+
+@pytest.mark.parametrize(("base", "passed"), [(0.9, True), (0.91, False)])
+def test_a_base_whose_answers_are_not_kept_is_compared_by_its_average(params, judge, base, passed):
+    recorded = metrics(0.9)
+    recorded["models"]["base"] = {"average": {"value": base}, "tasks": {}}
+    result = judge(params, version(2, recorded), None)
+    assert result.passed == passed
+    assert passed or "not paired, the base's answers are not kept" in result.reasons[0]
+
+
+@pytest.mark.parametrize("champion", [None, CHAMPION], ids=["first champion", "next champion"])
+def test_a_version_that_was_rolled_back_fails(params, judge, champion):
+    rolled_back = version(2, metrics(0.99))
+    rolled_back.tags["rolled_back_at"] = "2026-01-02T03:04:05+00:00"
+    result = judge(params, rolled_back, champion)
+    assert not result.passed
+    assert "version 2 was rolled back at 2026-01-02T03:04:05+00:00" in result.reasons[0]
+
+
+def test_a_version_that_does_not_say_which_adapter_it_is_fails(params, judge):
+    result = judge(params, version(2, metrics(0.99), adapter=""), CHAMPION)
+    assert not result.passed
+    assert "version 2 was measured on adapter aaaaaaaaaaaa, but is nothing" in result.reasons[0]
 
 
 def test_a_first_champion_without_its_answers_fails(params, judge):
@@ -172,6 +225,7 @@ def test_the_champion_itself_passes(params, judge):
         (metrics(0.99, data_sha256="e" * 64), "data_sha256 differs"),
         (metrics(0.99, template_sha256="e" * 64), "template_sha256 differs"),
         (metrics(0.99, data_sha256=None), "does not record data_sha256"),
+        (metrics(0.99, limit=10), "limit differs: 10 here, None for the champion"),
         (metrics(0.99, adapter_sha256="b" * 64), "was measured on adapter bbbbbbbbbbbb"),
         ({"models": {}}, "has no tasks"),
     ],

@@ -179,7 +179,8 @@ def test_every_corpus_is_recorded_with_rows_licence_and_hashes(tmp_path):
         "kind": "video", "rows": 7, "licence": "cc-by-4.0",
         "annotations": "data/raw/birds/train.jsonl", "annotations_hash": "rows", "media": "data/raw/birds/media", "media_hash": "clips.dir",
     }  # fmt: skip
-    assert found["train.chat"]["licence"] is None and "media" not in found["train.chat"], "the project's LICENSE is not the corpus's"
+    assert found["train.chat"]["licence"] is None, "the project's LICENSE is not the corpus's"
+    assert "media" not in found["train.chat"]
 
 
 def test_the_card_speaks_of_shapes_only_when_there_was_nothing_else(tmp_path):

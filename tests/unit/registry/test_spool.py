@@ -1,6 +1,9 @@
 """What MLflow could not be told: delivered once, with the files as they were, also when the folder it comes from is gone."""
 
+import json
+import os
 import shutil
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -9,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from pllava.core.worktrees import Workspace
-from pllava.tracking.offline_buffer import FOLDER, Spool, deliver
+from pllava.tracking.offline_buffer import FOLDER, METRICS_A_CALL, Spool, deliver
+from pllava.tracking.store import client
 
 
 @pytest.fixture
@@ -65,3 +69,81 @@ def test_a_workspace_keeps_it_in_its_project(tmp_path, mlflow, monkeypatch):
     shutil.rmtree(workspace)
     assert deliver(mlflow, tmp_path, mlflow.create) == 1
     assert mlflow.files == [("train", "summary.md", "first")]
+
+
+def ended_process():
+    """The id of a process that is no more."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def left_by(pid, *entries, torn=""):
+    """The file of a training of the process `pid`."""
+    path = Path(FOLDER) / f"1-{pid}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in ({"run_id": None}, *entries)) + torn)
+    return path
+
+
+@pytest.fixture
+def create(in_project):
+    """Makes runs in an MLflow store of files; `create.runs` are their ids."""
+
+    def make(header):
+        make.runs.append(client().create_run("0").info.run_id)
+        return make.runs[-1]
+
+    make.runs = []
+    return make
+
+
+LOSS = {"metrics": [["loss", 0.5, 1_700_000_000_000, 10]]}
+ENDED = {"status": "FINISHED", "time": 1_700_000_000_000}
+
+
+def status(run_id):
+    return client().get_run(run_id).info.status
+
+
+def test_a_killed_training_is_delivered_as_killed_without_its_torn_line(create):
+    path = left_by(ended_process(), LOSS, torn='{"metrics": [["loss", 0.')
+    assert deliver(client(), Path(), create) == 1
+    assert [point.value for point in client().get_metric_history(create.runs[0], "loss")] == [0.5]
+    assert status(create.runs[0]) == "KILLED"
+    assert not path.exists()
+
+
+def test_a_training_that_ended_is_delivered_with_its_status(create):
+    left_by(ended_process(), LOSS, ENDED)
+    deliver(client(), Path(), create)
+    assert status(create.runs[0]) == "FINISHED"
+
+
+def test_a_training_that_still_runs_is_left_alone(create):
+    path = left_by(os.getpid(), LOSS)
+    assert deliver(client(), Path(), create) == 0
+    assert path.exists()
+    assert create.runs == []
+
+
+def test_a_delivery_that_broke_off_goes_on_in_the_same_run(create, monkeypatch):
+    path = left_by(ended_process(), LOSS, ENDED)
+
+    def refuse(*_, **__):
+        raise ConnectionError
+
+    with monkeypatch.context() as away, pytest.raises(ConnectionError):
+        away.setattr(type(client()), "log_batch", refuse)
+        deliver(client(), Path(), create)
+    assert path.exists()
+    assert deliver(client(), Path(), create) == 1
+    assert len(create.runs) == 1
+    assert status(create.runs[0]) == "FINISHED"
+
+
+def test_more_metrics_than_a_call_takes_are_all_delivered(create):
+    number = 2 * METRICS_A_CALL + 1
+    left_by(ended_process(), *({"metrics": [["loss", 1.0, 1_700_000_000_000 + step, step]]} for step in range(number)), ENDED)
+    deliver(client(), Path(), create)
+    assert [point.step for point in client().get_metric_history(create.runs[0], "loss")] == list(range(number))

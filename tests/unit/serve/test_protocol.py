@@ -190,10 +190,12 @@ def test_data_that_is_none(url: str):
         parse(body({"type": "video_url", "video_url": {"url": url}}), SETTINGS)
 
 
-def test_an_open_host_needs_a_key():
+def test_a_host_that_other_machines_reach_needs_a_key():
     with pytest.raises(PllavaError, match="PLLAVA_API_KEY"):
         ServeSettings(host="0.0.0.0")
     assert ServeSettings(host="0.0.0.0", api_key="secret").host == "0.0.0.0"
-    assert is_loopback("::1")
-    assert is_loopback("127.8.0.1")
-    assert not is_loopback("example.com")
+
+
+@pytest.mark.parametrize(("host", "loopback"), [("::1", True), ("127.8.0.1", True), ("localhost", True), ("example.com", False)])
+def test_loopback_is_what_only_this_machine_reaches(host: str, loopback: bool):
+    assert is_loopback(host) == loopback

@@ -115,6 +115,28 @@ def test_a_page_of_another_origin_posts_nothing_where_no_key_is_needed(headers: 
     assert sent.status_code == (status if key is None else 200)
 
 
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        ("Bearer secret", 200),
+        ("bearer  secret", 200),
+        (None, 401),
+        ("", 401),
+        ("Bearer", 401),
+        ("Bearer ", 401),
+        ("Bearer secre", 401),
+        ("Bearer secrets", 401),
+        ("Basic secret", 401),
+        ("secret", 401),
+    ],
+)
+def test_a_server_with_a_key_answers_to_the_whole_key_alone(authorization: str | None, status: int):
+    app = Starlette(routes=[Route("/v1/models", lambda _: PlainTextResponse("tiny"))])
+    client = TestClient(Guard(app, ServeSettings(api_key="secret"), Metrics()), base_url="http://localhost:8000")
+    headers = {} if authorization is None else {"Authorization": authorization}
+    assert client.get("/v1/models", headers=headers).status_code == status
+
+
 def test_a_page_of_another_origin_gets_nothing(tiny_model: Any, tiny_processor: Any):
     chat = pllava.VideoChat(tiny_model, tiny_processor, template="vicuna")
     with served(build_app(chat, ["tiny"], ServeSettings())) as url:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import random
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -55,3 +58,48 @@ def test_shared_out_state_is_taken_and_put_back_to_the_bit(one_process: None) ->
     again = state.capture(model, optimizer)
     assert again.tensors.keys() == after.tensors.keys()
     assert all(torch.equal(again.tensors[name], value) for name, value in after.tensors.items())
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda: torch.rand(3).tolist(), lambda: np.random.rand(3).tolist(), random.random], ids=["torch", "numpy", "python"]
+)
+def test_a_random_generator_goes_on_where_it_was(draw: Callable[[], object]) -> None:
+    taken = json.loads(json.dumps(state.random_state()))
+    expected = draw()
+    draw()
+    state.restore_random_state(taken)
+    assert draw() == expected
+
+
+def test_a_normal_number_kept_for_the_next_draw_is_kept() -> None:
+    """numpy and python make normal numbers in pairs."""
+    np.random.normal()
+    random.gauss()
+    taken = json.loads(json.dumps(state.random_state()))
+    expected = np.random.normal(), random.gauss()
+    state.restore_random_state(taken)
+    assert (np.random.normal(), random.gauss()) == expected
+
+
+def test_the_scale_of_the_loss_is_put_back() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    taken = state.capture(model, optimizer, torch.amp.GradScaler("cpu", init_scale=8.0))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    state.restore(taken, model, optimizer, scaler)
+    assert scaler.get_scale() == 8.0
+
+
+def test_the_moments_of_the_optimiser_are_put_back() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    taken = state.capture(model, optimizer)
+    other = nn.Linear(2, 1)
+    restored = torch.optim.AdamW(other.parameters())
+    state.restore(taken, other, restored)
+    again = state.capture(other, restored)
+    assert {name for name in again.tensors if name.startswith("optimizer/")}
+    assert again.tensors.keys() == taken.tensors.keys()
+    assert all(torch.equal(again.tensors[name], value) for name, value in taken.tensors.items())
