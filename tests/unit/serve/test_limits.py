@@ -90,7 +90,9 @@ def test_bodies_together_are_bounded_before_they_are_read(url: str, path: str):
 def test_a_body_without_a_declared_size_counts_as_it_comes():
     budget = Budget(100)
     one, two = Body(budget), Body(budget)
-    assert one.hold(60) and one.hold(60) and two.hold(40)
+    assert one.hold(60)
+    assert one.hold(60)
+    assert two.hold(40)
     assert not two.hold(41)
     one.release()
     one.release()
