@@ -27,7 +27,7 @@ from pllava.core.errors import PllavaError
 ROOT = Path(__file__).resolve().parents[2]
 START_LIMIT = 120.0  # seconds for a child to start
 PIPE_BYTES = 1 << 20  # size of the pipe's buffer in the kernel
-CHUNK_BYTES = 4 << 20  # of shared memory: it stays in the processor's cache between the child and the parent
+CHUNK_BYTES = 1 << 20  # of shared memory: it stays in the processor's cache between the child and the parent
 KEPT_BYTES = 256 << 20  # shared memory that is kept from one job to the next
 RETIRED_BYTES = 2 << 30  # resident memory after a job; a larger process is not used again
 Say = Callable[..., None]  # say(message, frames=None)
