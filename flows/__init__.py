@@ -5,8 +5,10 @@ Importing this package sets Prefect's environment variables, which Prefect reads
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
+from pllava.core.files import state_folder
 from pllava.services.stack import QUIET, login_environment, recorded
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,4 +28,5 @@ def _login() -> dict[str, str]:
 ENVIRONMENT = QUIET | {"PREFECT_HOME": str(ROOT / ".state" / "prefect")} | _login()
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
-Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of the path only
+with suppress(OSError):  # a full disk: the server, which does not start, says so
+    state_folder(Path(os.environ["PREFECT_HOME"]))  # Prefect makes the last folder of the path only

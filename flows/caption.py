@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import ROOT, server
 from flows.failure import tell
 from flows.process import end_all
+from flows.server import served
 from pllava.apps.caption.job import Dense, Job, make_job
 from pllava.apps.caption.store import Row
 from pllava.chat.caption.clips import QUESTION
@@ -54,6 +55,7 @@ class CaptionForm(BaseModel):
     ray_address: str | None = Field(None, description="ray://HOST:10001 of a cluster; empty: Ray is started on this machine")
 
 
+@served
 @flow(name="caption", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def caption(form: CaptionForm) -> Any:
     """Caption videos. A run that was stopped goes on where it was.

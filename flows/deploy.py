@@ -8,9 +8,11 @@ from prefect.states import Completed, Failed
 
 from flows import ROOT, decisions, form
 from flows.failure import tell
+from flows.server import served
 from flows.stages import first_failure
 
 
+@served
 @flow(name="deploy", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def deploy(version: form.Version = None) -> Any:
     """The demo takes the champion without a gap. When it does not answer the trial question, the one before serves on, and this run fails.

@@ -16,6 +16,7 @@ from flows import ROOT, form, retry
 from flows.experiment import run_experiment
 from flows.failure import tell
 from flows.process import end_all, stream
+from flows.server import served
 from flows.stage import LAST_LINES, environment
 from flows.stages import first_failure, publish_metrics, run_stages
 from pllava.core.errors import PllavaError
@@ -26,6 +27,7 @@ Limit = Annotated[int | None, Field(ge=1), form.titled("Questions of each task")
 Alpha = Annotated[float | None, Field(ge=0, le=1024), form.titled("LoRA strength (alpha)")]
 
 
+@served
 @flow(name="evaluate", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def evaluate(benchmark: form.Benchmark = form.ALL, limit: Limit = None, lora_alpha: Alpha = None) -> Any:
     """Score the base, one frame, and the adapted model on a benchmark.

@@ -17,6 +17,7 @@ from flows import ROOT, decisions, form, server
 from flows.experiment import is_other, run_experiment
 from flows.failure import tell
 from flows.process import end_all
+from flows.server import served
 from flows.stages import first_failure, publish_metrics, run_stages
 from pllava.core.errors import PllavaError
 from pllava.core.overrides import Overrides, set_values
@@ -24,6 +25,7 @@ from pllava.core.params import load_params
 from pllava.core.worktrees import main_workspace
 
 
+@served
 @flow(name="pipeline", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def pipeline(recipe: form.Recipe = form.AS_IT_STANDS, overrides: Overrides = Overrides(), deploy: form.Deploy = True) -> Any:  # noqa: B008
     """Bring every DVC stage up to date, judge the result, and serve it when it is at least as good as the champion.
@@ -76,6 +78,9 @@ def main() -> int:
             state = pipeline(return_state=True)
     except KeyboardInterrupt:
         return 130
+    except PllavaError as error:
+        print_failure(str(error))
+        return 1
     if not state.is_completed():
         print_failure(state.message or state.name)
         return 1

@@ -18,6 +18,7 @@ import psutil
 from flows.sentinel import KILLED_SECONDS, family
 from pllava.core.errors import PllavaError
 from pllava.core.params import Run, load_params
+from pllava.core.signals import end_with_parent
 
 KEPT_LINES = 30
 
@@ -99,7 +100,8 @@ def _tell_sentinel(sign: str, process: subprocess.Popen[bytes]) -> None:
     if _sentinel is None or _sentinel.poll() is not None:
         if _sentinel is None:
             atexit.register(_dismiss_sentinel)
-            _watch_parent()
+            if multiprocessing.parent_process() is not None:  # a worker of a process pool
+                end_with_parent()  # the sentinel ends the children
         _sentinel = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("sentinel.py"))],
             stdin=subprocess.PIPE,  # no other child inherits our end of the pipe, so it closes whenever we die
@@ -119,18 +121,6 @@ def _dismiss_sentinel() -> None:
         with suppress(BrokenPipeError):
             _sentinel.stdin.close()
         _sentinel.wait()
-
-
-def _watch_parent() -> None:
-    """In a worker of a process pool: end this worker when its parent was killed. By itself it would work on."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def follow() -> None:
-            parent.join()
-            os._exit(1)  # the sentinel ends the children
-
-        threading.Thread(target=follow, daemon=True).start()
 
 
 def _patience(folder: Path) -> float:

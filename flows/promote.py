@@ -9,12 +9,14 @@ from pydantic import Field
 
 from flows import ROOT, decisions, form
 from flows.failure import tell
+from flows.server import served
 from flows.stages import first_failure
 
 Force = Annotated[bool, form.titled("Even when the gate says no")]
 Reason = Annotated[str | None, Field(max_length=500), form.titled("Reason")]
 
 
+@served
 @flow(name="promote", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def promote(version: form.Version = None, force: Force = False, reason: Reason = None, deploy: form.Deploy = True) -> Any:
     """Gate a version against the champion of today, promote it, serve it. When it does not serve, the champion is what it was.

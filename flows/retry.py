@@ -4,6 +4,7 @@ A task is retried when the cause of its failure may pass by itself (a network, a
 Training is never retried: the machine that killed it would kill it again. A person who starts it again resumes it.
 """
 
+import logging
 import re
 from typing import Any
 
@@ -26,3 +27,13 @@ def options(stage: str) -> dict[str, Any]:
     if stage.split("@")[0] in NEVER:
         return {"retries": 0}
     return {"retries": len(DELAYS), "retry_delay_seconds": DELAYS, "retry_condition_fn": may_pass}
+
+
+def _without_empty_traceback(record: logging.LogRecord) -> bool:
+    """Prefect logs a failure that is no exception with a traceback, which then reads "NoneType: None"."""
+    if record.exc_info and record.exc_info[0] is None:
+        record.exc_info = None
+    return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)

@@ -8,9 +8,11 @@ from prefect.states import Completed, Failed
 
 from flows import ROOT, decisions, form
 from flows.failure import tell
+from flows.server import served
 from flows.stages import first_failure
 
 
+@served
 @flow(name="rollback", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def rollback(deploy: form.Deploy = True) -> Any:
     """Swap champion and previous. A second rollback swaps them back.

@@ -1,4 +1,7 @@
-"""`with api() as url:` use the Prefect server of PREFECT_API_URL; without one, start a server and stop it after the block."""
+"""`with api() as url:` use the Prefect server of PREFECT_API_URL; without one, start a server and stop it after the block.
+
+Prefect would start one too, whose pages check no Host. `@served` above a flow: a call of the flow from Python uses `api`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from prefect import Flow
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -50,6 +55,18 @@ def api() -> Iterator[str]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+class _Served(Flow[..., Any]):
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        with api():
+            return super().__call__(*arguments, **options)
+
+
+def served(flow: Flow[..., Any]) -> Flow[..., Any]:
+    """The flow; when it is called without PREFECT_API_URL, it runs with a server of `api`."""
+    flow.__class__ = _Served
+    return flow
 
 
 def _deliver_logs_and_events() -> None:

@@ -22,6 +22,7 @@ from flows import ROOT, form
 from flows.failure import tell
 from flows.point import register, run_point
 from flows.process import accept, end_all
+from flows.server import served
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text, read_json, write_json
 from pllava.core.hashing import sha256_of
@@ -41,6 +42,7 @@ Benchmark = Annotated[str, form.titled("Benchmark", enum=form.BENCHMARKS)]
 Name = Annotated[str | None, Field(max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$"), form.titled("Name")]
 
 
+@served
 @flow(name="sweep", on_failure=[tell], on_crashed=[tell], on_cancellation=[tell])
 def sweep(
     grid: Grid = Grid(),  # noqa: B008

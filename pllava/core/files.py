@@ -9,12 +9,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pllava.core.errors import PllavaError
 
+PRIVATE = ("*.db*", "*.sqlite*", "*.log*")  # databases and logs
 UMASK = os.umask(0o022)  # the system has no call that only reads it: set it, then set it back
 os.umask(UMASK)
 
@@ -103,12 +104,28 @@ def _remove_abandoned(path: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def state_folder(folder: Path) -> Path:
+    """Make a folder under a project's `.state`, and return it. Only the owner may enter `.state` and read its databases and logs.
+
+    The modes of what an earlier version has written change too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = next((path for path in (folder, *folder.absolute().parents) if path.name == ".state"), None)
+    if state is not None:
+        files = [path for name in PRIVATE for pattern in (name, f"*/{name}") for path in state.glob(pattern) if path.is_file()]
+        for path in (state, *files):
+            with suppress(OSError):  # it is another user's, or has just been removed
+                if path.stat().st_mode & 0o077:
+                    path.chmod(path.stat().st_mode & 0o700)
+    return folder
+
+
 def folder_of_process(home: Path, prefix: str = "") -> Path:
     """A new empty folder in `home` that this process alone uses, locked until the process ends. Folders of ended processes are removed.
 
     The lock shows whether a process still runs. A pid would not: containers that share `home` number their processes separately.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    state_folder(home)
     for abandoned in home.glob(f"{prefix}*"):
         if (handle := _locked(abandoned)) is not None:
             shutil.rmtree(abandoned, ignore_errors=True)
@@ -142,7 +159,7 @@ def alone(lock: Path, busy: str, seconds: float = 0.0) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    state_folder(lock.parent)
     file_lock = FileLock(lock)
     try:
         try:

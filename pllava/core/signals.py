@@ -5,6 +5,7 @@ A second Ctrl-C ends it at once.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 EXIT_CODE = 143  # exit code of a training that a signal stopped and that saved a checkpoint: 128 + SIGTERM, as a shell reports it
 
@@ -76,13 +78,24 @@ def _end_on_sigterm_of_parent(parent: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Ask the Linux kernel to send this process SIGTERM when its parent dies: after a kill -9 of the parent no training runs on unseen."""
+    """End this process when its parent dies, also at a kill -9 of the parent. Called in the child.
+
+    A worker of multiprocessing ends at once, on every system. Any other process gets SIGTERM from the kernel, on Linux alone.
+    """
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+        return
     if not sys.platform.startswith("linux"):
         return
     import ctypes
 
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _follow(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from pllava.core import git
 from pllava.core.errors import PllavaError
+from pllava.core.files import state_folder
 
 WORKSPACES = Path(".state/workspaces")  # under the project folder
 # Options of `git diff` that `git apply` needs: they override the user's git settings (colours, an external program, no prefixes).
@@ -69,7 +70,7 @@ def workspace(main: Path, name: str) -> Iterator[Workspace]:
     main = main.resolve()
     name = safe_name(name)
     workspaces = main / WORKSPACES
-    workspaces.mkdir(parents=True, exist_ok=True)
+    state_folder(workspaces)
     folder = workspaces / name
     with _held(workspaces / f"{name}.lock", f"a workspace {name!r} is in use"):
         try:
@@ -86,7 +87,7 @@ def workspace(main: Path, name: str) -> Iterator[Workspace]:
 def main_workspace(main: Path, holder: str, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of the project folder until the block ends. While another run holds it, wait, and pass that run's `holder` to `say`."""
     workspaces = main / WORKSPACES
-    workspaces.mkdir(parents=True, exist_ok=True)
+    state_folder(workspaces)
     note = workspaces / "main.txt"
     lock = FileLock(workspaces / f"{MAIN}.lock")
     try:

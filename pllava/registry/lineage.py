@@ -10,14 +10,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from pllava.core.errors import PllavaError
 from pllava.core.files import read_json
 from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
 from pllava.registry.card import corpora_of, dataset_inputs
 from pllava.registry.versions import all_versions
+from pllava.tracking.provenance import locked_stages
 from pllava.tracking.store import client, experiment_id
 
 if TYPE_CHECKING:
@@ -179,8 +178,7 @@ def _lock(connection: MlflowClient, run: MlflowRun | None, version: ModelVersion
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(connection.download_artifacts(run.info.run_id, "lineage/dvc.lock", folder))
-        stages = (yaml.safe_load(file.read_text()) or {}).get("stages", {})
-        outputs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
+        outputs = {out["path"]: out["md5"] for stage in locked_stages(file).values() for out in stage.get("outs", []) if "md5" in out}
         return {"sha256": sha256_file(file)} | outputs
 
 

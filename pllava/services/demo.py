@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from pllava.core import processes as process
 from pllava.core.errors import PllavaError
-from pllava.core.files import atomic_write_text
+from pllava.core.files import atomic_write_text, state_folder
 
 POLL = 1.0  # seconds
 RETRY_SECONDS = 60.0  # until a failed deployment is tried again
@@ -78,7 +78,7 @@ def _reason() -> str:
 
 def _deployment_in_progress() -> bool:
     """Does a process deploy now? Then the record is about to change."""
-    process.HOME.mkdir(parents=True, exist_ok=True)
+    state_folder(process.HOME)
     try:
         with FileLock(process.HOME / "deploy.lock", timeout=0):
             return False

@@ -27,7 +27,7 @@ from pllava.apps.demo.samples import Sample, first_sample
 from pllava.apps.web.auth import AUTH_VARIABLE, read_auth, require_auth_beyond_loopback
 from pllava.core import processes as process
 from pllava.core.errors import PllavaError
-from pllava.core.files import atomic_write_text
+from pllava.core.files import atomic_write_text, state_folder
 from pllava.core.params import Params
 from pllava.registry.default_model import champion
 from pllava.registry.promote import adopt
@@ -66,7 +66,7 @@ def deploy(params: Params, restart: bool = False) -> Deployment:
     """
     from filelock import FileLock
 
-    process.HOME.mkdir(parents=True, exist_ok=True)
+    state_folder(process.HOME)
     with FileLock(process.HOME / "deploy.lock"):  # two deployments at once would fight over the port
         return _deploy(_with_stack_port(params), restart)
 
@@ -139,8 +139,9 @@ def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, An
         str(settings),
     ]
     url = f"http://{params.deploy.host}:{params.deploy.port}"
-    process.LOG.parent.mkdir(parents=True, exist_ok=True)
+    state_folder(process.LOG.parent)
     with process.LOG.open("wb") as log:
+        process.LOG.chmod(0o600)
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

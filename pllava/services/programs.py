@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+from pllava.core.files import UMASK
 from pllava.services.stack import HOST, STATE, Stack
 
 POOL = "local"
@@ -13,13 +14,15 @@ POOL = "local"
 
 @dataclass(frozen=True)
 class Program:
-    """One service. health: an address that returns 200 when the service serves. stop_seconds: from SIGTERM until it is killed."""
+    """One service. health: an address that returns 200 when the service serves. stop_seconds: from SIGTERM until it is killed.
+    umask: of its files; the worker and the demo write files of the project, which get the modes that the user chose."""
 
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     health: str | None = None
     stop_seconds: int = 10
+    umask: int = 0o077
 
 
 def programs(stack: Stack) -> list[Program]:
@@ -46,8 +49,9 @@ def programs(stack: Stack) -> list[Program]:
             "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # also of runs that have not begun
         },
         stop_seconds=20,  # its runs end first
+        umask=UMASK,
     )
-    demo = Program("demo", [python, "-m", "pllava.services.demo"], stop_seconds=25)
+    demo = Program("demo", [python, "-m", "pllava.services.demo"], stop_seconds=25, umask=UMASK)
     bridge = Program(
         "bridge",  # a champion made in MLflow's pages is served
         [python, "-m", "pllava.services.bridge", "--host", HOST, "--port", str(stack.bridge_port), "--prefect", stack.prefect_url],

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from pllava.apps.web.origin import OriginGuard
+from pllava.core.signals import end_with_parent
 from pllava.services.stack import HOST
 
 
@@ -57,6 +58,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--temporary", action="store_true", help="Prefect's API alone")
     arguments = parser.parse_args()
+    if arguments.temporary:
+        end_with_parent()
     app, options = prefect(arguments.temporary) if arguments.name == "prefect" else mlflow()
     uvicorn.run(OriginGuard(app), host=HOST, port=arguments.port, **options)
 

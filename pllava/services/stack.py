@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import read_json, write_json
+from pllava.core.files import read_json, state_folder, write_json
 
 HOST = "127.0.0.1"
 STATE = Path(".state")  # all below is relative to the project folder
@@ -136,7 +136,7 @@ def recorded(root: Path) -> Stack | None:
 
 def secret(file: Path, before: str = "") -> str:
     """A secret: `before` and 32 random bytes in base64, also the form of a Fernet key. Made at first use; only this user can read it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    state_folder(file.parent)
     with suppress(FileNotFoundError):
         if text := file.read_text().strip():
             file.chmod(0o600)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import atomic_write_text
+from pllava.core.files import atomic_write_text, state_folder
 from pllava.services.bridge import mlflow_environment as webhook_environment
 from pllava.services.programs import Program, programs
 from pllava.services.stack import LOGS, STATE, Stack
@@ -37,8 +37,8 @@ def write_settings(stack: Stack) -> Path:
     if refused := [mark for mark in ("%", " ;", '"', "\n") if mark in str(stack.root)]:
         raise PllavaError(f"supervisord cannot work in {stack.root}: move the project to a folder without {refused[0]!r} in its name")
     home = stack.root / HOME
-    home.mkdir(parents=True, exist_ok=True)
-    (stack.root / LOGS).mkdir(parents=True, exist_ok=True)
+    state_folder(home)
+    state_folder(stack.root / LOGS)
     socket = socket_path(stack.root)
     sections = [
         _section("unix_http_server", file=socket, chmod="0700"),
@@ -50,6 +50,7 @@ def write_settings(stack: Stack) -> Path:
             pidfile=home / "supervisord.pid",
             childlogdir=stack.root / LOGS,
             directory=stack.root,
+            umask="077",  # of its logs
         ),
         "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n",
         _section("supervisorctl", serverurl=f"unix://{socket}"),
@@ -106,6 +107,7 @@ def _program(stack: Stack, number: int, program: Program) -> str:
         priority=10 * number,
         autostart="false",  # up.py starts the services in order
         autorestart="true",
+        umask=f"{program.umask:03o}",
         startsecs=2,
         startretries=3,
         stopwaitsecs=program.stop_seconds,

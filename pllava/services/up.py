@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from pllava.core import processes as demo_process
 from pllava.core.errors import PllavaError
+from pllava.core.files import state_folder
 from pllava.core.params import load_params
 from pllava.core.worktrees import tidy
 from pllava.services import leftovers, supervisor
@@ -36,7 +37,7 @@ def up(root: Path, say: Callable[[object], None]) -> str:
     """Start the services that do not run. Returns their addresses as text. Raises PllavaError: port in use, service does not start."""
     root = root.resolve()
     load_params(root / "params.yaml")
-    (root / STATE).mkdir(exist_ok=True)
+    state_folder(root / STATE)
     with FileLock(root / STATE / "stack.lock"):  # `up` and `down` never at the same time
         running = supervisor.connect(root)
         if running is not None:
@@ -143,7 +144,9 @@ def _worker_is_online(stack: Stack, since: int) -> bool:
 
 def _run(stack: Stack, name: str, module: str, *arguments: str) -> None:
     """Run a module of flows/ in a process of its own, and log its output. Raises PllavaError with the end of the log when it fails."""
-    with _log(stack, name).open("wb") as file:
+    log = _log(stack, name)
+    with log.open("wb") as file:
+        log.chmod(0o600)
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=stack.root,

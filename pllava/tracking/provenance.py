@@ -8,7 +8,8 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -112,7 +113,7 @@ def dataset_digests(root: Path, params: Params) -> dict[str, tuple[str, str]]:
     digests: dict[str, tuple[str, str]] = {}
     for name, path in paths.items():
         if digest := locked.get(path) or _added_hash(root, path) or _digest(root / path):
-            digests[name] = (path, digest[:DIGEST_LENGTH])
+            digests[name] = (path, str(digest)[:DIGEST_LENGTH])
     for name in [name for name in digests if name.startswith("annotations.")]:
         media = digests.get(f"media.{name.removeprefix('annotations.')}")
         if media and media[1] == digests[name][1]:  # one tracked folder holds both
@@ -183,6 +184,22 @@ def stated_licence(folder: Path) -> str | None:
     return None
 
 
+def locked_stages(file: Path) -> dict[str, dict[str, Any]]:
+    """The stages of a dvc.lock by name. Raises PllavaError for half a file, as a kill or a full disk can leave it."""
+    with _whole(file):
+        stages = (yaml.safe_load(file.read_text()) or {}).get("stages", {})
+        [entry["path"] for stage in stages.values() for kind in ("outs", "deps") for entry in stage.get(kind, [])]
+    return stages
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, LookupError):
+        raise PllavaError(f"{file} is not whole. Take it from the last commit, then repeat the command: git checkout {file.name}") from None
+
+
 def _locked_hashes(root: Path) -> dict[str, str]:
     """{path: md5} of the outputs and dependencies of all stages, from dvc.lock.
 
@@ -191,7 +208,7 @@ def _locked_hashes(root: Path) -> dict[str, str]:
     """
     if not (root / "dvc.lock").is_file():
         return {}
-    locked: dict[str, Any] = (yaml.safe_load((root / "dvc.lock").read_text()) or {}).get("stages", {})
+    locked = locked_stages(root / "dvc.lock")
     order = list((yaml.safe_load((root / "dvc.yaml").read_text()) or {}).get("stages", {})) if (root / "dvc.yaml").is_file() else []
     position = {name: index for index, name in enumerate(order)}  # dvc.lock orders the stages by their first run
     stages = sorted(locked.items(), key=lambda item: position.get(item[0].split("@")[0], len(order)))
@@ -212,7 +229,8 @@ def _added_hash(root: Path, path: str) -> str | None:
             break
         file = folder.with_name(f"{folder.name}.dvc")
         if file.is_file():
-            return (yaml.safe_load(file.read_text()) or {}).get("outs", [{}])[0].get("md5")
+            with _whole(file):
+                return (yaml.safe_load(file.read_text()) or {}).get("outs", [{}])[0].get("md5")
         if folder == root:
             break
     return None

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from pllava.core.errors import PllavaError
+from pllava.core.files import state_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,6 +61,8 @@ def setup() -> str:
         raise PllavaError(
             f"{file}: SQLite opens no path of more than {LONGEST_PATH} bytes. Move the project to a folder with a shorter one"
         )
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        state_folder(Path(file).parent)
     if uri.startswith("sqlite:///"):
         migrate(uri)
     return uri
@@ -145,6 +148,8 @@ def _replace(database: Path, folder: Path) -> None:
             aside = database.with_name(f"{database.name}.half-migrated-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
             print(f"{database} was half-migrated by a process that was killed: it is kept as {aside}, a new one begins", file=sys.stderr)
             database.rename(aside)
+    if not reason and not database.exists():
+        copy.chmod(0o600)
     if reason:
         raise PllavaError(f"{database} could not be migrated, and is as it was: {reason}\nNext: mend the cause, then the same command")
     copy.replace(database)

@@ -1,7 +1,8 @@
 """A child process that does jobs, and is killed when a job takes too long.
 
 The parent sends a job as a JSON line. The child answers with JSON messages. The bytes of frames follow their message in the pipe; frames
-of the last message are in shared memory. No pickle, no fork: the child is a fresh `python -m MODULE` that calls `serve`.
+of the last message are in shared memory, and a byte in the pipe follows each chunk of them, so that the parent copies a chunk while the
+child writes the next one. No pickle, no fork: the child is a fresh `python -m MODULE` that calls `serve`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pllava.core.errors import PllavaError
 ROOT = Path(__file__).resolve().parents[2]
 START_LIMIT = 120.0  # seconds for a child to start
 PIPE_BYTES = 1 << 20  # size of the pipe's buffer in the kernel
+CHUNK_BYTES = 1 << 20  # of shared memory: it stays in the processor's cache between the child and the parent
 KEPT_BYTES = 256 << 20  # shared memory that is kept from one job to the next
 RETIRED_BYTES = 2 << 30  # resident memory after a job; a larger process is not used again
 Say = Callable[..., None]  # say(message, frames=None)
@@ -136,17 +138,26 @@ class Child:
             line = stdout.readline()
             message = json.loads(line) if line.endswith(b"\n") else None
             frames = np.empty(message.pop("shape"), np.uint8) if message and "shape" in message else None
-            source: Any = self._frames if message and message.get("end") else stdout
-            if message is None or (frames is not None and not _fill(frames, source)):
+            if message is None or (frames is not None and not self._receive(frames, shared=message.get("end", False))):
                 raise BrokenPipeError
-            if source is self._frames:
-                self._rewind()
         except (OSError, ValueError):
             timer.cancel()
             self.end()
             raise Gone(too_long if expired.is_set() else self._death()) from None
         timer.cancel()
         return message, frames
+
+    def _receive(self, frames: np.ndarray, shared: bool) -> bool:
+        """Fill `frames` from the shared memory or from the pipe. False when the child ends too early."""
+        stdout, view = self.process.stdout, frames.reshape(-1).data
+        assert stdout is not None
+        if not shared:
+            return _fill(view, stdout)
+        for position in range(0, len(view), CHUNK_BYTES):
+            if not stdout.read(1) or not _fill(view[position : position + CHUNK_BYTES], self._frames):
+                return False
+        self._rewind()
+        return True
 
     def _rewind(self) -> None:
         """Make the shared memory ready for the next job. Frees more than `KEPT_BYTES`."""
@@ -174,9 +185,8 @@ def _memory_file() -> IO[bytes]:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def _fill(frames: np.ndarray, source: IO[bytes]) -> bool:
-    """Read the bytes of `frames` from the source. False when the source ends too early."""
-    view = frames.reshape(-1).data
+def _fill(view: memoryview, source: IO[bytes]) -> bool:
+    """Fill the view from the source. False when the source ends too early."""
     while view:
         count = source.readinto(view)  # type: ignore[attr-defined]
         if not count:
@@ -208,6 +218,12 @@ def _resident_bytes() -> int:
         return 0
 
 
+def _write(file: int, view: memoryview, position: int) -> None:
+    while view:
+        count = os.pwrite(file, view, position)
+        view, position = view[count:], position + count
+
+
 def serve(answer: Callable[[dict[str, Any], Say], None]) -> None:
     """The child's side: answer jobs until the parent ends, even while a decoder hangs. The last message of a job holds "end": True."""
     out, memory = os.fdopen(os.dup(1), "wb"), int(sys.argv[1])
@@ -220,16 +236,19 @@ def serve(answer: Callable[[dict[str, Any], Say], None]) -> None:
         os._exit(0)
 
     def say(message: dict[str, Any], frames: np.ndarray | None = None) -> None:
-        if message.get("end"):
-            if frames is not None:
-                view = np.ascontiguousarray(frames).reshape(-1).data
-                position = 0
-                while position < len(view):
-                    position += os.pwrite(memory, view[position:], position)
+        last = message.get("end", False)
+        if last:
             message["retired"] = _resident_bytes() > RETIRED_BYTES
         out.write(json.dumps(message if frames is None else {**message, "shape": frames.shape}).encode() + b"\n")
-        if frames is not None and not message.get("end"):
-            out.write(np.ascontiguousarray(frames).data)
+        if frames is not None:
+            view = np.ascontiguousarray(frames).reshape(-1).data
+            if last:
+                for position in range(0, len(view), CHUNK_BYTES):
+                    _write(memory, view[position : position + CHUNK_BYTES], position)
+                    out.write(b".")
+                    out.flush()
+            else:
+                out.write(view)
         out.flush()
 
     threading.Thread(target=listen, daemon=True).start()

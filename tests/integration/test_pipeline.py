@@ -1,6 +1,7 @@
 """The flow on a small DVC project of trivial stages: real DVC, real Prefect."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -172,24 +173,32 @@ def test_what_ran_when_the_services_were_killed_does_not_look_as_if_it_went_on(p
         assert client.read_flow_run(run.id).state.is_crashed()
 
 
-TERMINATED = """
+ENDED = """
 import sys, time
 from prefect import flow
 from flows import pipeline
+from flows.server import served
 
+@served
 @flow
 def sleeps():
     print("sleeping", flush=True)
     time.sleep(600)
 
+if sys.argv[1] == "python":
+    sleeps()
 pipeline.pipeline = sleeps
 sys.exit(pipeline.main())
 """
 
 
-def test_a_terminated_flow_takes_its_own_server_along(tmp_path):
+@pytest.mark.parametrize(
+    ("how", "number", "code"), [("module", signal.SIGTERM, 143), ("python", signal.SIGTERM, -15), ("python", signal.SIGKILL, -9)]
+)
+def test_a_flow_that_ends_takes_its_own_server_along(tmp_path, how, number, code):
+    """By `python -m flows.pipeline` and by a call from Python; the server is the same, and guarded in the same way."""
     env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {"PREFECT_HOME": str(tmp_path)}
-    command = [sys.executable, "-c", TERMINATED]
+    command = [sys.executable, "-c", ENDED, how]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
         assert any(b"sleeping" in line for line in run.stdout)
         below = psutil.Process(run.pid).children(recursive=True)
@@ -199,7 +208,7 @@ def test_a_terminated_flow_takes_its_own_server_along(tmp_path):
         url = f"http://127.0.0.1:{ports[0]}"
         gets_nothing(url, ["/", "/docs", "/api/health", "/api/deployments/", "/api/admin/settings"], ["/api/events/in", "/api/events/out"])
         assert ask(f"{url}/api/deployments/filter", "POST", b"{}", Content_Type="application/json")[0] == 401, "a program without its login"
-        run.terminate()
-        assert run.wait(60) == 143
+        run.send_signal(number)
+        assert run.wait(60) == code
     _, left = psutil.wait_procs(below, timeout=10)
     assert left == []

@@ -1,6 +1,7 @@
 """The real services on ports of their own: used over REST as the Prefect page does, broken, stopped. Stages are trivial, DVC is real."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from foreign_page import ask, gets_nothing
 from services import PROJECT, Services, copy_project, down_at_the_end, until
 from serving import Visitor, write_adapter, write_clip
 
+from pllava.core.files import UMASK
 from pllava.services.stack import LOGIN
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -293,22 +295,21 @@ def test_a_run_that_is_killed_outright_leaves_nothing_of_its_stage(services):
     assert services.wait(run, 60)["type"] == "CRASHED"
 
 
-def test_a_dead_service_is_restarted(services):
-    def parents():
-        return services.running("mlflow", "--port", services.env["PLLAVA_MLFLOW_PORT"])
+def test_dead_services_are_restarted(services):
+    """Also all of them at once."""
+    names = ("prefect", "mlflow", "bridge", "demo", "worker")
 
-    (dead,) = parents()
-    for process in [*dead.children(recursive=True), dead]:
-        process.send_signal(signal.SIGKILL)
-    assert until(lambda: [process for process in parents() if process.pid != dead.pid], 20)
+    def pids():
+        rows = [line.split() for line in services.do("status").splitlines()[1:6]]
+        return {name: int(pid) for name, state, pid, *_ in rows if state == "running" and pid.isdigit()}
 
-    def answers():
-        try:
-            return services.call("/health", base=services.mlflow)[0] == 200
-        except OSError:
-            return False
-
-    assert until(answers, 60)
+    dead = pids()
+    assert set(dead) == set(names)
+    for pid in dead.values():
+        os.kill(pid, signal.SIGKILL)
+    assert until(lambda: len(now := pids()) == len(names) and not set(now.values()) & set(dead.values()), 60)
+    run = services.start("pipeline/experiment", overrides={"seed": 103})
+    assert services.wait(run)["type"] == "COMPLETED"
 
 
 def test_down_leaves_no_process_and_what_was_recorded_stays(services):
@@ -331,6 +332,14 @@ def test_down_leaves_no_process_and_what_was_recorded_stays(services):
         assert services.processes() == []
     services.do("up")
     assert services.state(running)["type"] == "CRASHED"
+
+
+def test_only_the_owner_reads_what_the_services_keep(services):
+    assert (services.root / ".state").stat().st_mode & 0o777 == 0o700
+    kept = [path for path in (services.root / ".state").rglob("*") if path.is_file() and path.suffix in (".db", ".log", ".sqlite")]
+    assert {path.name for path in kept} >= {"mlflow.db", "prefect.db", "supervisor.log", "worker.log", "deployments.log"}
+    assert [path for path in kept if path.stat().st_mode & 0o077] == []
+    assert (services.root / "three").stat().st_mode & 0o777 == 0o666 & ~UMASK, "what a run writes is no secret"
 
 
 def test_the_login_is_in_one_file_that_only_its_user_reads(services):

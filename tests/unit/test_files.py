@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pllava.core.errors import PllavaError
-from pllava.core.files import alone, atomic_dir, folder_of_process, read_json
+from pllava.core.files import UMASK, alone, atomic_dir, folder_of_process, read_json, state_folder
 
 KILLED = """
 import os, pathlib, sys
@@ -104,3 +104,21 @@ def test_json_that_cannot_be_read_is_one_sentence(tmp_path: Path, content: bytes
     with pytest.raises(PllavaError, match=r"a\.json is not JSON: .*write it again") as refused:
         read_json(tmp_path / "a.json")
     assert len(str(refused.value)) < 500
+
+
+def test_only_the_owner_reads_what_a_project_keeps(tmp_path, monkeypatch):
+    """Also what an earlier version left open to all; what is no database and no log keeps its mode, for nobody else comes to it."""
+    old = {"mlflow/mlflow.db": 0o644, "logs/demo.log.1": 0o664, "prepare/media.sqlite-wal": 0o644, "mlflow/artifacts/weights": 0o644}
+    for name, mode in old.items():
+        file = tmp_path / ".state" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        file.chmod(mode)
+    (tmp_path / ".state").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    state_folder(Path(".state/new/one"))
+    modes = {name: (tmp_path / ".state" / name).stat().st_mode & 0o777 for name in old}
+    assert modes == dict.fromkeys(old, 0o600) | {"mlflow/artifacts/weights": 0o644}
+    assert (tmp_path / ".state").stat().st_mode & 0o777 == 0o700
+    state_folder(tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere").stat().st_mode & 0o777 == 0o777 & ~UMASK

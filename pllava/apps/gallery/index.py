@@ -19,6 +19,7 @@ from pllava.artifacts.answers import AnswerRow, Answers
 from pllava.artifacts.gallery_links import label
 from pllava.benchmarks.scoring import values
 from pllava.core.errors import PllavaError
+from pllava.core.files import state_folder
 from pllava.registry.result_sources import ResultFile
 
 HOME = Path(".state/gallery")
@@ -48,7 +49,7 @@ def build(files: Sequence[ResultFile], home: Path = HOME) -> Path:
     """
     path = home / f"{state(files)}.sqlite"
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        state_folder(home)
     except OSError as error:
         raise PllavaError(_cannot_keep(home, error)) from None
     _remove_old(home)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pllava.core import files
+from pllava.core.files import state_folder
 
 Row = dict[str, Any]
 
@@ -30,7 +31,7 @@ class PredictionLog:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.done: set[int] = set()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        state_folder(self.path.parent)
         whole = 0
         for unit, _, end in _whole_units(self.path):
             self.done.add(unit)

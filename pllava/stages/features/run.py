@@ -22,6 +22,7 @@ from pllava.artifacts.manifest import PREPARED, ManifestRow, read_manifest
 from pllava.artifacts.pixels import UnreadableClip
 from pllava.core.errors import PllavaError
 from pllava.core.files import alone, atomic_dir, read_json, write_json, writing
+from pllava.core.signals import end_with_parent
 from pllava.stages.features.plan import OTHER_FRAMES, clip_bytes, decide, plan_features, row_bytes, size
 
 if TYPE_CHECKING:
@@ -147,9 +148,7 @@ class Build:
                 self.encode(missing, bar=True)
             return
         spawn = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU
-        workers = [
-            spawn.Process(target=_encode_share, args=(self, missing[number::processes], number, os.getpid())) for number in range(processes)
-        ]
+        workers = [spawn.Process(target=_encode_share, args=(self, missing[number::processes], number)) for number in range(processes)]
         try:
             for worker in workers:
                 worker.start()
@@ -164,11 +163,8 @@ class Build:
                 "a process that encodes clips has failed; the reason is printed above. Finished shards are kept: pllava features"
             )
 
-    def encode(self, names: list[str], bar: bool, device: str = "auto", alive: Any = None) -> None:
-        """Write shards. Worker processes decode; the tower runs in this process.
-
-        alive: asked before each shard is written; False ends the work with a PllavaError.
-        """
+    def encode(self, names: list[str], bar: bool, device: str = "auto") -> None:
+        """Write shards. Worker processes decode; the tower runs in this process."""
         from rich.progress import track
 
         from pllava.artifacts.pixels import Pixels
@@ -200,8 +196,6 @@ class Build:
                     bad[key] = features
                 else:
                     tensors[key] = features
-            if alive is not None and not alive():
-                raise PllavaError("the process that started this one has ended")
             with writing(self.folder / name, "Make room and run `pllava features` again: finished shards are kept"):
                 self._write(name, tensors, bad)
         next(progress, None)
@@ -282,15 +276,16 @@ def _shards(sizes: dict[str, int]) -> dict[str, list[str]]:
     return {f"features-{number:05d}.safetensors": keys for number, keys in enumerate(shards)}
 
 
-def _encode_share(build: Build, names: list[str], number: int, parent: int) -> None:
+def _encode_share(build: Build, names: list[str], number: int) -> None:
     """Encode the shards of one of several processes."""
     import torch
 
+    end_with_parent()
     gpus = torch.cuda.device_count()
     if not gpus:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // build.params.features.processes))
     try:
-        build.encode(names, number == 0, f"cuda:{number % gpus}" if gpus else "auto", lambda: os.getppid() == parent)
+        build.encode(names, number == 0, f"cuda:{number % gpus}" if gpus else "auto")
     except PllavaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

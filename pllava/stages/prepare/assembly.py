@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pllava.artifacts.manifest import QuarantinedRow, schema_of
+from pllava.core.files import state_folder
 from pllava.stages.prepare.checked_rows import Chunk
 
 PAGE_CACHE_KB = 32768
@@ -46,7 +47,7 @@ class Assembly:
     """A context manager. Pass all rows of all splits through `add`, in order; then ask for `clips` and `clashes`."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        state_folder(folder)
         self.path = folder / "assembly.sqlite"
         self.path.unlink(missing_ok=True)
         self._database = sqlite3.connect(self.path, isolation_level=None)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pllava.artifacts.media_hashes import REPORT_OF
+from pllava.core.files import state_folder
 from pllava.core.hashing import code_sha256, stat_fingerprint
 from pllava.stages.prepare.media import Bound, MediaJob, MediaReport, check_media
 from pllava.video.readers import Readers
@@ -28,7 +29,7 @@ class MediaChecks:
     """A context manager. workers: number of files checked at once, each decoded in its own process."""
 
     def __init__(self, folder: Path, workers: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        state_folder(folder)
         self.workers, self.decoded = workers, 0
         self._readers = Readers(workers)
         self._database = sqlite3.connect(folder / "media.sqlite", timeout=60)

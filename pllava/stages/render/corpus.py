@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pllava.core.files import atomic_dir, write_json
 from pllava.core.params import Params, Rendered
+from pllava.core.signals import end_with_parent
 from pllava.stages.render.clip import THEMES, Clip, random_clip
 from pllava.stages.render.questions import CAPTION_REQUESTS, TASKS, Question, caption, questions
 from pllava.stages.render.video_writer import write_mp4
@@ -121,7 +122,7 @@ def _balanced(task: str, clip: Clip, rng: random.Random, answers: Counter[str], 
 
 
 def _write_videos(jobs: list[tuple[Clip, Path]], settings: Rendered) -> None:
-    with ProcessPoolExecutor(max_workers=2) as pool:
+    with ProcessPoolExecutor(max_workers=2, initializer=end_with_parent) as pool:
         list(pool.map(_write_video, [(clip, path, settings.num_frames, settings.size, settings.fps) for clip, path in jobs], chunksize=32))
 
 

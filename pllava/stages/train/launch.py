@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pllava.artifacts.training import OUTPUT
 from pllava.core import shipped
 from pllava.core.errors import PllavaError
+from pllava.core.files import state_folder
 from pllava.core.processes import run_tree
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def train(params: Params, fresh: bool = False) -> Path:
 
     fresh: drop an unfinished training. Raises PllavaError when the loop fails.
     """
-    STATE.mkdir(parents=True, exist_ok=True)
+    state_folder(STATE)
     # Each command writes its own params file, so that a second command cannot change it before the processes have read it. JSON is YAML.
     with NamedTemporaryFile("w", prefix="params-", suffix=".json", dir=STATE) as file:
         file.write(params.model_dump_json())

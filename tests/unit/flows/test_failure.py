@@ -102,3 +102,20 @@ def test_without_the_context_of_a_run_it_tells_and_never_raises(monkeypatch, cap
         for run in (RUN, SimpleNamespace(name=None, id=None)):
             failure.tell(pipeline, run, SimpleNamespace(name=None, message=None))
     assert "secret" not in caplog.text
+
+
+def test_a_task_that_returns_its_failure_is_logged_without_an_empty_traceback(caplog):
+    logger = logging.getLogger("prefect.task_runs")
+    with caplog.at_level(logging.ERROR, logger.name):
+        caplog.handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(caplog.handler)  # Prefect's loggers do not propagate
+        try:
+            logger.error("Task run failed", exc_info=True)  # as Prefect's task engine does, outside an except
+            try:
+                1 / 0  # noqa: B018
+            except ZeroDivisionError:
+                logger.error("an exception", exc_info=True)
+        finally:
+            logger.removeHandler(caplog.handler)
+    assert "NoneType" not in caplog.text
+    assert "ZeroDivisionError" in caplog.text

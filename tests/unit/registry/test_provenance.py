@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pllava.core.errors import PllavaError
 from pllava.core.files import write_json
 from pllava.core.hashing import sha256_file
 from pllava.core.params import Params, load_params
@@ -121,6 +122,37 @@ def test_while_training_runs_the_digest_is_of_the_data_it_reads(tmp_path):
         "prepare: {deps: [{path: data/base/tiny-llava, md5: new.dir}], outs: [{path: data/prepared, md5: new.dir}]}}"
     )
     assert {name: digest for name, (_, digest) in dataset_digests(tmp_path, params).items()} == {"prepared": "new.dir", "base": "new.dir"}
+
+
+LOCK = b"""schema: '2.0'
+stages:
+  train:
+    cmd: pllava train
+    deps:
+    - path: data/prepared
+      hash: md5
+      md5: 0123.dir
+"""
+
+
+@pytest.mark.parametrize("name", ["dvc.lock", "data/prepared.dvc"])
+def test_half_a_file_of_dvc_is_named_wherever_it_was_cut(tmp_path, name):
+    params = load_params("recipes/tiny.yaml")
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    for content in (
+        *(LOCK[:end] for end in range(len(LOCK))),
+        b"\xff",
+        b"\0" * 40,
+        b"outs: []",
+        b"stages: []",
+        b"stages: {a: {outs: [{}]}}",
+    ):
+        file.write_bytes(content)
+        try:
+            dataset_digests(tmp_path, params)
+        except PllavaError as error:
+            assert f"{name} is not whole" in str(error)
 
 
 def test_data_of_ones_own_has_the_hash_that_dvc_add_recorded(tmp_path):
