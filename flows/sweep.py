@@ -180,6 +180,10 @@ def task_runner(kind: str, workers: int) -> TaskRunner[Any]:
 
 def _code() -> str:
     """The commit and the uncommitted changes of the code, as text. A finished point counts only for the code that made it."""
-    from pllava.tracking.provenance import _git
+    from pllava.core import git
 
-    return f"{_git(ROOT, 'rev-parse', 'HEAD')} {re.sub(r'^index .*$', '', _git(ROOT, 'diff', 'HEAD', '--', 'pllava', 'flows') or '')}"
+    try:
+        diff = git.run(ROOT, "diff", "HEAD", "--", "pllava", "flows")
+        return f"{git.commit(ROOT)} {re.sub(r'^index .*$', '', diff)}"
+    except PllavaError:  # no repository
+        return ""
