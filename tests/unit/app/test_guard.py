@@ -1,5 +1,7 @@
 """No request makes the page fetch a web address, and no body but an upload is large, whatever the content type says."""
 
+from urllib.parse import quote
+
 import pytest
 from fastapi import Body, FastAPI, Response, UploadFile
 from starlette.testclient import TestClient
@@ -100,10 +102,12 @@ def test_a_login_form_passes(client: TestClient) -> None:
 
 @pytest.mark.parametrize("scheme", ["http:", "https:"])
 @pytest.mark.parametrize("path", ["/gradio_api/file={}//127.0.0.1:9/x", "/file={}//127.0.0.1:9/x", "/gradio_api/proxy={}//127.0.0.1:9/x"])
-@pytest.mark.parametrize("quoted", [False, True])
-def test_a_path_that_names_a_web_address_is_refused(client: TestClient, path: str, scheme: str, quoted: bool) -> None:
+@pytest.mark.parametrize("quoted", [0, 1, 2], ids=["plain", "quoted", "quoted twice"])
+def test_a_path_that_names_a_web_address_is_refused(client: TestClient, path: str, scheme: str, quoted: int) -> None:
     path = path.format(scheme)
-    assert client.get(path.replace("=", "%3D").replace(":", "%3A") if quoted else path).status_code == 403
+    for _ in range(quoted):
+        path = quote(path)
+    assert client.get(path).status_code == 403
 
 
 def test_a_path_of_a_file_here_is_let_through(client: TestClient) -> None:

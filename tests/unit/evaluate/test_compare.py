@@ -81,6 +81,17 @@ def test_results_that_cannot_be_paired_are_refused(tmp_path: Path):
             compare(a, tmp_path / "bad.jsonl")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"media": "x.mp4"}, {"start": 1.0}, {"end": 2.0}, {"question": "?"}, {"candidates": ["1", "3"]}],
+    ids=lambda row: next(iter(row)),
+)
+def test_the_same_id_with_another_content_is_another_question(tmp_path: Path, changed: dict[str, object]):
+    a = write(tmp_path / "a.jsonl", [1, 0])
+    with pytest.raises(PllavaError, match=f"Moving Count/0: {next(iter(changed))} differ"):
+        compare(a, write(tmp_path / "b.jsonl", [1, 0], **changed))
+
+
 def test_command_line(tmp_path: Path):
     a, b = write(tmp_path / "a.jsonl", [1, 0]), write(tmp_path / "b.jsonl", [1, 1])
     result = CliRunner().invoke(cli.app, ["evaluate", "compare", str(a), str(b)])
