@@ -108,12 +108,13 @@ def _measure(
     shown = params.model_copy(update={"model": _as_loaded(params, loaded)})
     provenance = metrics.provenance(shown, name, benchmark, samples, template, None, alpha, limit) | loaded.identity
     key = work_key(**provenance)
-    log_path = JOURNALS / name / f"{key}.jsonl"
+    log_path = JOURNALS / name / f"{key}.ledger"
     with alone(log_path):
         log = PredictionLog(log_path)
         plan = units(samples, params.evaluate.batch_size)
         sizes = {number: sum(len(questions_of(s)) for clip in unit for s in clip.samples) for number, unit in enumerate(plan)}
-        remaining = {number: size for number, size in sizes.items() if number not in log.done}
+        done = log.done
+        remaining = {number: size for number, size in sizes.items() if number not in done}
         predictor = Predictor(
             benchmark,
             [Variant(NAME, loaded.model)],

@@ -1,10 +1,10 @@
-"""Records that could not be sent to MLflow, kept on disk until it answers: .state/tracking/<start>-<process>.jsonl, one file a training.
+"""Records that could not be sent to MLflow, kept on disk until it answers: .state/tracking/<start>-<process>.ledger, one a training.
 
     spool.add({"metrics": [["loss", 0.5, 1700000000000, 10]]})      # name, value, milliseconds, step
     deliver(connection, root, create)                               # sends and removes the files of ended trainings
 
-The first line of a file holds the id of the run, or the values that create the run. A training that ended without a `status` line is
-recorded as killed. Artifacts are copied to a folder beside the file, because the next training overwrites them. A training in a workspace
+The first row of a ledger holds the id of the run, or the values that create the run. A training that ended without a `status` row is
+recorded as killed. Artifacts are copied to a folder beside the ledger, because the next training overwrites them. A training in a workspace
 writes to its project folder, because the workspace is removed.
 """
 
@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.core.files import alone, atomic_write_text, process_is_alive
+from pllava.core.files import alone, process_is_alive
+from pllava.core.ledger import Ledger
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,14 +31,16 @@ FOLDER = Path(".state/tracking")
 MAIN = "PLLAVA_MAIN"  # environment variable, set in a workspace: the project folder
 PATIENCE = 600.0  # seconds to wait for another process that delivers
 METRICS_A_CALL = 200  # a call costs ~50 ms whatever its size
+EARLIER = ".jsonl"  # suffix of the files of earlier versions
+HEADER = 0  # key of the first row; the entries have the keys 1, 2, ...
 Entry = dict[str, Any]
 
 
 class Spool:
-    """The file of this process's training. The first entry creates it."""
+    """The ledger of this process's training. The first entry creates it."""
 
     def __init__(self, root: Path, header: Entry) -> None:
-        self.path = _home(root) / f"{int(time.time() * 1000)}-{os.getpid()}.jsonl"
+        self.path = _home(root) / f"{int(time.time() * 1000)}-{os.getpid()}.ledger"
         self.header = header
 
     @property
@@ -45,44 +48,51 @@ class Spool:
         return self.path.exists()
 
     def add(self, entry: Entry) -> None:
-        """Append an entry and fsync. Artifacts that it names are copied first."""
-        if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(self.path, json.dumps(self.header) + "\n")
+        """Append an entry; it is on disk when this returns. Artifacts that it names are copied first."""
         if "artifacts" in entry:
             entry = {"artifacts": [self._copy(Path(entry["artifacts"][0])), entry["artifacts"][1]]}
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with Ledger(self.path) as ledger:
+            number = len(ledger)
+            ledger.add([(number, entry)] if number else [(HEADER, self.header), (HEADER + 1, entry)])
 
     def _copy(self, source: Path) -> str:
         folder = self.path.with_suffix("")
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         target = Path(tempfile.mkdtemp(dir=folder)) / source.name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
         return str(target.relative_to(self.path.parent))
 
     def send(self, connection: MlflowClient, create: Callable[[Entry], str]) -> str:
-        """Send all entries and remove the file; returns the run's id. Raises the connection's errors, and then keeps the file."""
+        """Send all entries and remove the ledger; returns the run's id. Raises the connection's errors, and then keeps the ledger."""
         return _send(self.path, connection, create)
 
 
 def deliver(connection: MlflowClient, root: Path, create: Callable[[Entry], str]) -> int:
-    """Send the files of ended trainings; returns their number. One process at a time delivers. Raises the connection's errors."""
+    """Send the ledgers of ended trainings; returns their number. One process at a time delivers. Raises the connection's errors."""
     home = _home(root)
-    if not any(home.glob("*.jsonl")):
+    if not any(_files(home)):
         return 0
     with alone(home / "lock", "another process delivers what MLflow missed", PATIENCE):
-        return _deliver(connection, sorted(home.glob("*.jsonl")), create)
+        return _deliver(connection, _files(home), create)
+
+
+def _files(home: Path) -> list[Path]:
+    """The ledgers, and the files of earlier versions: JSON lines."""
+    return sorted(path for path in home.glob("*") if path.suffix in (".ledger", EARLIER))
 
 
 def _deliver(connection: MlflowClient, paths: list[Path], create: Callable[[Entry], str]) -> int:
     count = 0
     for path in paths:
-        ended = "status" in _lines(path)[-1]
+        entries = _entries(path)
+        ended = bool(entries) and "status" in entries[-1]
         if not ended and process_is_alive(int(path.stem.rsplit("-", 1)[1])):
             continue
+        if not entries:  # the training was killed before its first entry was kept
+            path.unlink()
+            continue
+        if path.suffix == EARLIER:
+            path = _as_ledger(path, entries)
         run_id = _send(path, connection, create)
         if connection.get_run(run_id).info.status == "RUNNING":
             connection.set_terminated(run_id, "KILLED")
@@ -100,10 +110,11 @@ def _home(root: Path) -> Path:
 def _send(path: Path, connection: MlflowClient, create: Callable[[Entry], str]) -> str:
     from mlflow.entities import Metric, RunTag
 
-    header, *entries = _lines(path)
+    header, *entries = _entries(path)
     if header["run_id"] is None:
         header["run_id"] = create(header)
-        atomic_write_text(path, "".join(json.dumps(entry) + "\n" for entry in (header, *entries)))  # a retry continues this run
+        with Ledger(path) as ledger:
+            ledger.add([(HEADER, header)])  # a retry continues this run
     run_id: str = header["run_id"]
     metrics = [Metric(*values) for entry in entries for values in entry.get("metrics", ())]
     for chunk in _chunks(metrics, METRICS_A_CALL):
@@ -120,8 +131,11 @@ def _send(path: Path, connection: MlflowClient, create: Callable[[Entry], str]) 
     return run_id
 
 
-def _lines(path: Path) -> list[Entry]:
-    """The complete lines of a file. A process that was killed while it wrote leaves an incomplete last line, which is dropped."""
+def _entries(path: Path) -> list[Entry]:
+    """The header and the entries. In a file of an earlier version, the last line of a killed process is incomplete and dropped."""
+    if path.suffix != EARLIER:
+        with Ledger(path) as ledger:
+            return [entry for _, entry in ledger.items()]
     entries = []
     for line in path.read_text().splitlines():
         try:
@@ -129,6 +143,15 @@ def _lines(path: Path) -> list[Entry]:
         except ValueError:
             break
     return entries
+
+
+def _as_ledger(path: Path, entries: list[Entry]) -> Path:
+    """Write the entries of an earlier version's file to a ledger and remove the file; returns the ledger's path."""
+    target = path.with_suffix(".ledger")
+    with Ledger(target) as ledger:
+        ledger.add(enumerate(entries))
+    path.unlink()
+    return target
 
 
 def _chunks(items: list[Any], size: int) -> Iterator[Iterable[Any]]:

@@ -331,7 +331,7 @@ def test_what_mlflow_missed_is_delivered_when_it_answers(params, monkeypatch, ca
     Path("data/prepared/manifest.json").write_text("of then")
     (_, digest) = provenance.dataset_digests(Path.cwd(), params)["prepared"]
     assert train(params) is None
-    (kept,) = Path(".state/tracking").glob("*.jsonl")
+    (kept,) = Path(".state/tracking").glob("*.ledger")
     Path("data/prepared/manifest.json").write_text("of today")
     assert "kept in .state/tracking" in caplog.text
     gone.away = False

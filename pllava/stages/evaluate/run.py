@@ -28,7 +28,7 @@ from pllava.core.files import atomic_dir, read_json
 from pllava.core.hashing import work_key
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate.distributed import answer_in_processes
-from pllava.stages.evaluate.prediction_log import Answers, PredictionLog, alone, finished, shard
+from pllava.stages.evaluate.prediction_log import Answers, PredictionLog, alone, finished
 from pllava.stages.evaluate.progress import progress
 from pllava.stages.evaluate.record import RECORDS, write_record
 from pllava.stages.evaluate.table import show
@@ -138,7 +138,7 @@ def write_scored(
 def answer_share(
     params: Params, job: Job, numbers: Sequence[int], rank: int = 0, world: int = 1, device: Any = "auto", console: Console | None = None
 ) -> None:
-    """Answer the units `numbers[rank::world]` and write the answers to the prediction log of this process.
+    """Answer the units `numbers[rank::world]` and write the answers to the prediction log.
 
     numbers: the same list in every process. A process must not compute the list itself, because the remaining units change meanwhile.
     """
@@ -146,7 +146,7 @@ def answer_share(
     mine = {number: job.size(number) for number in numbers[rank::world]}
     if not mine:
         return
-    log = PredictionLog(shard(job.journal, rank) if world > 1 else job.journal)
+    log = PredictionLog(job.journal)
     predictor = _predictor(params, job, device, console)
     for number in progress(mine, f"{job.name}, process 1 of {world}" if world > 1 else job.name, console):
         log.add(number, predictor.answer(job.plan[number]))
@@ -176,7 +176,7 @@ def make_job(params: Params, name: str, limit: int | None = None, journal: Path 
     if journal is None:
         provenance = metrics.provenance(params, name, benchmark, samples, template, ADAPTER, lora_alpha, limit)
         key = work_key(**provenance)
-        journal = JOURNALS / name / f"{key}.jsonl"
+        journal = JOURNALS / name / f"{key}.ledger"
     return Job(name, benchmark, samples, template, lora_alpha, provenance, plan, journal)
 
 
