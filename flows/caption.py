@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows import ROOT, server
 from flows.failure import tell
-from flows.process import end_all
 from pllava.apps.caption.job import Dense, Job, make_job
 from pllava.apps.caption.store import Row
 from pllava.chat.caption.clips import QUESTION
+from pllava.core.command import end_all
 from pllava.core.errors import PllavaError
 from pllava.core.params import load_params
 

@@ -21,7 +21,7 @@ from pydantic import Field
 from flows import ROOT, form
 from flows.failure import tell
 from flows.point import register, run_point
-from flows.process import accept, end_all
+from pllava.core.command import accept, end_all
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text, read_json, write_json
 from pllava.core.hashing import sha256_of

@@ -19,10 +19,10 @@ from pllava.core import processes as demo_process
 from pllava.core.errors import PllavaError
 from pllava.core.params import load_params
 from pllava.core.worktrees import tidy
-from pllava.services import leftovers, supervisor
 from pllava.services import stack as stacks
+from pllava.services import supervisor
 from pllava.services.demo import REASON_FILE
-from pllava.services.down import stop_all
+from pllava.services.down import end_leftovers, stop_all
 from pllava.services.health import NO_PROXY, answers, wait_until
 from pllava.services.programs import POOL, Program, programs
 from pllava.services.stack import HOST, LOGS, PORTS, STATE, Stack
@@ -41,8 +41,8 @@ def up(root: Path, say: Callable[[object], None]) -> str:
         running = supervisor.connect(root)
         if running is not None:
             return _restart_dead(root, running, say)
-        if ended := leftovers.end(root):
-            say(f"ended {len(ended)} process(es) of an earlier stack whose supervisor has died")
+        if ended := end_leftovers(root):
+            say(f"ended {ended} process(es) of an earlier stack whose supervisor has died")
         tidy(root)
         stack = stacks.wanted(root)
         _require_ports(stack)
