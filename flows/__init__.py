@@ -7,7 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
-from pllava.services.stack import QUIET, login_environment, recorded
+from pllava.core.quiet import QUIET
+from pllava.services.stack import login_environment, recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 

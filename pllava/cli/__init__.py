@@ -18,18 +18,7 @@ from pllava.cli import caption, evaluate, gallery, lineage, machine, model, oper
 from pllava.cli.data import app as data_app
 from pllava.cli.options import say
 from pllava.core.errors import PllavaError
-
-# Programs that a command starts send no usage statistics and draw no progress bars. A value that the user has set stays.
-QUIET = {
-    "DO_NOT_TRACK": "true",
-    "DVC_NO_ANALYTICS": "1",
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
+from pllava.core.quiet import QUIET
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -57,7 +46,7 @@ def _main(debug: Annotated[bool, typer.Option("--debug", help="show a traceback 
 def main() -> None:
     """Entry point. A PllavaError, a full disk or a missing right to write gives one message and exit code 1. Any other error is a bug and
     keeps its traceback."""
-    for name, value in QUIET.items():
+    for name, value in (QUIET | {"TRANSFORMERS_VERBOSITY": "error"}).items():
         os.environ.setdefault(name, value)
     try:
         app()
