@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from pllava.cli import app as app_commands
-from pllava.cli import caption, evaluate, gallery, lineage, machine, model, operate, recipe, registry, serve, stages, study
+from pllava.cli import caption, evaluate, gallery, machine, model, operate, recipe, registry, serve, stages
 from pllava.cli.data import app as data_app
 from pllava.cli.options import say
 from pllava.core.errors import PllavaError
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich would take a third of the time of --help
 )
-for part in (stages, evaluate, study, registry, lineage, app_commands, serve, caption, gallery, operate, model, machine):
+for part in (stages, evaluate, registry, app_commands, serve, caption, gallery, operate, model, machine):
     app.add_typer(part.commands)
 app.add_typer(recipe.commands, name="recipe")
 app.add_typer(data_app, name="data")

@@ -123,9 +123,10 @@ def require_free_port(host: str, port: int, next_step: str) -> None:
     raise PllavaError(f"port {port} on {host} is in use{_holder(port)}. {next_step}")
 
 
-def log_tail(lines: int = 15) -> str:
-    """The last lines of the demo page's log."""
-    return "\n".join(LOG.read_text(errors="replace").splitlines()[-lines:]) if LOG.is_file() else "(no log)"
+def end_of_log(log: Path = LOG, lines: int = 15) -> str:
+    """The last lines of a log, and its name, for an error."""
+    text = "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else "(no log)"
+    return f"The end of {log}:\n{text}"
 
 
 def _process(entry: Mapping[str, Any]) -> psutil.Process | None:

@@ -20,10 +20,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pllava.core.errors import PllavaError
+from pllava.core.files import alone
 
 WORKSPACES = Path(".state/workspaces")  # under the project folder
 # Options of `git diff` that `git apply` needs: they override the user's git settings (colours, an external program, no prefixes).
 PATCH_OPTIONS = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
+LAST_LINES = 5  # of a message of DVC's that an error shows
 MAIN = "main"  # name of the lock of the project folder itself
 
 
@@ -70,7 +72,7 @@ def workspace(main: Path, name: str) -> Iterator[Workspace]:
     workspaces = main / WORKSPACES
     workspaces.mkdir(parents=True, exist_ok=True)
     folder = workspaces / name
-    with _held(workspaces / f"{name}.lock", f"a workspace {name!r} is in use"):
+    with alone(workspaces / f"{name}.lock", f"a workspace {name!r} is in use"):
         try:
             with FileLock(workspaces / "making.lock"):
                 remove_abandoned(main, workspaces)
@@ -112,9 +114,9 @@ def tidy(main: Path) -> None:
 def keep(worktree: Workspace, message: str) -> str:
     """Save the workspace's state as a DVC experiment; returns its name. Raises PllavaError with DVC's error message."""
     with FileLock(worktree.main / WORKSPACES / "making.lock"):  # all worktrees share the git refs that DVC writes
-        known = _git(worktree.main, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
+        known = git(worktree.main, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
         name = next(name for name in (worktree.name, *(f"{worktree.name}-{number}" for number in range(2, 10_000))) if name not in known)
-        _dvc(worktree.root, "exp", "save", "--name", name, "--message", message)
+        dvc(worktree.root, "exp", "save", "--name", name, "--message", message)
     return name
 
 
@@ -125,15 +127,15 @@ def safe_name(name: str) -> str:
 
 def _make(main: Path, folder: Path, name: str) -> Workspace:
     try:
-        top = Path(_git(main, "rev-parse", "--show-toplevel").strip())
-        commit = _git(main, "rev-parse", "--verify", "HEAD").strip()
+        top = Path(git(main, "rev-parse", "--show-toplevel").strip())
+        commit = git(main, "rev-parse", "--verify", "HEAD").strip()
     except (PllavaError, FileNotFoundError):
         raise PllavaError(
             f"{main} is no git repository with a commit: a run with other settings needs one. Run: git init && git commit"
         ) from None
     if folder.exists():
         remove(main, folder)
-    _git(main, "worktree", "add", "--quiet", "--detach", str(folder), commit)
+    git(main, "worktree", "add", "--quiet", "--detach", str(folder), commit)
     changes = subprocess.run(["git", "-C", str(top), "diff", *PATCH_OPTIONS, "HEAD"], capture_output=True, check=True).stdout
     if changes:
         applied = subprocess.run(["git", "-C", str(folder), "apply", "--whitespace=nowarn", "-"], input=changes, capture_output=True)
@@ -141,9 +143,9 @@ def _make(main: Path, folder: Path, name: str) -> Workspace:
             raise PllavaError(f"changes that are not committed do not apply to HEAD: {applied.stderr.decode().strip()}. Commit them")
     root = folder / main.relative_to(top.resolve())
     share_cache(main, root)
-    _dvc(root, "checkout", "--quiet", "--allow-missing")
-    changed = _git(top, "diff", "--name-only", "HEAD").splitlines()
-    untracked = _git(top, "ls-files", "--others", "--exclude-standard").splitlines()
+    dvc(root, "checkout", "--quiet", "--allow-missing")
+    changed = git(top, "diff", "--name-only", "HEAD").splitlines()
+    untracked = git(top, "ls-files", "--others", "--exclude-standard").splitlines()
     return Workspace(name, root, main, commit, tuple(changed), tuple(untracked))
 
 
@@ -183,31 +185,21 @@ def remove(main: Path, folder: Path) -> None:
     subprocess.run(["git", "-C", str(main), "worktree", "prune"], capture_output=True)
 
 
-@contextmanager
-def _held(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock until the block ends. Raises PllavaError with the message `busy` when another process holds it."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise PllavaError(busy) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _git(folder: Path, *arguments: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
+    """The output of a git command. Raises PllavaError with git's message."""
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
     if done.returncode:
         raise PllavaError(f"git {arguments[0]} failed in {folder}: {done.stderr.strip()}")
     return done.stdout
 
 
-def _dvc(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True)
+def dvc(folder: Path, *arguments: str) -> str:
+    """The output of a DVC command in a folder. Raises PllavaError with the end of DVC's message."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "DVC_NO_ANALYTICS": "1"}, capture_output=True, text=True)
     if done.returncode:
-        raise PllavaError(f"dvc {arguments[0]} failed in {folder}: {(done.stderr or done.stdout).strip()[-2000:]}")
+        lines = [line for line in done.stderr.splitlines() if line.strip() and "dvc.org" not in line and "Having any troubles" not in line]
+        raise PllavaError(f"dvc {' '.join(arguments)} failed:\n" + "\n".join(f"  {line}" for line in lines[-LAST_LINES:]))
     return done.stdout
 
 

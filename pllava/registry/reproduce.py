@@ -24,7 +24,7 @@ from pllava.core.command import stream
 from pllava.core.errors import PllavaError
 from pllava.core.files import alone, atomic_write_text, read_json
 from pllava.core.params import load_params
-from pllava.core.worktrees import remove, remove_abandoned, share_cache
+from pllava.core.worktrees import git, remove, remove_abandoned, share_cache
 from pllava.registry.resolve import locate
 from pllava.tracking import provenance
 from pllava.tracking.runs import ADAPTER, PARAMS
@@ -113,9 +113,7 @@ def _settings(run: MlflowRun, tree: Path, warnings: list[str]) -> None:
 
 def _data(tree: Path, environment: dict[str, str], say: Callable[[object], None]) -> None:
     """What `dvc add` tracks, as of that commit: from the cache, else from the remote."""
-    tracked = subprocess.run(["git", "-C", str(tree), "ls-files", "*.dvc"], capture_output=True, text=True, check=True).stdout.split("\n")
-    files = [name for name in tracked if name]
-    if not files:
+    if not (files := git(tree, "ls-files", "*.dvc").splitlines()):
         return
     try:
         _dvc(["checkout", *files], tree, environment, say)
@@ -161,16 +159,10 @@ def _worktree(root: Path, commit: str) -> Iterator[Path]:
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with alone(lock, f"{tree} is in use"):
-            _git(root, "worktree", "add", "--detach", "--quiet", str(tree), commit)
+            git(root, "worktree", "add", "--detach", "--quiet", str(tree), commit)
             share_cache(root, tree)
             yield tree
     finally:
         signal.signal(signal.SIGTERM, before)
         remove(root, tree)
         lock.unlink(missing_ok=True)
-
-
-def _git(root: Path, *arguments: str) -> None:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise PllavaError(f"git {' '.join(arguments)} failed: {done.stderr.strip()}")

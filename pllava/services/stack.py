@@ -66,10 +66,6 @@ class Stack:
     def bridge_url(self) -> str:
         return f"http://{HOST}:{self.bridge_port}"
 
-    @property
-    def demo_url(self) -> str:
-        return f"http://{HOST}:{self.demo_port}"
-
     def environment(self) -> dict[str, str]:
         """Environment variables of every service and every run, beside the settings of a single service."""
         shared = {

@@ -125,7 +125,7 @@ def _wait(stack: Stack, running: Any, program: Program) -> None:
 
     if not wait_until(done, START_SECONDS, alive):
         state = supervisor.states(running)[program.name]["statename"].lower()
-        raise PllavaError(f"{program.name} does not serve ({state}). {_end_of_log(stack, program.name)}")
+        raise PllavaError(f"{program.name} does not serve ({state}). {demo_process.end_of_log(_log(stack, program.name))}")
 
 
 def _worker_is_online(stack: Stack, since: int) -> bool:
@@ -153,7 +153,7 @@ def _run(stack: Stack, name: str, module: str, *arguments: str) -> None:
             stderr=subprocess.STDOUT,
         )
     if done.returncode:
-        raise PllavaError(f"python -m {module} failed. {_end_of_log(stack, name)}")
+        raise PllavaError(f"python -m {module} failed. {demo_process.end_of_log(_log(stack, name))}")
 
 
 def _require_ports(stack: Stack) -> None:
@@ -169,9 +169,3 @@ def _require_ports(stack: Stack) -> None:
 
 def _log(stack: Stack, name: str) -> Path:
     return stack.root / LOGS / f"{name}.log"
-
-
-def _end_of_log(stack: Stack, name: str, lines: int = 15) -> str:
-    log = _log(stack, name)
-    text = "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else "(no log)"
-    return f"The end of {log}:\n{text}"

@@ -16,11 +16,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pllava.core.files import alone, process_is_alive
+import psutil
+
+from pllava.core.files import alone
 from pllava.core.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def _deliver(connection: MlflowClient, paths: list[Path], create: Callable[[Entr
     for path in paths:
         entries = _entries(path)
         ended = bool(entries) and "status" in entries[-1]
-        if not ended and process_is_alive(int(path.stem.rsplit("-", 1)[1])):
+        if not ended and psutil.pid_exists(int(path.stem.rsplit("-", 1)[1])):
             continue
         if not entries:  # the training was killed before its first entry was kept
             path.unlink()
@@ -108,27 +110,35 @@ def _home(root: Path) -> Path:
 
 
 def _send(path: Path, connection: MlflowClient, create: Callable[[Entry], str]) -> str:
-    from mlflow.entities import Metric, RunTag
-
     header, *entries = _entries(path)
     if header["run_id"] is None:
         header["run_id"] = create(header)
         with Ledger(path) as ledger:
             ledger.add([(HEADER, header)])  # a retry continues this run
     run_id: str = header["run_id"]
-    metrics = [Metric(*values) for entry in entries for values in entry.get("metrics", ())]
-    for chunk in _chunks(metrics, METRICS_A_CALL):
-        connection.log_batch(run_id, metrics=chunk)
+    apply({"metrics": [values for entry in entries for values in entry.get("metrics", ())]}, connection, run_id)
     for entry in entries:
-        if "tags" in entry:
-            connection.log_batch(run_id, tags=[RunTag(key, value) for key, value in entry["tags"].items()])
-        if "artifacts" in entry and (artifact := path.parent / entry["artifacts"][0]).exists():
-            (connection.log_artifacts if artifact.is_dir() else connection.log_artifact)(run_id, str(artifact), entry["artifacts"][1])
-        if "status" in entry:
-            connection.set_terminated(run_id, entry["status"], entry["time"])
+        if "artifacts" in entry:
+            entry["artifacts"][0] = str(path.parent / entry["artifacts"][0])
+        apply({key: value for key, value in entry.items() if key != "metrics"}, connection, run_id)
     path.unlink()
     shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     return run_id
+
+
+def apply(entry: Entry, connection: MlflowClient, run_id: str) -> None:
+    """Send an entry to a run. An artifact that is no longer there is left out. Raises the connection's errors."""
+    from mlflow.entities import Metric, RunTag
+
+    metrics = [Metric(*values) for values in entry.get("metrics", ())]
+    for start in range(0, len(metrics), METRICS_A_CALL):
+        connection.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
+    if "tags" in entry:
+        connection.log_batch(run_id, tags=[RunTag(key, value) for key, value in entry["tags"].items()])
+    if "artifacts" in entry and (path := Path(entry["artifacts"][0])).exists():
+        (connection.log_artifacts if path.is_dir() else connection.log_artifact)(run_id, str(path), entry["artifacts"][1])
+    if "status" in entry:
+        connection.set_terminated(run_id, entry["status"], entry["time"])
 
 
 def _entries(path: Path) -> list[Entry]:
@@ -152,8 +162,3 @@ def _as_ledger(path: Path, entries: list[Entry]) -> Path:
         ledger.add(enumerate(entries))
     path.unlink()
     return target
-
-
-def _chunks(items: list[Any], size: int) -> Iterator[Iterable[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
