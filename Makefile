@@ -7,17 +7,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-export DO_NOT_TRACK := true
-export DVC_NO_ANALYTICS := 1
-export GRADIO_ANALYTICS_ENABLED := False
-export HF_HUB_DISABLE_TELEMETRY := 1
-export MLFLOW_DISABLE_TELEMETRY := true
+-include pllava/core/quiet.env
+export $(shell sed -n 's/^\([A-Z].*\)=.*/\1/p' pllava/core/quiet.env 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PREFECT_HOME := $(CURDIR)/.state/prefect
-export PREFECT_SERVER_ANALYTICS_ENABLED := false
-export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
-export PREFECT_SERVER_UI_V2_ENABLED := false
-export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help run repro test bench lint tree up down status remote clean
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pllava.core.files import state_folder
-from pllava.services.stack import QUIET, login_environment, recorded
+from pllava.core.quiet import QUIET
+from pllava.services.stack import login_environment, recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,28 +11,27 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
-from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import ROOT, server
 from flows.failure import tell
-from flows.process import end_all
+from flows.runner import Runner, task_runner
 from flows.server import served
 from pllava.apps.caption.job import Dense, Job, make_job
 from pllava.apps.caption.store import Row
 from pllava.chat.caption.clips import QUESTION
+from pllava.core.command import end_all
 from pllava.core.errors import PllavaError
 from pllava.core.params import load_params
 
 Rows = list[tuple[str, Row]]
-Runner = Literal["thread", "process", "ray"]
 BATCHES_A_TASK = 4
 SHOWN_FAILURES = 100
 
@@ -113,25 +112,6 @@ def caption_part(job: dict[str, Any], batches: list[list[str]]) -> list[Rows]:
 
     os.chdir(ROOT)
     return list(caption_batches(Job(**job), batches))
-
-
-def task_runner(runner: Runner, workers: int, ray_address: str | None = None) -> TaskRunner[Any]:
-    """The task runner of this kind. Raises PllavaError when Ray is not installed."""
-    if runner == "thread":
-        return ThreadPoolTaskRunner(max_workers=workers)
-    if runner == "process":
-        return ProcessPoolTaskRunner(max_workers=workers)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # set before the import: Ray sends usage statistics otherwise
-    try:
-        from prefect_ray import RayTaskRunner
-    except ImportError as error:
-        raise PllavaError(f"runner 'ray' needs an extra that is not installed ({error.name}): pip install 'pllava[ray]'") from None
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
-    if ray_address:
-        return RayTaskRunner(address=ray_address, init_kwargs={"runtime_env": {"env_vars": environment}})
-    own_cluster = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False, "runtime_env": {"env_vars": environment}}
-    return RayTaskRunner(init_kwargs=own_cluster)
 
 
 def _publish(failures: Path, summary: str, failed: int) -> None:

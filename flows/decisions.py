@@ -15,8 +15,8 @@ from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from flows import retry
-from flows.process import stream
 from flows.stage import LAST_LINES, environment
+from pllava.core.command import stream
 from pllava.core.errors import PllavaError
 from pllava.core.params import load_params
 

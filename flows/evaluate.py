@@ -15,10 +15,10 @@ from pydantic import Field
 from flows import ROOT, form, retry
 from flows.experiment import run_experiment
 from flows.failure import tell
-from flows.process import end_all, stream
 from flows.server import served
 from flows.stage import LAST_LINES, environment
 from flows.stages import first_failure, publish_metrics, run_stages
+from pllava.core.command import end_all, stream
 from pllava.core.errors import PllavaError
 from pllava.core.params import load_params
 from pllava.core.worktrees import main_workspace

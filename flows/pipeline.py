@@ -16,9 +16,9 @@ from prefect.states import Completed, Failed
 from flows import ROOT, decisions, form, server
 from flows.experiment import is_other, run_experiment
 from flows.failure import tell
-from flows.process import end_all
 from flows.server import served
 from flows.stages import first_failure, publish_metrics, run_stages
+from pllava.core.command import end_all
 from pllava.core.errors import PllavaError
 from pllava.core.overrides import Overrides, set_values
 from pllava.core.params import load_params

@@ -13,11 +13,11 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from flows.dag import read_dag
-from flows.process import stream
 from flows.stage import LAST_LINES, environment
 from flows.stages import with_needed
 from pllava.artifacts.metrics import read_metrics
 from pllava.artifacts.training import ADAPTER
+from pllava.core.command import stream
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, read_json, write_json
 from pllava.core.overrides import compose

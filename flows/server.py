@@ -20,6 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import ROOT
 from pllava.core.errors import PllavaError
+from pllava.core.processes import end_tree
 from pllava.services.health import answers, wait_until
 from pllava.services.stack import HOST
 
@@ -49,12 +50,8 @@ def api() -> Iterator[str]:
             yield url
     finally:
         _deliver_logs_and_events()
-        server.terminate()
-        try:
-            server.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        end_tree(server.pid, STOP_SECONDS)
+        server.wait()
 
 
 class _Served(Flow[..., Any]):

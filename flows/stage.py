@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from flows.process import stream
+from pllava.core.command import stream
 
 UNCHANGED = re.compile(r"Stage '.+' didn't change, skipping")
 RESTORED = re.compile(r"Stage '.+' is cached - skipping run, checking out outputs")

@@ -10,7 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 
 from flows.stages import measured
-from pllava.registry.card import MODELS, score_text, title
+from pllava.artifacts.metrics import score_text
+from pllava.registry.card import MODELS, title
 
 
 def print_summary(root: Path, outcome: list[Any], console: Console | None = None) -> None:

@@ -8,21 +8,22 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import ROOT, form
 from flows.failure import tell
 from flows.point import register, run_point
-from flows.process import accept, end_all
+from flows.runner import Runner as Kind
+from flows.runner import task_runner
 from flows.server import served
+from pllava.core.command import accept, end_all
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text, read_json, write_json
 from pllava.core.hashing import sha256_of
@@ -35,7 +36,7 @@ Strengths = Annotated[
     list[Annotated[float, Field(ge=0, le=1024)]], Field(max_length=50), form.titled("LoRA strengths (alpha) at inference")
 ]
 Listed = Annotated[list[dict[str, Any]], Field(max_length=1000), form.titled("Points, beside the grid")]
-Runner = Annotated[Literal["thread", "process", "ray"], form.titled("Runner")]
+Runner = Annotated[Kind, form.titled("Runner")]
 Workers = Annotated[int, Field(ge=1, le=256), form.titled("Points at once")]
 Limit = Annotated[int | None, Field(ge=1), form.titled("Questions of each task")]
 Benchmark = Annotated[str, form.titled("Benchmark", enum=form.BENCHMARKS)]
@@ -84,7 +85,7 @@ def _sweep(
     alphas: list[float],
     benchmark: str,
     limit: int | None,
-    runner: str,
+    runner: Kind,
     workers: int,
     register_best: bool,
     name: str | None,
@@ -159,23 +160,6 @@ def run_points(
         end_all(refuse=True)
         raise
     return rows, failures
-
-
-def task_runner(kind: str, workers: int) -> TaskRunner[Any]:
-    """The task runner of this kind: thread, process or ray. Raises PllavaError when Ray is not installed."""
-    if kind == "thread":
-        return ThreadPoolTaskRunner(max_workers=workers)
-    if kind == "process":
-        return ProcessPoolTaskRunner(max_workers=workers)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        from prefect_ray import RayTaskRunner
-    except ImportError:
-        raise PllavaError("the runner ray needs: pip install 'pllava[ray]'") from None
-    address = os.environ.get("RAY_ADDRESS")  # of a running cluster; without it Ray starts one on loopback, and ends it
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    own_cluster = {} if address else {"num_cpus": workers, "include_dashboard": False}
-    return RayTaskRunner(address=address, init_kwargs={**own_cluster, "runtime_env": {"env_vars": {"PYTHONPATH": paths}}})
 
 
 def _code() -> str:

@@ -5,6 +5,7 @@ Git and DVC track the file, so equal runs must give equal bytes: it holds no tim
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import (
     Any,
@@ -72,6 +73,14 @@ def read_metrics(path: str | Path) -> Metrics:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         raise PllavaError(f"{path} holds no metrics: {key}: {first['msg'].lower()}. Evaluate again: pllava evaluate") from None
+
+
+def score_text(score: Mapping[str, Any] | None) -> str:
+    """{"value": 0.9, "low": 0.86, "high": 0.94} -> "90.0 (86-94)", in percent; "-" where nothing is scored."""
+    if not score or not isinstance(score.get("value"), int | float):
+        return "-"
+    interval = f" ({100 * score['low']:.0f}-{100 * score['high']:.0f})" if "low" in score and "high" in score else ""
+    return f"{100 * score['value']:.1f}{interval}"
 
 
 def write_metrics(path: str | Path, metrics: Metrics | dict[str, Any]) -> None:

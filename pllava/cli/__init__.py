@@ -14,22 +14,11 @@ from typing import Annotated
 import typer
 
 from pllava.cli import app as app_commands
-from pllava.cli import caption, evaluate, gallery, lineage, machine, model, operate, recipe, registry, serve, stages, study
+from pllava.cli import caption, evaluate, gallery, machine, model, operate, recipe, registry, serve, stages
 from pllava.cli.data import app as data_app
 from pllava.cli.options import say
 from pllava.core.errors import PllavaError, show_traceback
-
-# Programs that a command starts send no usage statistics and draw no progress bars. A value that the user has set stays.
-QUIET = {
-    "DO_NOT_TRACK": "true",
-    "DVC_NO_ANALYTICS": "1",
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
+from pllava.core.quiet import QUIET
 
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -42,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich would take a third of the time of --help
 )
-for part in (stages, evaluate, study, registry, lineage, app_commands, serve, caption, gallery, operate, model, machine):
+for part in (stages, evaluate, registry, app_commands, serve, caption, gallery, operate, model, machine):
     app.add_typer(part.commands)
 app.add_typer(recipe.commands, name="recipe")
 app.add_typer(data_app, name="data")
@@ -57,7 +46,7 @@ def _main(debug: Annotated[bool, typer.Option("--debug", help="show a traceback 
 def main() -> None:
     """Entry point. A PllavaError, a full disk or a missing right to write gives one message and exit code 1. Any other error is a bug and
     keeps its traceback."""
-    for name, value in QUIET.items():
+    for name, value in (QUIET | {"TRANSFORMERS_VERBOSITY": "error"}).items():
         os.environ.setdefault(name, value)
     sys.excepthook = show_traceback
     try:

@@ -1,4 +1,4 @@
-"""`pllava evaluate | judge | report`. Nothing heavy is imported before a command runs."""
+"""`pllava evaluate | judge | report | study`. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -92,6 +92,19 @@ def report(params: ParamsFile = PARAMS) -> None:
     from pllava.stages.report.run import report
 
     say(report(settings_of(params)))
+
+
+@commands.command()
+def study(
+    name: Annotated[str, typer.Argument(help="a name in recipes/studies, or a file of that form")],
+    seeds: Annotated[int | None, typer.Option(min=1, help="only the first so many of its seeds")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="training steps, for a look: other points than those of the study")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Train and score every point of a study; go on if stopped."""
+    from pllava.trials.study import study
+
+    say(study(settings_of(params), name, seeds, steps))
 
 
 def _refuse(options: Mapping[str, object], command: str) -> None:

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pllava.core.errors import PllavaError
 
 PRIVATE = ("*.db*", "*.sqlite*", "*.log*")  # databases and logs
@@ -20,19 +22,25 @@ UMASK = os.umask(0o022)  # the system has no call that only reads it: set it, th
 os.umask(UMASK)
 
 
-def atomic_write_bytes(path: str | Path, data: bytes) -> None:
-    """Write all of `data`, or leave the file as it was."""
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`. The file there replaces `path` when the block succeeds, and is removed when it fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def atomic_write_bytes(path: str | Path, data: bytes) -> None:
+    """Write all of `data`, or leave the file as it was."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
@@ -96,7 +104,7 @@ def _remove_abandoned(path: Path) -> None:
     """Remove temporary folders of `path` whose process has ended, or restore the older folder."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         pid = folder.name.removeprefix(f".{path.name}.").split(".")[0]
-        if not pid.isdigit() or int(pid) == os.getpid() or process_is_alive(int(pid)):
+        if not pid.isdigit() or int(pid) == os.getpid() or psutil.pid_exists(int(pid)):
             continue
         if folder.name.endswith(".before.partial") and not path.exists():
             folder.replace(path)  # the process was killed between the two renames: restore the older folder
@@ -174,14 +182,3 @@ def alone(lock: Path, busy: str, seconds: float = 0.0) -> Iterator[None]:
         yield
     finally:
         file_lock.release()
-
-
-def process_is_alive(pid: int) -> bool:
-    """Whether a process has this pid, of whichever user."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

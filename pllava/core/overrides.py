@@ -7,17 +7,16 @@ An unknown key is refused by name. Rules over several keys (pooling_shape fits n
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_serializer
-from yaml import SafeLoader, ScalarNode
 
 from pllava.core import recipes
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_write_text
 from pllava.core.params import Params, load_params
+from pllava.core.yaml_text import dump, load
 
 NOT_OF_A_RUN = ("deploy", "registry", "gate", "run")  # sections that one run cannot change
 
@@ -85,21 +84,11 @@ def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params
     recipe: its name; None: change the settings that `target` holds now.
     Raises PllavaError that names every wrong key when the merged settings are not valid. `target` then stays as it was.
     """
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.width = 4096  # long lines are not wrapped
-    yaml.indent(mapping=2, sequence=4, offset=2)  # the layout of recipes/
-    yaml.representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
-    yaml.representer.add_representer(str, _quote_for_pyyaml)
-    yaml.preserve_quotes = True
     text = recipes.read(recipe) if recipe else target.read_text()
     if changes:
-        document = yaml.load(text)
+        yaml, document = load(text)
         merge(document, changes)
-        buffer = StringIO()
-        yaml.dump(document, buffer)
-        text = buffer.getvalue()
+        text = dump(yaml, document)
     trial = target.with_name(f".{target.name}.trial")
     atomic_write_text(trial, text)
     try:
@@ -110,12 +99,6 @@ def compose(recipe: str | None, changes: dict[str, Any], target: Path) -> Params
         trial.unlink(missing_ok=True)
     atomic_write_text(target, text)
     return params
-
-
-def _quote_for_pyyaml(writer: Any, text: str) -> Any:
-    """Quote strings that PyYAML (YAML 1.1) would read as another type: `no`, `1:30`. ruamel.yaml (YAML 1.2) writes them without quotes."""
-    plain = SafeLoader("").resolve(ScalarNode, text, (True, False)) == "tag:yaml.org,2002:str"
-    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
 def merge(base: MutableMapping[str, Any], changes: Mapping[str, Any]) -> None:

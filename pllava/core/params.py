@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
@@ -104,6 +104,11 @@ class Model(Section):
     quantization: Literal["4bit", "8bit"] | None = Field(
         None, description="pack the base's language model while training (QLoRA): less memory, slower; needs a GPU and pllava[qlora]"
     )
+
+    def load_options(self) -> dict[str, Any]:
+        """The settings as keyword arguments of `pllava.load`."""
+        names = ("num_frames", "pooling_shape", "pooling_method", "dtype", "attn_implementation")
+        return {name: getattr(self, name) for name in names}
 
     @field_validator("pooling_method")
     @classmethod

@@ -1,4 +1,4 @@
-"""Processes: the record of the background process that serves the demo page, ending a process tree, and free ports."""
+"""Processes: the one way to end them, the record of the background process that serves the demo page, and free ports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ HOME = Path(".state/demo")  # under the project folder
 RECORD = HOME / "demo.json"
 LOG = Path(".state/logs/page.log")
 PATIENCE = 10  # seconds between SIGTERM and SIGKILL
+KILLED_SECONDS = 2.0  # for the system to remove a killed process
+POLL = 0.05  # seconds
 
 
 def record(process: psutil.Process, **facts: Any) -> dict[str, Any]:
@@ -44,12 +46,7 @@ def stop() -> int | None:
     entry = recorded()
     process = _process(entry) if entry else None
     if entry is not None and process is not None:
-        family = [process, *process.children(recursive=True)]
-        for method in ("terminate", "kill"):
-            for member in family:
-                _signal(member, method)
-            if _ended(family):
-                break
+        end_tree(process.pid)
         if "host" in entry:
             _wait_until_port_free(entry["host"], entry["port"])
     RECORD.unlink(missing_ok=True)
@@ -71,16 +68,45 @@ def run_tree(words: list[str], env: Mapping[str, str], patience: float = PATIENC
 
 def end_tree(pid: int, patience: float = PATIENCE) -> None:
     """End a process and its children: SIGTERM, wait up to `patience` seconds, then SIGKILL for those that still run."""
-    try:
-        parent = psutil.Process(pid)
-        processes = [*parent.children(recursive=True), parent]
-    except psutil.NoSuchProcess:
-        return
-    for method in ("terminate", "kill"):
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        tree = [*process.children(recursive=True), process]
+        end(lambda: tree, patience)
+
+
+def end(find: Callable[[], Iterable[psutil.Process]], patience: float = PATIENCE) -> int:
+    """End the processes that `find` returns: SIGTERM, wait up to `patience` seconds or until Ctrl-C, then SIGKILL.
+
+    `find` is called before each signal, so it may return processes that began meanwhile. Returns the number of processes. Exit codes are
+    left to the parents: a process that its parent has not collected counts as ended.
+    """
+    ended: set[int] = set()
+    for method, seconds in (("terminate", patience), ("kill", KILLED_SECONDS), ("kill", KILLED_SECONDS)):
+        if not (processes := [process for process in find() if _runs(process)]):
+            break
         for process in processes:
-            if process.is_running():
+            with suppress(psutil.Error):
                 getattr(process, method)()
-        _, processes = psutil.wait_procs(processes, timeout=patience)
+        ended |= {process.pid for process in processes}
+        deadline = time.monotonic() + seconds
+        with suppress(KeyboardInterrupt):
+            while any(map(_runs, processes)) and time.monotonic() < deadline:
+                time.sleep(POLL)
+    return len(ended)
+
+
+def family(leaders: Mapping[int, psutil.Process]) -> list[psutil.Process]:
+    """The leaders ({pid: process}), their descendants, and the orphans in a session that a leader leads; never this process."""
+    processes: dict[int, psutil.Process] = {}
+    for leader in leaders.values():
+        with suppress(psutil.Error):
+            processes |= {process.pid: process for process in [leader, *leader.children(recursive=True)]}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            session = leaders.get(os.getsid(process.pid))
+            if session is not None and process.create_time() >= session.create_time():
+                processes.setdefault(process.pid, process)
+    return [process for process in processes.values() if process.pid != os.getpid()]
 
 
 def require_free_port(host: str, port: int, next_step: str) -> None:
@@ -97,9 +123,10 @@ def require_free_port(host: str, port: int, next_step: str) -> None:
     raise PllavaError(f"port {port} on {host} is in use{_holder(port)}. {next_step}")
 
 
-def log_tail(lines: int = 15) -> str:
-    """The last lines of the demo page's log."""
-    return "\n".join(LOG.read_text(errors="replace").splitlines()[-lines:]) if LOG.is_file() else "(no log)"
+def end_of_log(log: Path = LOG, lines: int = 15) -> str:
+    """The last lines of a log, and its name, for an error."""
+    text = "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else "(no log)"
+    return f"The end of {log}:\n{text}"
 
 
 def _process(entry: Mapping[str, Any]) -> psutil.Process | None:
@@ -111,21 +138,6 @@ def _process(entry: Mapping[str, Any]) -> psutil.Process | None:
     return None
 
 
-def _signal(process: psutil.Process, method: str) -> None:
-    with suppress(psutil.NoSuchProcess):  # it has ended already
-        getattr(process, method)()
-
-
-def _ended(family: list[psutil.Process]) -> bool:
-    """Wait up to PATIENCE seconds; returns whether all processes have ended. A zombie (not yet collected by its parent) counts as ended."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if not any(map(_runs, family)):
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def _wait_until_port_free(host: str, port: int) -> None:
     """Wait up to PATIENCE seconds until the port is closed: other threads can keep it open after the main thread of a process has ended."""
     deadline = time.monotonic() + PATIENCE
@@ -134,7 +146,7 @@ def _wait_until_port_free(host: str, port: int) -> None:
             socket.create_connection((host, port), timeout=1).close()
         except OSError:
             return
-        time.sleep(0.05)
+        time.sleep(POLL)
 
 
 def _runs(process: psutil.Process) -> bool:

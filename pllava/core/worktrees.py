@@ -21,11 +21,12 @@ from filelock import FileLock, Timeout
 
 from pllava.core import git
 from pllava.core.errors import PllavaError
-from pllava.core.files import state_folder
+from pllava.core.files import alone, state_folder
 
 WORKSPACES = Path(".state/workspaces")  # under the project folder
 # Options of `git diff` that `git apply` needs: they override the user's git settings (colours, an external program, no prefixes).
 PATCH_OPTIONS = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
+LAST_LINES = 5  # of a message of DVC's that an error shows
 MAIN = "main"  # name of the lock of the project folder itself
 
 
@@ -72,7 +73,7 @@ def workspace(main: Path, name: str) -> Iterator[Workspace]:
     workspaces = main / WORKSPACES
     state_folder(workspaces)
     folder = workspaces / name
-    with _held(workspaces / f"{name}.lock", f"a workspace {name!r} is in use"):
+    with alone(workspaces / f"{name}.lock", f"a workspace {name!r} is in use"):
         try:
             with FileLock(workspaces / "making.lock"):
                 remove_abandoned(main, workspaces)
@@ -116,7 +117,7 @@ def keep(worktree: Workspace, message: str) -> str:
     with FileLock(worktree.main / WORKSPACES / "making.lock"):  # all worktrees share the git refs that DVC writes
         known = git.run(worktree.main, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps").split()
         name = next(name for name in (worktree.name, *(f"{worktree.name}-{number}" for number in range(2, 10_000))) if name not in known)
-        _dvc(worktree.root, "exp", "save", "--name", name, "--message", message)
+        dvc(worktree.root, "exp", "save", "--name", name, "--message", message)
     return name
 
 
@@ -143,7 +144,7 @@ def _make(main: Path, folder: Path, name: str) -> Workspace:
             raise PllavaError(f"changes that are not committed do not apply to HEAD: {applied.stderr.decode().strip()}. Commit them")
     root = folder / inside
     share_cache(main, root)
-    _dvc(root, "checkout", "--quiet", "--allow-missing")
+    dvc(root, "checkout", "--quiet", "--allow-missing")
     changed = git.run(top, "diff", "--name-only", "-z", "HEAD").split("\0")[:-1]
     untracked = git.run(top, "ls-files", "--others", "--exclude-standard", "-z").split("\0")[:-1]
     return Workspace(name, root, main, commit, tuple(changed), tuple(untracked))
@@ -188,24 +189,13 @@ def remove(main: Path, folder: Path) -> None:
     subprocess.run(["git", "-C", str(main), "worktree", "prune"], capture_output=True)
 
 
-@contextmanager
-def _held(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock until the block ends. Raises PllavaError with the message `busy` when another process holds it."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise PllavaError(busy) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _dvc(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True)
+def dvc(folder: Path, *arguments: str) -> str:
+    """The output of a DVC command in a folder. Raises PllavaError with the end of DVC's message."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "DVC_NO_ANALYTICS": "1"}, capture_output=True, text=True)
     if done.returncode:
-        raise PllavaError(f"dvc {arguments[0]} failed in {folder}: {(done.stderr or done.stdout).strip()[-2000:]}")
+        lines = [line for line in done.stderr.splitlines() if line.strip() and "dvc.org" not in line and "Having any troubles" not in line]
+        raise PllavaError(f"dvc {' '.join(arguments)} failed:\n" + "\n".join(f"  {line}" for line in lines[-LAST_LINES:]))
     return done.stdout
 
 

@@ -5,11 +5,11 @@ text = with_corpus(Path("params.yaml").read_text(), "train", corpus)
 
 from __future__ import annotations
 
-from io import StringIO
 from typing import Any
 
 from pllava.core.errors import PllavaError
 from pllava.core.params import Corpus
+from pllava.core.yaml_text import dump, load
 
 STAGE = "prepare"
 
@@ -18,7 +18,7 @@ def with_corpus(params_text: str, split: str, corpus: Corpus) -> str:
     """The text of params.yaml with the corpus added at the end of data.<split>."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-    yaml, document = _load(params_text)
+    yaml, document = load(params_text)
     data = document["data"]
     rows = data.get(split)
     if not rows:
@@ -29,12 +29,12 @@ def with_corpus(params_text: str, split: str, corpus: Corpus) -> str:
     rows.append(entry)
     if len(rows) > 1:
         _move_trailing_comment(rows)
-    return _dump(yaml, document)
+    return dump(yaml, document)
 
 
 def without_corpus(params_text: str, split: str, name: str) -> str:
     """The text of params.yaml without the corpus of this name in data.<split>."""
-    yaml, document = _load(params_text)
+    yaml, document = load(params_text)
     data = document["data"]
     rows = data[split]
     position = next(number for number, row in enumerate(rows) if row["name"] == name)
@@ -52,52 +52,52 @@ def without_corpus(params_text: str, split: str, name: str) -> str:
             previous[0].value = previous[0].value.rstrip("\n") + "\n" + below
         else:
             rows.ca.items[position - 1] = [_comment("\n" + below), None, None, None]
-    return _dump(yaml, document)
+    return dump(yaml, document)
 
 
 def with_benchmark(params_text: str, name: str, settings: dict[str, Any]) -> str:
     """The text of params.yaml with the benchmark added at the beginning of evaluate.benchmarks."""
     from ruamel.yaml.comments import CommentedMap
 
-    yaml, document = _load(params_text)
+    yaml, document = load(params_text)
     evaluate = document["evaluate"]
     if not evaluate.get("benchmarks"):
         evaluate["benchmarks"] = CommentedMap()
     entry = CommentedMap(settings)
     entry.fa.set_flow_style()
     evaluate["benchmarks"].insert(0, name, entry)  # at the end, it would stand below the empty line before the next section
-    return _dump(yaml, document)
+    return dump(yaml, document)
 
 
 def without_benchmark(params_text: str, name: str) -> str:
     """The text of params.yaml without the benchmark."""
-    yaml, document = _load(params_text)
+    yaml, document = load(params_text)
     benchmarks = document["evaluate"]["benchmarks"]
     del benchmarks[name]
     if not benchmarks:
         benchmarks.fa.set_flow_style()
         document["evaluate"]["benchmarks"] = benchmarks
-    return _dump(yaml, document)
+    return dump(yaml, document)
 
 
 def with_dependencies(dvc_text: str, paths: list[str]) -> str:
     """The text of dvc.yaml with the paths as dependencies of `prepare`. A path below a listed folder is not added."""
-    yaml, document = _load(dvc_text)
+    yaml, document = load(dvc_text)
     deps = _dependencies(document)
     for path in paths:
         if not any(path == dep or path.startswith(f"{dep}/") for dep in deps):
             deps.append(path)
-    return _dump(yaml, document) if deps else dvc_text
+    return dump(yaml, document) if deps else dvc_text
 
 
 def without_dependencies(dvc_text: str, paths: list[str]) -> str:
     """The text of dvc.yaml without the paths among the dependencies of `prepare`."""
-    yaml, document = _load(dvc_text)
+    yaml, document = load(dvc_text)
     deps = _dependencies(document)
     for path in paths:
         if path in deps:
             deps.remove(path)
-    return _dump(yaml, document)
+    return dump(yaml, document)
 
 
 def _dependencies(document: Any) -> Any:
@@ -138,25 +138,3 @@ def _comment(text: str) -> Any:
     from ruamel.yaml.tokens import CommentToken
 
     return CommentToken(text, CommentMark(0), None)
-
-
-def _load(text: str) -> tuple[Any, Any]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.representer import RoundTripRepresenter
-
-    class Representer(RoundTripRepresenter):
-        """Writes None as `null`, which ruamel.yaml would leave out."""
-
-    Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
-    yaml = YAML()
-    yaml.Representer = Representer
-    yaml.preserve_quotes = True
-    yaml.width = 1 << 20
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    return yaml, yaml.load(text)
-
-
-def _dump(yaml: Any, document: Any) -> str:
-    buffer = StringIO()
-    yaml.dump(document, buffer)
-    return buffer.getvalue()

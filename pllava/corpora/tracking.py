@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from pllava.core.errors import PllavaError
+from pllava.core.worktrees import dvc
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-LAST_LINES = 5  # lines of DVC's message that an error shows
 
 
 def is_url(source: str) -> bool:
@@ -38,28 +35,18 @@ def tracked_by(path: Path) -> str | None:
 
 def track(path: Path) -> None:
     """`dvc add`: writes <path>.dvc and a line of .gitignore."""
-    dvc("add", str(path))
+    dvc(Path(), "add", str(path))
 
 
 def bring(source: str, target: Path) -> None:
     """Download a URL, or copy a path outside the project, to `target`, and track `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if is_url(source):
-        dvc("import-url", source, str(target))
+        dvc(Path(), "import-url", source, str(target))
     else:
-        dvc("add", "--out", str(target), str(Path(source).resolve()))
+        dvc(Path(), "add", "--out", str(target), str(Path(source).resolve()))
 
 
 def untrack(path: Path, delete: bool) -> None:
     """`dvc remove` of <path>.dvc; the files stay unless `delete`."""
-    dvc("remove", *(["--outs"] if delete else []), f"{path}.dvc")
-
-
-def dvc(*arguments: str) -> str:
-    """Run a DVC command in the current folder; returns its output. Raises PllavaError with the end of DVC's message."""
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, env={**os.environ, "DVC_NO_ANALYTICS": "1"}, capture_output=True, text=True)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip() and "dvc.org" not in line and "Having any troubles" not in line]
-        raise PllavaError(f"dvc {' '.join(arguments)} failed:\n" + "\n".join(f"  {line}" for line in lines[-LAST_LINES:]))
-    return done.stdout
+    dvc(Path(), "remove", *(["--outs"] if delete else []), f"{path}.dvc")

@@ -10,8 +10,10 @@ import os
 import shutil
 from pathlib import Path
 
+import psutil
+
 from pllava.core.errors import PllavaError
-from pllava.core.files import atomic_write_bytes, process_is_alive, write_json
+from pllava.core.files import atomic_write_bytes, write_json
 
 JOURNAL = Path(".state/data/undo")
 
@@ -54,7 +56,7 @@ def recover(journal: Path = JOURNAL) -> bool:
     file = journal / "journal.json"
     if file.exists():
         pid = json.loads(file.read_text())["pid"]
-        if pid != os.getpid() and process_is_alive(pid):
+        if pid != os.getpid() and psutil.pid_exists(pid):
             raise PllavaError(f"process {pid} is adding or removing a corpus ({journal}). Wait for it, then repeat the command")
         _restore(journal)
     shutil.rmtree(journal)

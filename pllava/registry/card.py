@@ -6,14 +6,14 @@ The beginning of the card is the version's description in MLflow. The whole card
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pllava.artifacts.metrics import score_text
 from pllava.core.params import Params
-from pllava.tracking.provenance import own_corpora
+from pllava.tracking.provenance import own_corpora, stated_licence
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -84,26 +84,20 @@ def _corpus_text(corpus: dict[str, Any]) -> str:
 
 
 def licence(base: str) -> str:
-    """Licence of the base from its README, else the first line of its LICENSE. A hub base is read from the local cache; no download."""
-    for name in ("README.md", "MODEL_CARD.md"):
-        file = _file_of(base, name)
-        if file is not None and (match := re.search(r"\A---\n(?:.*\n)*?license:\s*(\S+)", file.read_text(errors="replace"))):
-            return match[1]
-    if (file := _file_of(base, "LICENSE")) is not None:
-        return next((line.strip() for line in file.read_text(errors="replace").splitlines() if line.strip()), "see its LICENSE")
+    """The licence that the base's folder states. A hub base is read from the local cache; no download."""
+    folder = Path(base) if Path(base).is_dir() else _cached(base)
+    if folder is not None and (stated := stated_licence(folder)):
+        return stated
     where = "in its folder" if Path(base).is_dir() else f"at hub id {base}"
     return f"not stated {where}; the weights here change that base and fall under its terms"
 
 
-def _file_of(base: str, name: str) -> Path | None:
-    if Path(base).is_dir():
-        return Path(base) / name if (Path(base) / name).is_file() else None
-    if base.count("/") != 1:
-        return None
+def _cached(base: str) -> Path | None:
+    """The folder of a hub base's README or LICENSE in the local cache; None when they are not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(base, name)
-    return Path(path) if isinstance(path, str) else None
+    names = ("README.md", "MODEL_CARD.md", "LICENSE") if base.count("/") == 1 else ()
+    return next((Path(path).parent for name in names if isinstance(path := try_to_load_from_cache(base, name), str)), None)
 
 
 def _length(params: Params) -> str:
@@ -133,11 +127,3 @@ def metrics_table(metrics: dict[str, Any]) -> str:
         lines.append(f"| {task} | {(scores[-1] or {}).get('n', '')} | " + " | ".join(score_text(score) for score in scores) + " |")
     lines.append("| **average** | | " + " | ".join(score_text(models[key].get("average")) for key, _ in columns) + " |")
     return "\n".join(lines)
-
-
-def score_text(score: dict[str, Any] | None) -> str:
-    """{"value": 0.9, "low": 0.86, "high": 0.94} -> "90.0 (86-94)"."""
-    if not score or not isinstance(score.get("value"), int | float):
-        return "-"
-    interval = f" ({100 * score['low']:.0f}-{100 * score['high']:.0f})" if "low" in score and "high" in score else ""
-    return f"{100 * score['value']:.1f}{interval}"

@@ -18,18 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pllava.benchmarks.benchmark import load_benchmark
+from pllava.artifacts.answers import FILE
 from pllava.benchmarks.judge import make_judge
 from pllava.core.errors import PllavaError
 from pllava.core.hashing import work_key
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate import run as runner
-from pllava.stages.evaluate.predict import Predictor, Variant
-from pllava.stages.evaluate.prediction_log import Answers, PredictionLog, alone
-from pllava.stages.evaluate.progress import progress
+from pllava.stages.evaluate.predict import Variant
+from pllava.stages.evaluate.prediction_log import PredictionLog, alone
 from pllava.stages.evaluate.record import write_record
 from pllava.stages.evaluate.table import show
-from pllava.stages.evaluate.units import questions_of, units
+from pllava.stages.evaluate.units import units
 
 if TYPE_CHECKING:
     from pllava.chat.model_ref import ModelRef
@@ -89,16 +88,12 @@ def measure(
 def _measure(
     params: Params, loaded: Loaded, name: str, limit: int | None, alpha: float | None, folder: Path, console: Console
 ) -> tuple[Path, Path]:
-    from pllava.chat.template import load_template
     from pllava.model.adapter import set_lora_alpha
 
     began = time.monotonic()
     settings = params.evaluate.benchmarks[name]
-    benchmark = load_benchmark(name, settings.source)
+    benchmark, samples, template = runner.load_questions(params, name, limit)
     judge = make_judge(params.judge) if benchmark.judged else None
-    limit = limit or settings.limit
-    samples, template = benchmark.samples(settings.root, limit), load_template(settings.template)
-    runner.check_questions(samples, benchmark, template)
     if loaded.lora_alpha is None:
         alpha = None
     else:
@@ -106,33 +101,16 @@ def _measure(
         alpha = next(value for value in chosen if value is not None)
         set_lora_alpha(loaded.model, alpha)
     shown = params.model_copy(update={"model": _as_loaded(params, loaded)})
-    provenance = metrics.provenance(shown, name, benchmark, samples, template, None, alpha, limit) | loaded.identity
-    key = work_key(**provenance)
-    log_path = JOURNALS / name / f"{key}.jsonl"
-    with alone(log_path):
-        log = PredictionLog(log_path)
-        plan = units(samples, params.evaluate.batch_size)
-        sizes = {number: sum(len(questions_of(s)) for clip in unit for s in clip.samples) for number, unit in enumerate(plan)}
-        remaining = {number: size for number, size in sizes.items() if number not in log.done}
-        predictor = Predictor(
-            benchmark,
-            [Variant(NAME, loaded.model)],
-            loaded.processor,
-            template,
-            loaded.processor.num_frames,
-            settings.max_new_tokens,
-            params.evaluate.batch_size,
-            settings.root,
-        )
-        for number in progress(remaining, name, console) if remaining else ():
-            log.add(number, predictor.answer(plan[number]))
-        log.close()
-        path, target = folder / name / "metrics.json", folder / name
-        rows = Answers(log.path, {sample.id: index for index, sample in enumerate(samples)}, (NAME,))
-        scores = runner.write_scored(rows, benchmark, judge, params.judge.max_missing, provenance, target, path)
-        results = target / "results.jsonl"
+    provenance = metrics.provenance(shown, name, benchmark, samples, template, None, alpha, limit or settings.limit) | loaded.identity
+    journal, plan = JOURNALS / name / f"{work_key(**provenance)}.ledger", units(samples, params.evaluate.batch_size)
+    job = runner.Job(name, benchmark, samples, template, alpha, provenance, plan, journal)
+    with alone(journal):
+        if remaining := job.remaining():
+            job.answer(job.predictor(params, [Variant(NAME, loaded.model)], loaded.processor), list(remaining), name, console)
+        path, results = folder / name / "metrics.json", folder / name / FILE
+        scores = job.score((NAME,), judge, params.judge.max_missing, results.parent, path)
         write_record(name, results, path, judge, 1, time.monotonic() - began, sum(remaining.values()), folder / "records")
-        log.remove()
+        PredictionLog(journal).remove()
     show(scores, console)
     return path, results
 

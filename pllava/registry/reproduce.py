@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pllava.core import git
+from pllava.core.command import stream
 from pllava.core.errors import PllavaError
 from pllava.core.files import alone, atomic_write_text, read_json
 from pllava.core.params import load_params
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 HOME = Path(".state/reproduce")
 STAGE = "train"
+LAST_LINES = 15
 
 
 @dataclass(frozen=True)
@@ -143,30 +144,9 @@ def _dvc(arguments: list[str], tree: Path, environment: dict[str, str], say: Cal
 
     Raises PllavaError with the last lines when DVC fails.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=tree,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    last: list[str] = []
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            last = [*last[-14:], line.rstrip()]
-            say(line.rstrip())
-        code = process.wait()
-    except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-        raise
+    code, last = stream([sys.executable, "-m", "dvc", *arguments], tree, environment, say)
     if code:
-        raise PllavaError(f"dvc {' '.join(arguments)} failed (exit code {code}). Its last lines:\n" + "\n".join(last))
+        raise PllavaError(f"dvc {' '.join(arguments)} failed (exit code {code}). Its last lines:\n" + "\n".join(last[-LAST_LINES:]))
 
 
 @contextmanager

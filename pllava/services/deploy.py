@@ -111,15 +111,13 @@ def _deploy(params: Params, restart: bool) -> Deployment:
         except switch.NeedsRestart as error:
             print(f"a new process is needed: {error}", file=sys.stderr)
         except PllavaError as error:
-            raise PllavaError(
-                f"{wanted['model']} version {number} does not serve: {error}\n{_move_alias_back(params, running, clip)}"
-            ) from None
+            raise PllavaError(f"{wanted['model']} version {number} does not serve: {error}\n{_roll_back(params, clip, running)}") from None
     process.stop()
     try:
         return _deployment(_start(params, wanted, clip), restarted=True)
     except PllavaError as error:
         process.stop()
-        raise PllavaError(f"{wanted['model']} version {number} does not serve: {error}\n{_serve_previous(params, clip)}") from None
+        raise PllavaError(f"{wanted['model']} version {number} does not serve: {error}\n{_roll_back(params, clip)}") from None
 
 
 def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, Any]:
@@ -154,11 +152,9 @@ def _start(params: Params, wanted: dict[str, Any], clip: Sample) -> dict[str, An
     process.record(psutil.Process(child.pid), state="starting", **facts)  # recorded now, so that `pllava stop` finds it after an interrupt
     while not _serves(url, wanted):
         if child.poll() is not None:
-            raise PllavaError(f"it ended with code {child.returncode}. The end of {process.LOG}:\n{process.log_tail()}")
+            raise PllavaError(f"it ended with code {child.returncode}. {process.end_of_log()}")
         if time.monotonic() > deadline:
-            raise PllavaError(
-                f"it did not come up within {params.deploy.timeout_seconds} s. The end of {process.LOG}:\n{process.log_tail()}"
-            )
+            raise PllavaError(f"it did not come up within {params.deploy.timeout_seconds} s. {process.end_of_log()}")
         time.sleep(POLL)
     answer = _ask(url, clip, deadline - time.monotonic())
     trial = {"clip": str(clip.media), "question": clip.question, "answer": answer}
@@ -186,24 +182,31 @@ def _switch(params: Params, running: dict[str, Any], wanted: dict[str, Any], cli
     return process.record(psutil.Process(running["pid"]), **(facts | wanted | trial))
 
 
-def _move_alias_back(params: Params, running: dict[str, Any], clip: Sample) -> str:
-    """Roll the alias back, to the version that still serves. Returns a sentence about the outcome."""
+def _roll_back(params: Params, clip: Sample, running: dict[str, Any] | None = None) -> str:
+    """Make the previous champion champion again and serve it. Returns a sentence about the outcome.
+
+    running: the record of a process that still serves; None: a new process is started.
+    """
     from pllava.registry import rollback
 
-    stays = f"Version {running['version']} goes on serving at {running['url']}"
+    stays = f"Version {running['version']} goes on serving at {running['url']}" if running else ""
     try:
         back = rollback(params)
     except PllavaError as error:
-        return f"{stays}; the alias stays where it is: {error}"
-    if back.version == running["version"]:
+        return f"{stays}; the alias stays where it is: {error}" if running else f"Nothing serves now: {error}"
+    if running and back.version == running["version"]:
         return f"{stays} and is champion again"
     version = champion(params)
     wanted = {"version": back.version, "adapter_sha256": version.tags.get("adapter_sha256") if version else None, "model": back.name}
+    again = f"Version {back.version} is champion again"
     try:
-        _switch(params, running, wanted, clip)
+        entry = _switch(params, running, wanted, clip) if running else _start(params, wanted, clip)
     except PllavaError as error:
-        return f"{stays}. Version {back.version} is champion again, but does not serve either: {error}"
-    return f"Version {back.version} is champion again and serves at {running['url']}"
+        if running:
+            return f"{stays}. {again}, but does not serve either: {error}"
+        process.stop()
+        return f"{again}, but it does not serve either: {error}"
+    return f"{again} and serves at {entry['url']}"
 
 
 def _ask(url: str, clip: Sample, seconds: float) -> str:
@@ -217,31 +220,11 @@ def _ask(url: str, clip: Sample, seconds: float) -> str:
         answer = job.result(timeout=max(1.0, seconds))
     except Exception as error:  # any error means that the deployment did not answer: the caller rolls back
         raise PllavaError(
-            f"it came up but did not answer {clip.question!r} about {clip.media}: {type(error).__name__}: {error}. "
-            f"The end of {process.LOG}:\n{process.log_tail()}"
+            f"it came up but did not answer {clip.question!r} about {clip.media}: {type(error).__name__}: {error}. {process.end_of_log()}"
         ) from error
     if not isinstance(answer, str) or not answer.strip():
         raise PllavaError(f"it came up but gave an empty answer to {clip.question!r} about {clip.media}")
     return answer
-
-
-def _serve_previous(params: Params, clip: Sample) -> str:
-    """Make the previous champion champion again and serve it in a new process. Returns a sentence about the outcome."""
-    from pllava.registry import rollback
-
-    try:
-        back = rollback(params)
-    except PllavaError as error:
-        return f"Nothing serves now: {error}"
-    version = champion(params)
-    digest = version.tags.get("adapter_sha256") if version else None
-    wanted = {"version": back.version, "adapter_sha256": digest, "model": back.name}
-    try:
-        entry = _start(params, wanted, clip)
-    except PllavaError as error:
-        process.stop()
-        return f"Version {back.version} is champion again, but it does not serve either: {error}"
-    return f"Version {back.version} is champion again and serves at {entry['url']}"
 
 
 def _logged_in(url: str) -> urllib.request.OpenerDirector:

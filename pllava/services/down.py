@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import xmlrpc.client
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
 from filelock import FileLock
 
 from pllava.core import processes as demo_process
-from pllava.services import leftovers, supervisor
-from pllava.services.stack import RECORD, STATE
+from pllava.services import supervisor
+from pllava.services.stack import MARK, RECORD, STATE
 
 STOP_SECONDS = 15.0  # for a process to end after SIGTERM
+PATIENCE = 5.0  # the same, for a process whose supervisor has died
 
 
 def down(root: Path) -> str:
@@ -31,7 +34,7 @@ def stop_all(root: Path) -> list[str]:
     stopped: list[str] = []
     running = supervisor.connect(root)
     if running is not None:
-        with suppress(xmlrpc.client.Error, OSError, psutil.Error):  # supervisord may die meanwhile; `leftovers.end` ends its services
+        with suppress(xmlrpc.client.Error, OSError, psutil.Error):  # supervisord may die meanwhile; `end_leftovers` ends its services
             states = supervisor.states(running)
             for info in sorted(states.values(), key=lambda info: info["group"] != "worker"):
                 if info["statename"] in ("RUNNING", "STARTING", "BACKOFF", "STOPPING"):
@@ -44,11 +47,27 @@ def stop_all(root: Path) -> list[str]:
             daemon.wait(STOP_SECONDS)
     if demo_process.stop() is not None and "demo" not in stopped:
         stopped.append("demo")
-    if ended := leftovers.end(root):
-        stopped.append(f"{len(ended)} process(es) that were left")
+    if ended := end_leftovers(root):
+        stopped.append(f"{ended} process(es) that were left")
     (root / RECORD).unlink(missing_ok=True)
     supervisor.socket_path(root).unlink(missing_ok=True)
     return stopped
+
+
+def end_leftovers(root: Path) -> int:
+    """End the processes with the mark of this project's stack in their environment, in whatever session. Returns their number."""
+    return demo_process.end(partial(_marked, root), PATIENCE)
+
+
+def _marked(root: Path) -> list[psutil.Process]:
+    """All marked processes except this one and its ancestors: a run of the stack may call this function."""
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    marked = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # a process of another user, or one that has ended
+            if process.pid not in own and process.environ().get(MARK) == str(root):
+                marked.append(process)
+    return marked
 
 
 def _end_runs(worker: psutil.Process) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pllava.core.errors import PllavaError
 from pllava.core.files import read_json, state_folder, write_json
+from pllava.core.quiet import QUIET
 
 HOST = "127.0.0.1"
 STATE = Path(".state")  # all below is relative to the project folder
@@ -34,21 +35,6 @@ PORTS = {  # name: (variable, default); None: deploy.port of params.yaml
     "prefect": ("PLLAVA_PREFECT_PORT", 4200),
     "demo": ("PLLAVA_DEMO_PORT", None),
     "bridge": ("PLLAVA_BRIDGE_PORT", 5010),
-}
-
-# No program sends usage statistics. flows/__init__.py sets the same variables for flows that run without the stack.
-QUIET = {
-    "DO_NOT_TRACK": "true",
-    "DVC_NO_ANALYTICS": "1",
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the V2 page asks an outside host even with analytics off
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TOKENIZERS_PARALLELISM": "false",
 }
 
 
@@ -79,10 +65,6 @@ class Stack:
     @property
     def bridge_url(self) -> str:
         return f"http://{HOST}:{self.bridge_port}"
-
-    @property
-    def demo_url(self) -> str:
-        return f"http://{HOST}:{self.demo_port}"
 
     def environment(self) -> dict[str, str]:
         """Environment variables of every service and every run, beside the settings of a single service."""

@@ -20,10 +20,10 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import state_folder
 from pllava.core.params import load_params
 from pllava.core.worktrees import tidy
-from pllava.services import leftovers, supervisor
 from pllava.services import stack as stacks
+from pllava.services import supervisor
 from pllava.services.demo import REASON_FILE
-from pllava.services.down import stop_all
+from pllava.services.down import end_leftovers, stop_all
 from pllava.services.health import NO_PROXY, answers, wait_until
 from pllava.services.programs import POOL, Program, programs
 from pllava.services.stack import HOST, LOGS, PORTS, STATE, Stack
@@ -42,8 +42,8 @@ def up(root: Path, say: Callable[[object], None]) -> str:
         running = supervisor.connect(root)
         if running is not None:
             return _restart_dead(root, running, say)
-        if ended := leftovers.end(root):
-            say(f"ended {len(ended)} process(es) of an earlier stack whose supervisor has died")
+        if ended := end_leftovers(root):
+            say(f"ended {ended} process(es) of an earlier stack whose supervisor has died")
         tidy(root)
         stack = stacks.wanted(root)
         _require_ports(stack)
@@ -126,7 +126,7 @@ def _wait(stack: Stack, running: Any, program: Program) -> None:
 
     if not wait_until(done, START_SECONDS, alive):
         state = supervisor.states(running)[program.name]["statename"].lower()
-        raise PllavaError(f"{program.name} does not serve ({state}). {_end_of_log(stack, program.name)}")
+        raise PllavaError(f"{program.name} does not serve ({state}). {demo_process.end_of_log(_log(stack, program.name))}")
 
 
 def _worker_is_online(stack: Stack, since: int) -> bool:
@@ -156,7 +156,7 @@ def _run(stack: Stack, name: str, module: str, *arguments: str) -> None:
             stderr=subprocess.STDOUT,
         )
     if done.returncode:
-        raise PllavaError(f"python -m {module} failed. {_end_of_log(stack, name)}")
+        raise PllavaError(f"python -m {module} failed. {demo_process.end_of_log(_log(stack, name))}")
 
 
 def _require_ports(stack: Stack) -> None:
@@ -172,9 +172,3 @@ def _require_ports(stack: Stack) -> None:
 
 def _log(stack: Stack, name: str) -> Path:
     return stack.root / LOGS / f"{name}.log"
-
-
-def _end_of_log(stack: Stack, name: str, lines: int = 15) -> str:
-    log = _log(stack, name)
-    text = "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else "(no log)"
-    return f"The end of {log}:\n{text}"

@@ -22,7 +22,7 @@ from pllava.core.errors import PllavaError, without_passwords
 from pllava.core.files import read_json, write_json
 from pllava.core.params import Params
 from pllava.tracking import provenance
-from pllava.tracking.offline_buffer import FOLDER, Spool, deliver
+from pllava.tracking.offline_buffer import FOLDER, METRICS_A_CALL, Spool, apply, deliver
 from pllava.tracking.store import client, experiment_id, project_root, setup
 
 if TYPE_CHECKING:
@@ -32,11 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["Run", "adapter_digest", "adapter_run", "later_stage", "setup", "training_run"]
 
 log = logging.getLogger(__name__)
-ADAPTER = Path("outputs/train/adapter")
+ADAPTER = Path("outputs/train/adapter")  # as in artifacts/training.py, a room of the same floor
 HISTORY = Path("outputs/train/history.jsonl")
 RUN_FILE = Path(".state/run.json")
 PARAMS = "lineage/params.yaml"  # artifact: the settings of the run, for `pllava reproduce`
-METRICS_A_BATCH = 200  # a call costs ~50 ms whatever its size
 FLUSH_SECONDS = 5.0  # between two sends of metrics, so that the curves grow during training
 RETRY_SECONDS = 30.0  # from a failed call to the first retry; doubles with each failed retry
 
@@ -57,10 +56,6 @@ class Run:
         self._sent = time.monotonic()
         self._wait = RETRY_SECONDS
 
-    @property
-    def active(self) -> bool:
-        return self.connection is not None
-
     def log(self, step: int, **metrics: float) -> None:
         """Log numbers of one step. They are sent in batches."""
         self.log_metrics(metrics, step)
@@ -71,55 +66,37 @@ class Run:
             return
         now = int(time.time() * 1000)
         self._waiting += [(name, float(value), now, step) for name, value in metrics.items() if math.isfinite(value)]
-        if len(self._waiting) >= METRICS_A_BATCH or time.monotonic() - self._sent > FLUSH_SECONDS:
+        if len(self._waiting) >= METRICS_A_CALL or time.monotonic() - self._sent > FLUSH_SECONDS:
             self.flush()
 
     def log_artifacts(self, path: str | Path, folder: str | None = None) -> None:
         """Copy a file, or the files of a folder, to the run."""
-
-        def send(connection: MlflowClient, run_id: str) -> None:
-            (connection.log_artifacts if Path(path).is_dir() else connection.log_artifact)(run_id, str(path), folder)
-
-        self._guard(send, {"artifacts": [str(Path(path).absolute()), folder]})
+        self._guard({"artifacts": [str(Path(path).absolute()), folder]})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        self._guard(
-            lambda connection, run_id: connection.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()]),
-            {"tags": dict(tags)},
-        )
+        self._guard({"tags": dict(tags)})
 
     def end(self, status: str) -> None:
         """Send waiting metrics and set the run's status: FINISHED, FAILED or KILLED."""
         self.flush()
-        now = int(time.time() * 1000)
-        self._guard(lambda connection, run_id: connection.set_terminated(run_id, status, now), {"status": status, "time": now})
+        self._guard({"status": status, "time": int(time.time() * 1000)})
 
     def flush(self) -> None:
         """Send the waiting metrics."""
         self._sent = time.monotonic()
-        if not self._waiting:
-            return
-        from mlflow.entities import Metric
+        if self._waiting:
+            batch, self._waiting = self._waiting, []
+            self._guard({"metrics": [list(values) for values in batch]})
 
-        batch, self._waiting = self._waiting, []
-        self._guard(
-            lambda connection, run_id: connection.log_batch(
-                run_id, metrics=[Metric(name, value, when, step) for name, value, when, step in batch]
-            ),
-            {"metrics": [list(entry) for entry in batch]},
-        )
-
-    def _guard(self, send: Any, entry: dict[str, Any]) -> None:
-        """Make one call to MLflow. When it fails, log a warning and keep `entry` in the spool, if there is one."""
+    def _guard(self, entry: dict[str, Any]) -> None:
+        """Send an entry to MLflow. When it fails, log a warning and keep the entry in the spool, if there is one."""
         from mlflow.exceptions import MlflowException
 
         if self.connection is None and self.spool is not None:
             self._reconnect()
         if self.connection is not None:
             try:
-                send(self.connection, self.run_id)
+                apply(entry, self.connection, self.run_id or "")
             except (MlflowException, OSError) as error:
                 warn_not_tracked(error, self.spool is not None)
                 self.connection, self._last_try = None, time.monotonic()
@@ -322,9 +299,7 @@ def _create(
 
 def _replay(run: Run, history: Path) -> None:
     """Log the curves of a history file: one JSON object a line, with `step`."""
-    if not history.is_file():
-        return
-    for line in history.read_text().splitlines():
+    for line in history.read_text().splitlines() if history.is_file() else []:
         record = json.loads(line)
         run.log_metrics({key: value for key, value in record.items() if key != "step" and isinstance(value, int | float)}, record["step"])
 

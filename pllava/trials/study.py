@@ -149,30 +149,17 @@ def _run(group: dict[Point, Params], specification: Study) -> Iterator[tuple[Poi
 
 def _answers(params: Params, model: Any, limit: int | None) -> list[dict[str, Any]]:
     """Answer and score the questions with the model. Returns the rows. limit: only the first ones of each task."""
-    from pllava.benchmarks.benchmark import load_benchmark
     from pllava.benchmarks.judge.offline import OfflineJudge
     from pllava.benchmarks.scoring import score_rows
-    from pllava.chat.template import load_template
     from pllava.model.processing import PllavaProcessor
     from pllava.stages.evaluate.predict import Predictor, Variant
+    from pllava.stages.evaluate.run import load_questions
     from pllava.stages.evaluate.units import units
 
-    settings = params.evaluate.benchmarks[BENCHMARK]
-    benchmark = load_benchmark(BENCHMARK, settings.source)
-    processor = PllavaProcessor.from_pretrained(
-        params.model.base, num_frames=params.model.num_frames, pooling_shape=params.model.pooling_shape
-    )
-    samples = benchmark.samples(settings.root, limit or settings.limit)
-    template, size = load_template(settings.template), params.evaluate.batch_size
-    predictor = Predictor(
-        benchmark,
-        [Variant("adapted", model)],
-        processor,
-        template,
-        params.model.num_frames,
-        settings.max_new_tokens,
-        size,
-        settings.root,
-    )
+    settings, size, frames = params.evaluate.benchmarks[BENCHMARK], params.evaluate.batch_size, params.model.num_frames
+    processor = PllavaProcessor.from_pretrained(params.model.base, num_frames=frames, pooling_shape=params.model.pooling_shape)
+    benchmark, samples, template = load_questions(params, BENCHMARK, limit)
+    variants, tokens = [Variant("adapted", model)], settings.max_new_tokens
+    predictor = Predictor(benchmark, variants, processor, template, frames, tokens, size, settings.root)
     rows = [row for unit in units(samples, size) for row in predictor.answer(unit)]
     return list(score_rows(rows, benchmark, OfflineJudge(), params.judge.max_missing))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pllava.artifacts import gallery_links as links
-from pllava.core.files import atomic_write_text, write_json
+from pllava.core.files import atomic_write_text, replacing, write_json
 from pllava.registry.result_sources import SOURCES
 
 if TYPE_CHECKING:
@@ -117,8 +117,6 @@ def _chart(path: Path, study: Study, rows: dict[str, Any]) -> None:
     axes.set_xticks(list(positions), list(rows))
     axes.set(xlabel=study.axis, ylabel="% right", title=study.title, ylim=(0, 102))
     axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
-    temporary.replace(path)

@@ -51,7 +51,7 @@ def test_killed_and_resumed(clips, undisturbed, tmp_path):
         if (progress := tmp_path / ".out.jsonl.progress").exists():
             with sqlite3.connect(f"file:{progress}?mode=ro", uri=True) as database:
                 try:
-                    done = database.execute("SELECT COUNT(*) FROM done").fetchone()[0]
+                    done = database.execute("SELECT COUNT(*) FROM rows").fetchone()[0]
                 except sqlite3.OperationalError:  # its tables are not there yet
                     done = 0
     process.send_signal(signal.SIGKILL)

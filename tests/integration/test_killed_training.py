@@ -128,7 +128,7 @@ def test_told_to_end_by_the_flow_it_saves_though_its_step_takes_long(prepared: C
     """The flow's own way: below a shell that dies at once, as `dvc repro` does, told twice, in a step of 4 s more."""
     import psutil
 
-    from flows.process import end_all, stream
+    from pllava.core.command import end_all, stream
 
     params = prepared(train={**SETTINGS, "steps": 5000, "log_every": 1000, "checkpoint_every": 4000})
     write_json("params.yaml", params.model_dump(mode="json"))

@@ -120,7 +120,7 @@ def test_after_a_failed_stage_nothing_that_needs_it_runs(project, run):
 
 
 def test_a_cancelled_flow_leaves_no_process_behind(project, run):
-    from flows.process import end_all
+    from pllava.core.command import end_all
 
     root = project(second=f"{sys.executable} -c 'import time; print(1, flush=True); time.sleep(600)' {os.getpid()}")
 

@@ -128,7 +128,7 @@ def test_training_goes_on_when_mlflow_is_away(params, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with tracking.training_run(params) as run:
         run.log(1, loss=1.0)
-    assert not run.active
+    assert run.connection is None
     assert "not tracked" in caplog.text
 
 
@@ -331,7 +331,7 @@ def test_what_mlflow_missed_is_delivered_when_it_answers(params, monkeypatch, ca
     Path("data/prepared/manifest.json").write_text("of then")
     (_, digest) = provenance.dataset_digests(Path.cwd(), params)["prepared"]
     assert train(params) is None
-    (kept,) = Path(".state/tracking").glob("*.jsonl")
+    (kept,) = Path(".state/tracking").glob("*.ledger")
     Path("data/prepared/manifest.json").write_text("of today")
     assert "kept in .state/tracking" in caplog.text
     gone.away = False
@@ -353,7 +353,7 @@ def test_a_store_that_goes_and_comes_back_misses_nothing(params, monkeypatch):
             gone.away = step in (2, 3, 4)
             run._wait = 0.0 if step == 5 else 1e9
             run.log(step, loss=1.0 * step)
-            assert run.active == (not gone.away)
+            assert (run.connection is None) == gone.away
         assert not list(Path(".state/tracking").glob("*")), "delivered while training goes on"
         write_adapter(b"weights")
     assert sorted(curve(run.run_id)) == [(step, float(step)) for step in range(1, 7)]

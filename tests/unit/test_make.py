@@ -1,10 +1,13 @@
 """Make: a stage that runs is no failure of `make status`, and a folder that was moved gets an environment of its own."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from pllava.core.quiet import QUIET
 
 MAKEFILE = Path(__file__).parents[2] / "Makefile"
 BUSY = "ERROR: '/p/outputs/train' is busy, it is being blocked by:\n  (PID 7): dvc repro\nyou can manually remove '/p/.dvc/tmp/rwlock'"
@@ -60,3 +63,16 @@ def test_a_folder_that_was_moved_makes_its_programs_anew(tmp_path):
     first.rename(second)
     assert "made anew" in status(second)
     assert "made anew" not in status(second)
+
+
+def test_make_keeps_programs_quiet_as_the_command_line_does(tmp_path):
+    """The values of quiet.env reach what make starts."""
+    shutil.copy(MAKEFILE, tmp_path)
+    shutil.copytree(MAKEFILE.parent / "pllava/core", tmp_path / "pllava/core")
+    with (tmp_path / "Makefile").open("a") as file:
+        file.write("environment:\n\t@env\n")
+    done = subprocess.run(
+        ["make", "-s", "environment"], cwd=tmp_path, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}
+    )
+    environment = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert QUIET.items() <= environment.items()

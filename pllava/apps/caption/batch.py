@@ -11,7 +11,7 @@ from pllava.apps.caption.output import printable
 from pllava.apps.caption.store import Row
 from pllava.chat import VideoChat
 from pllava.chat.caption.clips import caption_clips, without_cache
-from pllava.chat.caption.dense import DenseCaption, dense_caption
+from pllava.chat.caption.dense import DenseCaption
 from pllava.core.errors import PllavaError
 from pllava.video.frames import VideoFrames
 from pllava.video.readers import Readers
@@ -79,19 +79,8 @@ def _dense_rows(job: Job, chat: VideoChat, batches: Iterable[list[str]], tell: T
 
 def _begin(job: Job, chat: VideoChat, path: str) -> DenseCaption | PllavaError:
     """A dense caption whose first scene is being decoded, or the error of its video."""
-    assert job.dense is not None
     try:
-        dense = dense_caption(
-            chat,
-            path,
-            job.question,
-            scenes=job.dense.scenes(),
-            max_new_tokens=job.max_new_tokens,
-            batch_size=job.batch_size,
-            summary=job.dense.summary,
-            limits=job.bounds(),
-            time_limit=job.time_limit,
-        )
+        dense = job.dense_caption(chat, path)
     except PllavaError as error:
         return error
     dense.scan.begin()

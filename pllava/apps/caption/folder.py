@@ -17,11 +17,11 @@ from rich.console import Console
 from pllava.apps.caption.inputs import expand
 from pllava.apps.caption.job import Job
 from pllava.apps.caption.output import format_of, require_writable, write_rows
-from pllava.apps.caption.progress import CaptionProgress
 from pllava.apps.caption.store import Row, Store
 from pllava.chat.caption.subtitles import write_captions
 from pllava.core.errors import PllavaError
 from pllava.core.files import alone
+from pllava.core.progress import WorkProgress
 
 Tell = Callable[[str, float], None]
 Run = Callable[[Job, Iterable[list[str]], Tell], Iterator[list[tuple[str, Row]]]]
@@ -51,7 +51,6 @@ def caption_all(
     *,
     format: str | None = None,
     subtitles: str | Path | None = None,
-    subtitle_format: str = "vtt",
     fresh: bool = False,
     run: Run | None = None,
     console: Console | None = None,
@@ -84,7 +83,7 @@ def caption_all(
             console.print(f"{out}: made with other settings before; captioned anew", markup=False, soft_wrap=True)
         elif kept and kept < total:
             console.print(f"{out}: {kept} of {total} videos are captioned already", markup=False, soft_wrap=True)
-        with CaptionProgress(total, kept, console) as progress:
+        with WorkProgress("captions", "videos", total, console, kept) as progress:
             if kept < total:
                 for rows in run(job, store.pending(size), progress.within):
                     store.add(rows)
@@ -92,7 +91,7 @@ def caption_all(
         captioned = write_rows(out, (row for _, row in store.rows() if "error" not in row), kind, bool(job.dense))
         failed = _write_failures(failures, store)
         if subtitles:
-            _write_subtitles(Path(subtitles), store, subtitle_format)
+            _write_subtitles(Path(subtitles), store)
     return Summary(total, captioned, failed, min(kept, captioned), out, failures)
 
 
@@ -116,8 +115,8 @@ def _write_failures(path: Path, store: Store) -> int:
     return write_rows(path, (row for _, row in store.rows() if "error" in row), "jsonl", False)
 
 
-def _write_subtitles(folder: Path, store: Store, format: str) -> None:
-    """One file a video, at the same path below `folder` as the video has below the folder that all videos share."""
+def _write_subtitles(folder: Path, store: Store) -> None:
+    """One .vtt file a video, at the same path below `folder` as the video has below the folder that all videos share."""
     root: str | None = None
     for path, _ in store.rows():
         parent = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120  links are not followed
@@ -125,4 +124,4 @@ def _write_subtitles(folder: Path, store: Store, format: str) -> None:
     for path, row in store.rows():
         if "error" not in row:
             target = folder / os.path.relpath(path, root)
-            write_captions(target.with_name(f"{target.name}.{format}"), row, format)
+            write_captions(target.with_name(f"{target.name}.vtt"), row, "vtt")

@@ -20,6 +20,7 @@ from pllava.video.readers import TIME_LIMIT
 
 if TYPE_CHECKING:
     from pllava.chat import VideoChat
+    from pllava.chat.caption.dense import DenseCaption
 
 _loading = threading.Lock()  # threads that need the model at the same time load it once
 
@@ -61,6 +62,23 @@ class Job(BaseModel):
         """The model, loaded once a process."""
         with _loading:
             return _chat(json.dumps(self.source, sort_keys=True), self.lora_alpha)
+
+    def dense_caption(self, chat: VideoChat, path: str) -> DenseCaption:
+        """The scenes of a video with their captions, for a job with `dense`. Raises PllavaError when the video cannot be read."""
+        from pllava.chat.caption.dense import dense_caption
+
+        assert self.dense is not None
+        return dense_caption(
+            chat,
+            path,
+            self.question,
+            scenes=self.dense.scenes(),
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            summary=self.dense.summary,
+            limits=self.bounds(),
+            time_limit=self.time_limit,
+        )
 
     def bounds(self) -> Limits:
         """The limits on a clip, as the readers take them."""

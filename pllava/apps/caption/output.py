@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pllava.apps.caption.store import Row
 from pllava.core.errors import PllavaError
+from pllava.core.files import replacing
 
 FORMATS = ("jsonl", "parquet", "csv")
 ROW_GROUP = 1024  # rows of a Parquet file that are in memory
@@ -49,7 +48,7 @@ def write_rows(path: Path, rows: Iterable[Row], format: str, dense: bool) -> int
             count += 1
             yield row
 
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}[format](partial, counted(), dense)
     return count
 
@@ -96,17 +95,3 @@ def _parquet(path: Path, rows: Iterable[Row], dense: bool) -> None:
                 group = []
         if group:
             writer.write_table(pa.Table.from_pylist(group, schema))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that replaces `path` at the end, unless an error occurs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

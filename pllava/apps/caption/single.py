@@ -35,28 +35,16 @@ def caption_one(path: str, out: Path | None, format: str | None, job: Job, say: 
     from rich.console import Console
 
     from pllava.apps.caption.output import printable, require_writable
-    from pllava.apps.caption.progress import CaptionProgress
-    from pllava.chat.caption.dense import dense_caption
     from pllava.chat.caption.segment import Segment
+    from pllava.core.progress import WorkProgress
     from pllava.video.reader import kind_of_path
 
     kind = format or (format_of(out) if out else "vtt")
-    assert job.dense is not None
     kind_of_path(Path(path))  # raises before the weights are read
     if out:
         require_writable(out)
-    dense = dense_caption(
-        job.chat(),
-        path,
-        job.question,
-        scenes=job.dense.scenes(),
-        max_new_tokens=job.max_new_tokens,
-        batch_size=job.batch_size,
-        summary=job.dense.summary,
-        limits=job.bounds(),
-        time_limit=job.time_limit,
-    )
-    with CaptionProgress(1, 0, Console(stderr=True)) as progress:
+    dense = job.dense_caption(job.chat(), path)
+    with WorkProgress("captions", "videos", 1, Console(stderr=True)) as progress:
         entry = dense.entry(printable(path), lambda position: progress.within(path, position))
     if entry["summary"]:
         say(f"summary: {entry['summary']}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import dataclass
 
+from pllava.apps.web.auth import is_loopback
 from pllava.core.errors import PllavaError
 from pllava.video.limits import Limits
 
@@ -47,12 +47,3 @@ class ServeSettings:
 
 def key_from_environment() -> str | None:
     return os.environ.get(KEY_VARIABLE) or None
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -26,14 +26,14 @@ def main() -> int:
 
     from pllava.core.files import read_json
     from pllava.core.params import load_params
-    from pllava.stages.evaluate.prediction_log import alone, shard
+    from pllava.stages.evaluate.prediction_log import alone
     from pllava.stages.evaluate.run import answer_share, make_job
 
     state = PartialState()
     try:
         params = load_params(arguments.params)
         job = make_job(params, arguments.benchmark, arguments.limit, arguments.journal)
-        with alone(shard(job.journal, state.process_index), LOCK_SECONDS):
+        with alone(job.journal, LOCK_SECONDS, state.process_index):
             answer_share(params, job, read_json(arguments.units), state.process_index, state.num_processes, state.device)
     except PllavaError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Several processes share the questions: `accelerate launch -m pllava.stages.evaluate`, one process a GPU (or several on a CPU).
 
-Process r of N answers every N-th of the remaining units and writes the answers to its own prediction log. The caller reads all logs
-together, so N processes give the same result as one. A killed run can resume with another number of processes.
+Process r of N answers every N-th of the remaining units. All write to one prediction log, so N processes give the same result as one, and
+a killed run can resume with another number of processes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def worker_spec(journal: Path) -> WorkerSpec:
 
 
 def answer_in_processes(params: Params, benchmark: str, limit: int | None, journal: Path, units: Sequence[int], processes: int) -> None:
-    """Answer `units` in worker processes. Each process writes a prediction log of its own beside `journal`.
+    """Answer `units` in worker processes, which write to the prediction log `journal`.
 
-    Raises PllavaError when a process fails; the answers so far stay in the logs.
+    Raises PllavaError when a process fails; the answers so far stay in the log.
     """
     files = worker_spec(journal)
     write_json(files.params, params.model_dump(mode="json"))

@@ -41,29 +41,21 @@ class Variant:
     within: Callable[[], AbstractContextManager] | None = None  # context manager around generation, e.g. model.disable_adapter
 
 
+@dataclass
 class Predictor:
     """Answers units of questions with every variant; the variants share the processor, the template and the decoded clips."""
 
-    def __init__(
-        self,
-        benchmark: Benchmark,
-        variants: Sequence[Variant],
-        processor: PllavaProcessor,
-        template: Template,
-        num_frames: int,
-        max_new_tokens: int,
-        batch_size: int,
-        root: Path,
-    ):
-        self.benchmark = benchmark
-        self.variants = variants
-        self.processor = processor
-        self.template = template
-        self.num_frames = num_frames
-        self.max_new_tokens = max_new_tokens
-        self.batch_size = batch_size
-        self.root = root
-        self.readers = Readers(READERS, picture=processor.picture)
+    benchmark: Benchmark
+    variants: Sequence[Variant]
+    processor: PllavaProcessor
+    template: Template
+    num_frames: int
+    max_new_tokens: int
+    batch_size: int
+    root: Path  # of the benchmark's data
+
+    def __post_init__(self) -> None:
+        self.readers = Readers(READERS, picture=self.processor.picture)
 
     def answer(self, unit: Sequence[Clip]) -> list[dict[str, Any]]:
         """One row of `results.jsonl` for each variant and sample, not scored yet.

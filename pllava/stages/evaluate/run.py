@@ -26,10 +26,10 @@ from pllava.benchmarks.scoring import score_rows
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, read_json
 from pllava.core.hashing import work_key
+from pllava.core.progress import WorkProgress
 from pllava.stages.evaluate import metrics
 from pllava.stages.evaluate.distributed import answer_in_processes
-from pllava.stages.evaluate.prediction_log import Answers, PredictionLog, alone, finished, shard
-from pllava.stages.evaluate.progress import progress
+from pllava.stages.evaluate.prediction_log import Answers, PredictionLog, alone, finished
 from pllava.stages.evaluate.record import RECORDS, write_record
 from pllava.stages.evaluate.table import show
 from pllava.stages.evaluate.units import Clip, questions_of, units
@@ -37,7 +37,8 @@ from pllava.stages.evaluate.units import Clip, questions_of, units
 if TYPE_CHECKING:
     from pllava.chat.template import Template
     from pllava.core.params import Params
-    from pllava.stages.evaluate.predict import Predictor
+    from pllava.model.processing import PllavaProcessor
+    from pllava.stages.evaluate.predict import Predictor, Variant
 
 LIMITED = Path("outputs/limited")
 JOURNALS = Path(".state/evaluate")  # outside the stage's outputs, which DVC deletes before it runs the stage
@@ -67,6 +68,28 @@ class Job:
         """Number of questions of a unit."""
         return sum(len(questions_of(sample)) for clip in self.plan[number] for sample in clip.samples)
 
+    def predictor(self, params: Params, variants: Sequence[Variant], processor: PllavaProcessor) -> Predictor:
+        """What answers the questions with these variants of a model."""
+        from pllava.stages.evaluate.predict import Predictor
+
+        settings, size = params.evaluate.benchmarks[self.name], params.evaluate.batch_size
+        frames, tokens = processor.num_frames, settings.max_new_tokens
+        return Predictor(self.benchmark, variants, processor, self.template, frames, tokens, size, settings.root)
+
+    def answer(self, predictor: Predictor, numbers: Sequence[int], label: str, console: Console) -> None:
+        """Answer units and write the answers to the prediction log."""
+        log = PredictionLog(self.journal)
+        with WorkProgress(label, "questions", sum(map(self.size, numbers)), console) as progress:
+            for number in numbers:
+                log.add(number, predictor.answer(self.plan[number]))
+                progress.add(self.size(number))
+        log.close()
+
+    def score(self, models: Sequence[str], judge: Judge | None, max_missing: float, folder: Path, path: Path) -> dict[str, Any]:
+        """`write_scored` for the answers of the prediction log."""
+        rows = Answers(self.journal, {sample.id: index for index, sample in enumerate(self.samples)}, models)
+        return write_scored(rows, self.benchmark, judge, max_missing, self.provenance, folder, path)
+
 
 def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = None, processes: int | None = None) -> Path:
     """Answer every question of a benchmark with every model and score the answers; returns the path of the metrics file.
@@ -95,13 +118,12 @@ def evaluate(params: Params, benchmark: str = "mvbench", limit: int | None = Non
                 f"{benchmark}: {len(unanswered)} of {len(job.plan)} units have no answer. Go on with: pllava evaluate {benchmark}"
             )
 
-        rows = Answers(job.journal, {sample.id: index for index, sample in enumerate(job.samples)}, MODELS)
         if judge:
             console.print(f"{benchmark}: scored by the {judge.name}")
         folder, path = (RESULTS / benchmark, METRICS / f"{benchmark}.json")
         if limit is not None:
             folder, path = LIMITED / benchmark, LIMITED / benchmark / "metrics.json"
-        scores = write_scored(rows, job.benchmark, judge, params.judge.max_missing, job.provenance, folder, path)
+        scores = job.score(MODELS, judge, params.judge.max_missing, folder, path)
         records, seconds = RECORDS if limit is None else LIMITED / "records", time.monotonic() - began
         record = write_record(benchmark, folder / FILE, path, judge, processes, seconds, sum(remaining.values()), records)
         PredictionLog(job.journal).remove()
@@ -138,19 +160,14 @@ def write_scored(
 def answer_share(
     params: Params, job: Job, numbers: Sequence[int], rank: int = 0, world: int = 1, device: Any = "auto", console: Console | None = None
 ) -> None:
-    """Answer the units `numbers[rank::world]` and write the answers to the prediction log of this process.
+    """Answer the units `numbers[rank::world]` and write the answers to the prediction log.
 
     numbers: the same list in every process. A process must not compute the list itself, because the remaining units change meanwhile.
     """
     console = console or Console(stderr=True, quiet=rank > 0)
-    mine = {number: job.size(number) for number in numbers[rank::world]}
-    if not mine:
-        return
-    log = PredictionLog(shard(job.journal, rank) if world > 1 else job.journal)
-    predictor = _predictor(params, job, device, console)
-    for number in progress(mine, f"{job.name}, process 1 of {world}" if world > 1 else job.name, console):
-        log.add(number, predictor.answer(job.plan[number]))
-    log.close()
+    if mine := numbers[rank::world]:
+        label = f"{job.name}, process 1 of {world}" if world > 1 else job.name
+        job.answer(_predictor(params, job, device, console), mine, label, console)
 
 
 def make_job(params: Params, name: str, limit: int | None = None, journal: Path | None = None) -> Job:
@@ -159,29 +176,30 @@ def make_job(params: Params, name: str, limit: int | None = None, journal: Path 
     journal: path of the prediction log, given to worker processes so that they need not hash the data again; None: compute the path.
     Raises PllavaError when there is no adapter, no benchmark data or no such template, or when a question can't be asked.
     """
-    from pllava.chat.template import load_template
-
     settings = params.evaluate.benchmarks[name]
     if not (ADAPTER / "manifest.json").is_file():
         raise PllavaError(f"{ADAPTER}/manifest.json is not there: no adapter is trained yet. Run: pllava train")
-    benchmark = load_benchmark(name, settings.source)
-    limit = limit or settings.limit
-    samples = benchmark.samples(settings.root, limit)
-    template = load_template(settings.template)
+    benchmark, samples, template = load_questions(params, name, limit)
     chosen = params.evaluate.lora_alpha if settings.lora_alpha is None else settings.lora_alpha
     lora_alpha = read_json(ADAPTER / "adapter_config.json")["lora_alpha"] if chosen is None else chosen
-    check_questions(samples, benchmark, template)
     plan = units(samples, params.evaluate.batch_size)
     provenance: dict[str, Any] = {}
     if journal is None:
-        provenance = metrics.provenance(params, name, benchmark, samples, template, ADAPTER, lora_alpha, limit)
-        key = work_key(**provenance)
-        journal = JOURNALS / name / f"{key}.jsonl"
+        provenance = metrics.provenance(params, name, benchmark, samples, template, ADAPTER, lora_alpha, limit or settings.limit)
+        journal = JOURNALS / name / f"{work_key(**provenance)}.ledger"
     return Job(name, benchmark, samples, template, lora_alpha, provenance, plan, journal)
 
 
-def check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: Template) -> None:
-    """Raise PllavaError for questions that can't be asked: none, two with one id, a prompt the template can't hold, or broken text."""
+def load_questions(params: Params, name: str, limit: int | None) -> tuple[Benchmark, list[Sample], Template]:
+    """(benchmark, its questions, its template).
+
+    Raises PllavaError for questions that can't be asked: none, two with one id, a prompt the template can't hold, or broken text.
+    """
+    from pllava.chat.template import load_template
+
+    settings = params.evaluate.benchmarks[name]
+    benchmark, template = load_benchmark(name, settings.source), load_template(settings.template)
+    samples = benchmark.samples(settings.root, limit or settings.limit)
     if not samples:
         raise PllavaError(f"{benchmark.title}: no question there. Check evaluate.benchmarks in params.yaml")
     seen: set[str] = set()
@@ -198,33 +216,20 @@ def check_questions(samples: Sequence[Sample], benchmark: Benchmark, template: T
         except UnicodeEncodeError as error:  # a lone surrogate, which JSON allows
             surrogate = error.object[error.start : error.end]
             raise PllavaError(f"{sample.id}: {surrogate!r} is half a character, which is no text. Mend the annotation") from None
+    return benchmark, samples, template
 
 
 def _predictor(params: Params, job: Job, device: Any, console: Console) -> Predictor:
     """Load the model once and build the three variants that share its weights."""
     from pllava.model.load import load
-    from pllava.stages.evaluate.predict import Predictor, Variant
+    from pllava.stages.evaluate.predict import Variant
 
-    settings = params.evaluate.benchmarks[job.name]
-    model, processor = load(
-        params.model.base,
-        adapter=ADAPTER,
-        lora_alpha=job.lora_alpha,
-        num_frames=params.model.num_frames,
-        pooling_shape=params.model.pooling_shape,
-        pooling_method=params.model.pooling_method,
-        dtype=params.model.dtype,
-        device=device,
-        attn_implementation=params.model.attn_implementation,
-    )
-    variants = [
-        Variant("base", model, within=model.disable_adapter),  # the variants share one set of weights
-        Variant("single_frame", model, single_frame=True),
-        Variant("adapted", model),
-    ]
+    options = params.model.load_options()
+    model, processor = load(params.model.base, adapter=ADAPTER, lora_alpha=job.lora_alpha, device=device, **options)
+    base = Variant("base", model, within=model.disable_adapter)  # the variants share one set of weights
+    variants = [base, Variant("single_frame", model, single_frame=True), Variant("adapted", model)]
     console.print(f"device {model.device}, {model.dtype}, {params.model.attn_implementation} attention")
-    size, tokens = params.evaluate.batch_size, settings.max_new_tokens
-    return Predictor(job.benchmark, variants, processor, job.template, params.model.num_frames, tokens, size, settings.root)
+    return job.predictor(params, variants, processor)
 
 
 def _track(params: Params, benchmark: str, scores: dict[str, Any], path: Path, record: Path) -> None:

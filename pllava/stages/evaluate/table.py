@@ -8,6 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pllava.artifacts.metrics import score_text
+
 
 def show(metrics: dict[str, Any], console: Console) -> None:
     """Print a table of tasks x models. metrics: the content of a metrics file."""
@@ -17,17 +19,10 @@ def show(metrics: dict[str, Any], console: Console) -> None:
     tasks = metrics["models"][models[0]]["tasks"] if models else {}
     for task, entry in tasks.items():
         cells = [metrics["models"][model]["tasks"][task] for model in models]
-        table.add_row(task, *map(cell_text, cells), f"{100 * entry['chance']:.0f}" if entry["chance"] else "", str(entry["n"]))
-    table.add_row("average", *(cell_text(metrics["models"][model]["average"]) for model in models), style="bold")
+        table.add_row(task, *map(score_text, cells), f"{100 * entry['chance']:.0f}" if entry["chance"] else "", str(entry["n"]))
+    table.add_row("average", *(score_text(metrics["models"][model]["average"]) for model in models), style="bold")
     console.print(table)
     if unreadable := metrics["provenance"]["unreadable"]:
         console.print(
             f"{len(unreadable)} unreadable, counted as wrong: {', '.join(unreadable[:10])}{' ...' if len(unreadable) > 10 else ''}"
         )
-
-
-def cell_text(entry: dict[str, Any]) -> str:
-    """{"value": 0.9, "low": 0.86, "high": 0.94} -> "90.0 (86-94)", in percent."""
-    if entry["value"] is None:
-        return "-"
-    return f"{100 * entry['value']:.1f} ({100 * entry['low']:.0f}-{100 * entry['high']:.0f})"

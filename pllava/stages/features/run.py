@@ -21,7 +21,7 @@ from pllava.artifacts.feature_store import STORE, ShardReader, clip_key, digest_
 from pllava.artifacts.manifest import PREPARED, ManifestRow, read_manifest
 from pllava.artifacts.pixels import UnreadableClip
 from pllava.core.errors import PllavaError
-from pllava.core.files import alone, atomic_dir, read_json, write_json, writing
+from pllava.core.files import alone, atomic_dir, read_json, replacing, write_json, writing
 from pllava.core.signals import end_with_parent
 from pllava.stages.features.plan import OTHER_FRAMES, clip_bytes, decide, plan_features, row_bytes, size
 
@@ -171,13 +171,7 @@ class Build:
         from pllava.model.load import load
 
         params = self.params
-        model, processor = load(
-            params.model.base,
-            num_frames=params.model.num_frames,
-            dtype=params.model.dtype,
-            device=device,
-            attn_implementation=params.model.attn_implementation,
-        )
+        model, processor = load(params.model.base, device=device, **params.model.load_options())
         keys = [key for name in names for key in self.shards[name]]
         stored = self._stored()
         readers = {key: stored[key] for key in keys if key in stored and _is_good(stored[key], key)}
@@ -219,11 +213,8 @@ class Build:
         """Write the shard, then the .json file of its contents. A shard without this file is not finished."""
         from safetensors.torch import save_file
 
-        temporary = self.folder / f".{name}.{os.getpid()}.partial"
-        save_file(tensors, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(self.folder / name)
+        with replacing(self.folder / name) as temporary:
+            save_file(tensors, temporary)
         entries = {
             key: {"shard": name, "shape": [*tensor.shape], "dtype": str(tensor.dtype).removeprefix("torch."), "sha256": digest_of(tensor)}
             for key, tensor in tensors.items()

@@ -20,7 +20,6 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
 }
 SHAPES = ("circle", "square", "triangle")
-PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 SUPERSAMPLE = 2  # pictures are drawn larger and averaged down, so that edges are smooth and slow motion is visible
 
 
@@ -71,8 +70,6 @@ def random_ground(rng: random.Random) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def random_names(rng: random.Random, count: int, distinct_colors: bool = False) -> list[tuple[str, str]]:
+def random_names(rng: random.Random, count: int) -> list[tuple[str, str]]:
     """`count` different (color, shape) pairs."""
-    if distinct_colors:
-        return [(color, rng.choice(SHAPES)) for color in rng.sample(list(COLORS), count)]
     return rng.sample([(color, shape) for color in COLORS for shape in SHAPES], count)

@@ -59,13 +59,9 @@ def make_model(params: Params, device: str) -> tuple[Any, Any]:
         params.model.base,
         adapter=source.folder if source else None,
         lora_alpha=params.train.lora.alpha if source and not stores_alpha(source.folder) else None,
-        num_frames=params.model.num_frames,
-        pooling_shape=params.model.pooling_shape,
-        pooling_method=params.model.pooling_method,
-        dtype=params.model.dtype,
         device=device,
-        attn_implementation=params.model.attn_implementation,
         quantization_config=quantization_config(params.model.quantization),
+        **params.model.load_options(),
     )
     base = model.get_base_model() if source else model
     if params.train.packing:

@@ -31,10 +31,9 @@ from pllava.stages.train.distributed import holds_parts, make_accelerator, shari
 from pllava.stages.train.init import adapter_source, make_model
 from pllava.stages.train.inputs import Inputs
 from pllava.stages.train.logger import TrainLogger
-from pllava.stages.train.optimizer import adamw
+from pllava.stages.train.optimizer import adamw, cosine
 from pllava.stages.train.output import OUTPUT, write_output
 from pllava.stages.train.resume import Checkpoints
-from pllava.stages.train.schedule import cosine
 from pllava.tracking.runs import Run, training_run
 
 if TYPE_CHECKING:

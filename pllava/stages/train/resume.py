@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,14 +161,9 @@ def read(folder: Path) -> State:
     return State(load_file(folder / "state.safetensors"), read_json(folder / "state.json"))
 
 
-@contextmanager
-def sole_training(path: Path = LOCK) -> Iterator[None]:
-    """Allow one training at a time in a project folder. The lock is released when its process ends, even by a kill.
-
-    Raises PllavaError when another training still runs after LOCK_SECONDS.
-    """
-    with alone(path, f"another training is running in {Path.cwd()}", LOCK_SECONDS):
-        yield
+def sole_training() -> AbstractContextManager[None]:
+    """Allow one training at a time in a project folder. Raises PllavaError when another training still runs after LOCK_SECONDS."""
+    return alone(LOCK, f"another training is running in {Path.cwd()}", LOCK_SECONDS)
 
 
 def _is_intact(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -22,6 +23,7 @@ from pllava.apps.caption.job import Dense, Job, make_job
 from pllava.chat import VideoChat
 from pllava.chat.caption.limits import parse_limits
 from pllava.core.errors import PllavaError
+from pllava.core.hashing import stat_fingerprint
 from pllava.core.params import load_params
 
 WriteScenes = Callable[..., Path]
@@ -278,6 +280,24 @@ def test_a_killed_run_is_no_obstacle_though_its_pid_is_someone_elses_by_now(vide
         database.execute("INSERT INTO run VALUES (?, ?)", (job().sha256(), os.getppid()))
     assert run([videos], tmp_path / "out.jsonl", job()).captioned == 8
     assert run([videos], tmp_path / "out.jsonl", job()).kept == 8
+
+
+@pytest.mark.parametrize(("same_settings", "kept"), [(True, 1), (False, 0)])
+def test_captions_of_an_earlier_version_are_kept(videos: Path, tmp_path: Path, job: Callable[..., Job], same_settings: bool, kept: int):
+    clip = videos / "0.mp4"
+    caption = {"video": str(clip), "caption": "of then", "duration": 1.0, "num_frames": 8}
+    with contextlib.closing(sqlite3.connect(tmp_path / ".out.jsonl.progress")) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE run (settings TEXT)")
+        database.execute("CREATE TABLE inputs (position INTEGER PRIMARY KEY, path BLOB UNIQUE)")
+        database.execute("CREATE TABLE done (path BLOB PRIMARY KEY, fingerprint TEXT, failed INTEGER, row TEXT) WITHOUT ROWID")
+        database.execute("INSERT INTO run VALUES (?)", (job().sha256() if same_settings else "other",))
+        database.execute("INSERT INTO done VALUES (?, ?, 0, ?)", (os.fsencode(clip), stat_fingerprint(str(clip)), json.dumps(caption)))
+        database.commit()
+    summary = run([videos], tmp_path / "out.jsonl", job())
+    assert summary.kept == kept
+    assert [row["caption"] == "of then" for row in rows(summary.out)].count(True) == kept
+    assert not (tmp_path / ".out.jsonl.progress.earlier").exists()
 
 
 def test_failures_of_one_file_are_not_those_of_another(videos: Path, tmp_path: Path, job: Callable[..., Job]):

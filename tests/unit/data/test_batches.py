@@ -8,8 +8,7 @@ from itertools import islice
 import pytest
 
 from pllava.core.errors import PllavaError
-from pllava.stages.train.batches import epoch_batches
-from pllava.stages.train.steps import StepSampler, validation_batches
+from pllava.stages.train.steps import StepSampler, epoch_batches, validation_batches
 
 LENGTHS = random.Random(0).choices(range(20, 300), k=1000)  # tokens
 

@@ -52,7 +52,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_resumed_equals_uninterrupted(project: Project, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(project())
     whole = hashes()
-    for file in Path(".state/prepare").glob("media.sqlite*"):
+    for file in Path(".state/prepare").glob("media.ledger*"):
         file.unlink()
     decoded.clear()
     monkeypatch.setattr(checked, "CHUNK", 4)

@@ -179,7 +179,7 @@ from pllava.core.params import load_params
 runner.evaluate(load_params("params.yaml"), "vcgbench")
 """
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == -9
-    assert [file.name.split(".", 1)[1] for file in Path(".state/evaluate/vcgbench").glob("*")] == ["rank0.jsonl"]
+    assert [file.name.split(".", 1)[1] for file in Path(".state/evaluate/vcgbench").glob("*")] == ["ledger"]
     evaluate(load_params("params.yaml"), "vcgbench")
     assert (sha256_file(RESULTS), sha256_file(METRICS)) == alone
     assert not list(Path(".state/evaluate/vcgbench").glob("*"))
@@ -202,14 +202,14 @@ def test_one_evaluation_of_the_same_at_a_time_and_each_with_orders_of_its_own(pa
             evaluate(params, "vcgbench")
         other.kill()
     evaluate(params, "vcgbench")
-    files = [set(shards.worker_spec(Path(".state/evaluate/vcgbench") / f"{key}.jsonl")) for key in ("a", "b")]
+    files = [set(shards.worker_spec(Path(".state/evaluate/vcgbench") / f"{key}.ledger")) for key in ("a", "b")]
     assert not files[0] & files[1]
 
 
 def test_processes_wait_for_those_before_and_end_with_their_command(params: Params, monkeypatch: pytest.MonkeyPatch):
     """One that outlived its command would write into the journals of the next."""
     from pllava.stages.evaluate import run as runner
-    from pllava.stages.evaluate.prediction_log import alone, shard
+    from pllava.stages.evaluate.prediction_log import alone, finished
 
     for name in ("BASE_URL", "MODEL"):
         monkeypatch.delenv(f"PLLAVA_JUDGE_{name}", raising=False)
@@ -217,7 +217,7 @@ def test_processes_wait_for_those_before_and_end_with_their_command(params: Para
     journal = runner.make_job(params, "vcgbench").journal
     script = "from pllava.stages.evaluate import run as runner; from pllava.core.params import load_params\n"
     script += "runner.evaluate(load_params('params.yaml'), 'vcgbench', processes=2)"
-    with alone(shard(journal, 0)), alone(shard(journal, 1)):
+    with alone(journal, rank=0), alone(journal, rank=1):
         command = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
         assert command.stderr
         waiting = 0
@@ -229,7 +229,7 @@ def test_processes_wait_for_those_before_and_end_with_their_command(params: Para
         command.kill()
         command.wait()
         assert not psutil.wait_procs(started, timeout=40)[1]
-        assert not list(journal.parent.glob("*.jsonl"))
+        assert not finished(journal)
 
 
 def test_shares_do_not_depend_on_who_begins_first(params: Params, monkeypatch: pytest.MonkeyPatch):

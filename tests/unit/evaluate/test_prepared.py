@@ -13,7 +13,7 @@ from pllava.chat import load_template
 from pllava.core.errors import PllavaError
 from pllava.core.params import Params
 from pllava.stages.evaluate import metrics
-from pllava.stages.evaluate.run import check_questions
+from pllava.stages.evaluate.run import load_questions
 from pllava.stages.prepare.run import prepare
 from tests.unit.evaluate.layouts import PUBLISHED, write_layout
 
@@ -58,9 +58,8 @@ def test_questions_of_ones_own_benchmark_may_have_names(project: Project, tmp_pa
     prepare(params := project(evaluate={"benchmarks": {"own": {"root": str(root), "template": "vicuna", "source": str(source)}}}))
     assert [row.index for row in read_test_rows(PREPARED / "test.parquet")] == [0, 1, 2]
     source.write_text(source.read_text().replace("'third'", "'first'"))
-    benchmark = load_benchmark("own", source)
     with pytest.raises(PllavaError, match="two questions have the id 'first'"):
-        check_questions(benchmark.samples(params.evaluate.benchmarks["own"].root), benchmark, load_template("vicuna"))
+        load_questions(params, "own", None)
 
 
 def test_a_clip_that_changed_after_the_data_gate_is_another(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

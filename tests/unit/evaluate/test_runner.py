@@ -20,7 +20,7 @@ from pllava.core.overrides import merge
 from pllava.core.params import Params, load_params
 from pllava.stages.evaluate import predict as answering
 from pllava.stages.evaluate import run as runner
-from pllava.stages.evaluate.prediction_log import alone
+from pllava.stages.evaluate.prediction_log import alone, finished
 from pllava.stages.evaluate.run import evaluate
 from pllava.stages.evaluate.units import Clip, units
 from pllava.tracking import runs as tracking
@@ -78,7 +78,7 @@ def test_results_and_metrics(params: Params):
     assert found["provenance"]["lora_alpha"] == 8
     assert found["provenance"]["n_questions"] == 10
     assert str(Path.cwd()) not in METRICS.read_text() + RESULTS.read_text()
-    assert not list(Path(".state").rglob("*.jsonl"))
+    assert not list(Path(".state").rglob("*.ledger"))
     predictions = {m: [row["prediction"] for row in rows() if row["model"] == m] for m in ("base", "single_frame", "adapted")}
     assert len({tuple(values) for values in predictions.values()}) == 3  # three models, not one three times
 
@@ -144,17 +144,18 @@ from pllava.core.params import load_params
 add = PredictionLog.add
 def add_then_die(self, unit, rows):
     if len(self.done) == 2:
-        self._file.write(b'{"mod')
-        self._file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
+        def dying():
+            yield "half a unit", {}
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._ledger.add(dying())
     add(self, unit, rows)
 PredictionLog.add = add_then_die
 evaluate(load_params("params.yaml"))
 """
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == -9
     assert not Path("outputs/evaluate").exists()
-    (journal,) = Path(".state/evaluate/mvbench").glob("*.jsonl")
-    assert journal.read_bytes().count(b'{"unit"') == 2
+    (journal,) = Path(".state/evaluate/mvbench").glob("*.ledger")
+    assert len(finished(journal)) == 2
     asked: list[int] = []
     answer = answering.Predictor.answer
 

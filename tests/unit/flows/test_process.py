@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.process import KEPT_LINES, accept, end_all, stream
+from pllava.core.command import KEPT_LINES, accept, end_all, stream
 
 
 def run(code, say=lambda line: None):
@@ -40,7 +40,7 @@ STREAMS = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from flows.process import stream
+from pllava.core.command import stream
 tree = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(601)'])"
 if __name__ == "__main__":
     command = [sys.executable, "-c", tree]
@@ -101,7 +101,7 @@ def test_ending_reaches_grandchildren():
 
 def test_what_does_not_end_is_ended_after_the_time_that_is_set(monkeypatch):
     """Those that run are ended all at once, and the next in the queue does not begin."""
-    monkeypatch.setattr("flows.process._patience", lambda folder: 2.0)
+    monkeypatch.setattr("pllava.core.command._patience", lambda folder: 2.0)
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     begun = []
     with ThreadPoolExecutor(3) as pool:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pllava.core.ledger import Ledger
 from pllava.core.worktrees import Workspace
 from pllava.tracking.offline_buffer import FOLDER, METRICS_A_CALL, Spool, deliver
 from pllava.tracking.store import client
@@ -57,6 +58,25 @@ def test_each_training_keeps_its_own_files(tmp_path, mlflow):
     training(tmp_path, "second")
     assert deliver(mlflow, tmp_path, mlflow.create) == 2
     assert mlflow.files == [("train", "summary.md", "first"), ("train", "summary.md", "second")]
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["lock"]
+
+
+def test_a_file_of_an_earlier_version_is_delivered(tmp_path, mlflow):
+    """JSON lines; a kill has torn the last one."""
+    training(tmp_path, "first")
+    (path,) = (tmp_path / FOLDER).glob("*.ledger")
+    with Ledger(path) as ledger:
+        lines = [json.dumps(entry) for _, entry in ledger.items()]
+    path.with_suffix(".jsonl").write_text("\n".join(lines) + '\n{"met')
+    path.unlink()
+    assert deliver(mlflow, tmp_path, mlflow.create) == 1
+    assert mlflow.files == [("train", "summary.md", "first")]
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["lock"]
+
+
+def test_a_training_killed_before_its_first_entry_leaves_nothing(tmp_path, mlflow):
+    Ledger(tmp_path / FOLDER / "1-999999999.ledger").close()
+    assert deliver(mlflow, tmp_path, mlflow.create) == 0
     assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["lock"]
 
 

@@ -1,4 +1,4 @@
-"""Run a child process and stream its lines. Its whole process tree ends with this process, even when this one is killed (sentinel.py)."""
+"""Run a command and pass its lines on: `stream`. Its process tree ends with this process, even when this one is killed (sentinel.py)."""
 
 import atexit
 import multiprocessing
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,11 +14,12 @@ from pathlib import Path
 
 import psutil
 
-from flows.sentinel import KILLED_SECONDS, family
 from pllava.core.errors import PllavaError
 from pllava.core.params import Run, load_params
+from pllava.core.processes import KILLED_SECONDS, end, family
 from pllava.core.signals import end_with_parent
 
+ROOT = Path(__file__).resolve().parents[2]
 KEPT_LINES = 30
 
 _running: dict[subprocess.Popen[bytes], tuple[psutil.Process, float]] = {}  # value: (process, seconds it may take to end after SIGTERM)
@@ -107,6 +107,7 @@ def _tell_sentinel(sign: str, process: subprocess.Popen[bytes]) -> None:
             stdin=subprocess.PIPE,  # no other child inherits our end of the pipe, so it closes whenever we die
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
             start_new_session=os.name == "posix",
         )
         messages = [f"+{running.pid} {patience}\n" for running, (_, patience) in _running.items()]
@@ -145,20 +146,9 @@ def _sigterm_ignored() -> Iterator[None]:
 
 
 def _end(processes: dict[subprocess.Popen[bytes], tuple[psutil.Process, float]]) -> None:
-    """Send SIGTERM to the processes and to their whole sessions at once. Kill the remaining ones after the longest patience, or at Ctrl-C.
-
-    Only the Popen may collect its exit code: if psutil collected it, a killed stage would look like a stage that succeeded.
-    """
+    """End the processes and all of their sessions at once, after the longest of their patiences. The Popen collects the exit code."""
     leaders = {process.pid: leader for process, (leader, _) in processes.items()}
-    patience = max((seconds for _, seconds in processes.values()), default=0.0)
-    for method, seconds in (("terminate", patience), ("kill", KILLED_SECONDS)):
-        below = [one for one in family(leaders) if one.pid not in leaders]
-        for one in (*below, *processes):
-            with suppress(psutil.NoSuchProcess):
-                getattr(one, method)()  # no effect on a Popen that has ended
-        deadline = time.monotonic() + seconds
-        with suppress(KeyboardInterrupt):
-            psutil.wait_procs(below, timeout=seconds)
-            for process in processes:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, deadline - time.monotonic()))
+    end(lambda: family(leaders), max((seconds for _, seconds in processes.values()), default=0.0))
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(KILLED_SECONDS)
