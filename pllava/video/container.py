@@ -15,6 +15,7 @@ from pllava.video.timeline import Timeline, timeline
 
 log = logging.getLogger(__name__)
 NARROW = 256  # pixels; only in narrower frames can a padded row be a multiple of the width
+ALIGNED = 64  # pixels; rows of a multiple are never padded
 # decord reads at most 10,000 packets to reach a frame. When the frame is not decoded by then, decord returns another without an error.
 MOST_FRAMES = 10_000
 
@@ -84,7 +85,7 @@ def _proven(path: Path, line: Timeline) -> Any:
 def _decode(video: Any, indices: list[int], line: Timeline) -> np.ndarray:
     """uint8 [T, H, W, 3]. indices: sorted."""
     try:
-        if line.width > NARROW:
+        if line.width > NARROW or line.width % ALIGNED == 0:
             frames = video.get_batch(indices).asnumpy()
         else:
             frames = np.stack([_without_padding(video[index].asnumpy()) for index in indices])

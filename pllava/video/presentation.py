@@ -160,7 +160,7 @@ def turns(frame: Any) -> tuple[bool, bool, bool]:
 
 def upright(frame: Any) -> np.ndarray:
     """uint8 [H, W, 3] of a decoded av.VideoFrame, as a player shows it."""
-    if has_alpha(frame):
+    if any(component.is_alpha for component in frame.format.components):
         colours = frame.to_ndarray(format="rgba").astype(np.uint16)
         alpha = colours[..., 3:]
         picture = ((colours[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
@@ -170,10 +170,6 @@ def upright(frame: Any) -> np.ndarray:
     if exchanged:
         picture = picture.swapaxes(0, 1)
     return np.ascontiguousarray(picture[:: -1 if rows else 1, :: -1 if columns else 1])
-
-
-def has_alpha(frame: Any) -> bool:
-    return any(component.is_alpha for component in frame.format.components)
 
 
 def reason(error: Exception) -> str:

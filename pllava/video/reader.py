@@ -48,11 +48,11 @@ def read_video(
     """Sample frames of a clip.
 
     sampling: "eval" (benchmarks), "demo", "middle", "rand" (with `rng`) or "fpsX": see `pllava.video.sampling`; "videoqa" equals
-    "eval" except for GIFs: the published VideoQA script counts one frame more there. start, end: seconds of the clock that a player shows; a
-    later end than the clip's is cut, and start == end is the frame on screen at that time. reader: "pyav", or "auto" or "decord": decord
-    where it is proven right for the file, else PyAV; `why` of the result has the reason. time_limit: seconds; another process (0.5 s to
-    start) reads the clip, and is killed at the limit. Without a time limit this process reads the clip: `limits` apply, but a crash of the decoder ends this process. For untrusted
-    or many clips see `pllava.video.readers`.
+    "eval" except for GIFs: the published VideoQA script counts one frame more there. start, end: seconds of the clock that a player
+    shows; a later end than the clip's is cut, and start == end is the frame on screen at that time. reader: "pyav", "auto" or "decord":
+    the last two take decord where it is proven right for the file, else PyAV; `why` of the result has the reason. time_limit: seconds;
+    another process (0.5 s to start) reads the clip, and is killed at the limit. Without a time limit this process reads the clip: `limits`
+    apply, but a crash of the decoder ends this process. For untrusted or many clips see `pllava.video.readers`.
     Raises PllavaError: missing, empty, damaged or oversized file, no video stream, start or end outside the clip.
     """
     path, limits = Path(path), limits or Limits()

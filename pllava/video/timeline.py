@@ -6,6 +6,8 @@ where that is not the order on screen; and it takes the times of packets for tho
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,6 @@ from pllava.video.presentation import (
     Header,
     check_bytes,
     film,
-    has_alpha,
     header_of,
     opened,
     reason,
@@ -30,6 +31,8 @@ from pllava.video.presentation import (
     upright,
 )
 
+NOT_TURNED = struct.pack(">6i", 1 << 16, 0, 0, 0, 1 << 16, 0)  # a, b, u, c, d, v of ISO 14496-12
+LARGEST_INDEX = 1 << 26  # bytes
 EXACT = ("mov", "matroska")  # formats that seek to a key frame by an index, never by guess; FFmpeg's names begin so
 
 
@@ -60,7 +63,7 @@ class _Packets:
     last_duration: int = 0
     unsure: str = ""  # why the packets don't tell the times of frames
     doubt: str = ""  # why decord may give other frames
-    first: Any = None  # the decoded av.VideoFrame of the first packet
+    first: Any = None  # the decoded av.VideoFrame of the first packet, unless the container says that it is not turned
 
 
 def timeline(path: Path, limits: Limits) -> Timeline:
@@ -111,6 +114,8 @@ def counted(path: Path, frames: Iterator[Any], limits: Limits) -> Iterator[Any]:
 
 
 def _from_packets(path: Path, container: Any, header: Header, limits: Limits) -> Timeline:
+    from av import VideoFormat
+
     stream = film(container)
     exact = container.format.name.startswith(EXACT)
     packets = _scan(path, container, stream, header, limits, exact)
@@ -121,12 +126,12 @@ def _from_packets(path: Path, container: Any, header: Header, limits: Limits) ->
         found.doubt = "the file has several video streams"
     elif packets.hidden:
         found.doubt = f"an edit list hides {packets.hidden} frames"
+    elif header.pix_fmt and any(component.is_alpha for component in VideoFormat(header.pix_fmt).components):
+        found.doubt = found.doubt or "the picture is transparent"
     elif packets.first is not None:
         exchanged, rows, columns = turns(packets.first)
         if (exchanged + rows + columns) % 2:
             found.doubt = found.doubt or "the display matrix mirrors the picture"
-        elif has_alpha(packets.first):
-            found.doubt = found.doubt or "the picture is transparent"
         elif not found.doubt and (rows or columns):
             found.turned = upright(packets.first)
         if exchanged:
@@ -171,9 +176,11 @@ def _scan(path: Path, container: Any, stream: Any, header: Header, limits: Limit
             if number and header.codec == "h264" and exact and not _is_idr(codec.extradata, memoryview(packet)):
                 packets.doubt = "a key frame is not the start of a new picture sequence (no IDR)"
         if not number and exact:
-            packets.first = _picture(codec, packet)
-            if packets.first is None or not packet.is_keyframe:
+            if not packet.is_keyframe:
                 packets.doubt = "its first packet is no whole picture"
+            elif not _is_plain(path):
+                packets.first = _picture(codec, packet)
+                packets.doubt = "" if packets.first else "its first packet is no whole picture"
         packets.pts.append(pts)
         if latest is None or pts >= latest:
             latest, packets.last_duration = pts, packet.duration or 0
@@ -197,6 +204,30 @@ def _picture(codec: Any, packet: Any) -> Any:
         return next(iter([*codec.decode(packet), *codec.decode(None)]), None)
     except (av.FFmpegError, ValueError):
         return None
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether every display matrix of an MP4 leaves the picture as it is. False for other files."""
+    boxes = b""
+    with path.open("rb") as file:
+        while len(head := file.read(16)) == 16:
+            size, name, large = struct.unpack(">I4sQ", head)
+            size = large if size == 1 else size
+            start = file.tell() - 16
+            if name == b"moov":
+                file.seek(start)
+                boxes = file.read(min(size, LARGEST_INDEX))
+            if boxes or size < 8:
+                break
+            file.seek(start + size)
+    plain = 0
+    for name, at in ((b"mvhd", 40), (b"tkhd", 44)):  # bytes from the name to the matrix
+        for found in re.finditer(name, boxes):
+            at_matrix = found.start() + at + (12 if boxes[found.end() : found.end() + 1] == b"\1" else 0)  # version 1: longer times
+            if boxes[at_matrix : at_matrix + 24] != NOT_TURNED:
+                return False
+            plain += 1
+    return plain > 1
 
 
 def _is_idr(extradata: bytes | None, packet: memoryview) -> bool:
@@ -225,10 +256,10 @@ def _set_rate(found: Timeline, stream: Any, last: float) -> None:
 def _decode_times(found: Timeline, path: Path, limits: Limits) -> None:
     """Set the times from the frames, all of which are decoded."""
     times: list[float] = []
-    end = 0.0
     for number, (_, time, end) in enumerate(decoded(path, limits), 1):
         times.append(time)
+        found.duration = end
         limits.check_header(path, found.width, found.height, number, time - times[0])
-    found.pts, found.keys, found.times, found.duration = [], [], np.asarray(times), end
-    span = end - times[0]
+    found.pts, found.keys, found.times = [], [], np.asarray(times)
+    span = found.duration - times[0]
     found.fps = len(times) / span if span > 0 else 1.0
