@@ -1,7 +1,7 @@
 """Clips whose frames show their own numbers, in any container and with any oddity: `make(path, "libx264", b_frames=2, cut=11)`.
 
-The upper half of a frame is eight vertical cells, dark 0 or bright 1, the most significant bit left. The lower half is red left, blue right.
-`make` returns the truth that it wrote: which number is on a player's screen from which second on. `number_of` reads the number of a frame.
+The upper half of a frame is eight vertical cells, dark 0 or bright 1, the most significant bit left. The lower half is red left and
+blue right. `make` returns the truth that it wrote: which number is on a player's screen from which second on. `number_of` reads a number back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from av.stream import Disposition
 from PIL import Image
 
 Picture = np.ndarray  # uint8 [H, W, 3], or [H, W, 4] with transparency
-FORMATS = {"m2ts": "mpegts", "mpg": "mpeg", "obu": "obu", "h264": "h264"}  # where the muxer cannot be guessed from the name, or wrongly
+FORMATS = {"m2ts": "mpegts", "mpg": "mpeg"}  # where the muxer cannot be guessed from the name, or wrongly
 SOUND = {"mp4": "aac", "flv": "libmp3lame", "webm": "libopus", "ts": "mp2", "m2ts": "mp2", "mpg": "mp2"}
 EDIT_LISTS = ("mp4", "mov")  # containers that can hide frames
 PIXELS = {
@@ -70,11 +70,11 @@ def picture(number: int, width: int = 96, height: int = 64) -> Picture:
     return image
 
 
-def see_through(image: Picture) -> Picture:
-    """[H, W, 4]: the bottom quarter is transparent. What lies under it is black, as most programs write it."""
+def see_through(image: Picture, rim: int = 0) -> Picture:
+    """[H, W, 4]: the bottom quarter is transparent, but for `rim` pixels. What lies under it is black, as most programs write it."""
     height, width = image.shape[:2]
     opaque = np.full((height, width, 1), 255, np.uint8)
-    opaque[-height // 4 :] = 0
+    opaque[height * 3 // 4 : height - rim, rim : width - rim] = 0
     return np.concatenate([np.where(opaque > 0, image, 0).astype(np.uint8), opaque], axis=2)
 
 
@@ -92,7 +92,7 @@ def number_of(frame: Picture) -> int:
 def is_on_white(frame: Picture) -> bool:
     """Whether the transparent quarter of a frame lies on the ground."""
     height, width = frame.shape[:2]
-    return bool(np.abs(frame[height * 7 // 8, width // 8 : -width // 8].astype(int) - GROUND).max() < 24)
+    return bool(np.abs(frame[height * 7 // 8, width // 8 : -(width // 8)].astype(int) - GROUND).max() < 24)
 
 
 def make(
@@ -163,11 +163,12 @@ def make_animation(
     *,
     size: tuple[int, int] = (96, 64),
     transparent: bool = False,
+    rim: int = 0,
     hidden_first: bool = False,
 ) -> Clip:
     """An animated GIF, WebP, PNG or AVIF, by Pillow. hidden_first: an APNG's default picture, which is not part of the animation."""
-    pictures = [see_through(picture(n, *size)) if transparent else picture(n, *size) for n in range(len(milliseconds))]
-    images = [Image.fromarray(one) for one in pictures]
+    pictures = [picture(n, *size) for n in range(len(milliseconds))]
+    images = [Image.fromarray(see_through(one, rim) if transparent else one) for one in pictures]
     options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
     if path.suffix == ".gif":
         options = {"disposal": 2}
