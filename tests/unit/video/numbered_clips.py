@@ -1,7 +1,8 @@
 """Clips whose frames show their own numbers, in any container and with any oddity: `make(path, "libx264", b_frames=2, cut=11)`.
 
 The upper half of a frame is eight vertical cells, dark 0 or bright 1, the most significant bit left. The lower half is red left and
-blue right. `make` returns the truth that it wrote: which number is on a player's screen from which second on. `number_of` reads a number back.
+blue right. `make` returns the truth that it wrote: which number is on a player's screen from which second on. `number_of` reads a
+frame's number.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def make(
         for number, tick in enumerate(ticks):
             image = _stored(picture(number, *size), turn, mirror)
             images.append(_frame(see_through(image) if transparent else image, begin + tick, 1 / fps))
-        _encode(container, stream, images)
+        _encode(container, stream, images, {begin + tick: end - tick for tick, end in zip(ticks, ends, strict=True)})
     if cover and kind in EDIT_LISTS:
         _put_tags_first(path)
     zero = sound_first or 0.0
@@ -241,9 +242,13 @@ def _frame(image: Picture, pts: int, time_base: Fraction) -> Any:
     return frame
 
 
-def _encode(container: Any, stream: Any, frames: Sequence[Any]) -> None:
+def _encode(container: Any, stream: Any, frames: Sequence[Any], lengths: dict[int, int] | None = None) -> None:
+    """lengths: of the frames that stay longer than one tick, by timestamp. An encoder does not know how long the last one stays."""
     for frame in (*frames, None):
-        container.mux(stream.encode(frame))
+        for packet in stream.encode(frame):
+            if lengths and lengths.get(packet.pts, 1) > 1:
+                packet.duration = lengths[packet.pts]
+            container.mux(packet)
 
 
 def _png(image: Picture) -> bytes:
