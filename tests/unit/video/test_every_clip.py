@@ -5,6 +5,7 @@ The rows of the table in docs/data.md are the tests. `PLLAVA_CLIPS=500 pytest te
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import re
@@ -20,6 +21,10 @@ from hypothesis import strategies as st
 from numbered_clips import Clip, is_on_white, make, make_animation, number_of
 from PIL import Image
 
+from pllava.apps.demo.engine import ChatEngine
+from pllava.apps.serve.files import Files
+from pllava.apps.serve.settings import ServeSettings
+from pllava.chat import VideoChat
 from pllava.core.errors import PllavaError
 from pllava.stages.prepare.media import WHOLE, MediaJob, check_media
 from pllava.video.frames import VideoFrames
@@ -28,7 +33,7 @@ from pllava.video.readers import Readers
 from pllava.video.stream import FrameStream
 
 PAGE = Path(__file__).parents[3] / "docs" / "data.md"
-DRAWN = int(os.environ.get("PLLAVA_CLIPS", "20"))  # clips of the random test
+DRAWN = int(os.environ.get("PLLAVA_CLIPS", "16"))  # clips of the random test
 SAMPLINGS = ("eval", "demo", "middle", "rand", "fps4")
 LATE = 0.03  # seconds: the codec of a sound may begin so much earlier than the sound
 ENCODERS = {
@@ -129,6 +134,22 @@ def test_every_door_sees_what_a_player_shows(tmp_path: Path, readers: Readers, k
     assert read_video(clip.path, 1).reader == reader.lower()
 
 
+@pytest.mark.parametrize(
+    ("kind", "codec", "oddity"), [("mp4", "H.264", "cut without encoding"), ("ts", "HEVC", "B-frames"), ("png", "APNG", "animation")]
+)
+def test_demo_and_server_ask_about_these_frames(
+    tmp_path: Path, readers: Readers, tiny_model: Any, tiny_processor: Any, kind: str, codec: str, oddity: str
+):
+    clip = make_row(tmp_path, kind, codec, oddity)
+    engine = ChatEngine(VideoChat(tiny_model, tiny_processor, "tiny"))
+    engine.readers = readers
+    stored = Files(ServeSettings(), readers).add(io.BytesIO(clip.path.read_bytes()), clip.path.name)
+    with engine.use() as chat:
+        for path, bounds in ((clip.path, (None, None)), (stored.path, (None, None)), (clip.path, (clip.times[2], clip.times[6]))):
+            _, read = chat._source(path, *bounds)
+            assert list(wrong_frames(clip, read())) == []
+
+
 def wrong(clip: Clip, readers: Readers) -> list[str]:
     """What the doors get wrong, a sentence each."""
     problems = []
@@ -173,14 +194,14 @@ def at_any_time(clip: Clip, readers: Readers) -> Iterator[str]:
     usual = np.median(np.diff(clip.times))
     for n in [*order, int(np.argmax(np.diff([*clip.times, clip.end])))]:
         length = ends[n] - clip.times[n]
-        for part in (0.25, 0.75) if length > 2 * usual else (0.25,):
+        for part in (0.4, 0.75) if length > 2 * usual else (0.4,):
             second = clip.times[n] + part * length
             for sampling in ("eval", "middle"):
                 video = read_video(clip.path, 1, sampling, second, second)
                 if (seen := number_of(video.frames[0])) != clip.on_screen(second):
                     yield f"{sampling} at {second:.3f} s: {seen}, a player shows {clip.on_screen(second)}"
     first, last = sorted(chance.sample(range(len(clip.shown)), 2))
-    start, end = (clip.times[n] + 0.25 * usual for n in (first, last))
+    start, end = (clip.times[n] + 0.4 * usual for n in (first, last))
     for sampling in ("eval", "middle"):
         video = read_video(clip.path, 8, sampling, start, end)
         yield from (f"{sampling} {start:.3f} to {end:.3f} s: {problem}" for problem in wrong_frames(clip, video))
