@@ -116,6 +116,7 @@ def make(
     cover: bool = False,
     preview: bool = False,
     transparent: bool = False,
+    delay: int = 0,
     **options: str,
 ) -> Clip:
     """Write a clip with PyAV.
@@ -124,12 +125,13 @@ def make(
     timestamp, seconds. sound_first: seconds between the beginnings of sound and picture. cut: frames cut off the front without encoding
     anew: the copy begins at the key frame before, and an edit list hides the rest where the container has edit lists. edits: the parts
     (first frame, frames) that an edit list shows. holds: by how many frame lengths a frame stays longer. cover, preview: a picture, or a
-    small second video, is the first video stream. options: of the muxer.
+    small second video, is the first video stream. delay: frame lengths by which B-frames delay the picture where no edit list makes up for
+    it. options: of the muxer.
     """
     kind, fps = path.suffix[1:], Fraction(fps)
-    late = {number: extra for number, extra in (holds or {}).items() if number < frames}
-    ticks = [i + sum(extra for number, extra in late.items() if number < i) for i in range(frames)]
-    ends = [*ticks[1:], ticks[-1] + 1 + late.get(frames - 1, 0)]
+    stays = {number: extra for number, extra in (holds or {}).items() if number < frames}
+    ticks = [i + sum(extra for number, extra in stays.items() if number < i) for i in range(frames)]
+    ends = [*ticks[1:], ticks[-1] + 1 + stays.get(frames - 1, 0)]
     with av.open(str(path), "w", format=FORMATS.get(kind), options=options) as container:
         first = _first_stream(container, cover and kind != "mkv", preview)
         stream = _video(container, codec, size, fps, gop, b_frames, open_gop, turn, mirror, transparent)
@@ -150,7 +152,7 @@ def make(
         _encode(container, stream, images, {begin + tick: end - tick for tick, end in zip(ticks, ends, strict=True)})
     if cover and kind in EDIT_LISTS:
         _put_tags_first(path)
-    zero = sound_first or 0.0
+    zero = (sound_first or 0.0) + float(delay / fps)
     shown = [(number, zero + float(tick / fps)) for number, tick in enumerate(ticks)]
     clip = Clip(path, shown, zero + float(ends[-1] / fps), *size, transparent)
     if cut:
@@ -176,8 +178,9 @@ def make_animation(
     if hidden_first:
         images, options = [Image.fromarray(picture(255, *size)), *images], {"default_image": True}
     images[0].save(path, save_all=True, append_images=images[1:], duration=list(milliseconds), loop=0, **options)
-    starts = [sum(milliseconds[:n]) / 1000 for n in range(len(milliseconds))]
-    return Clip(path, list(enumerate(starts)), sum(milliseconds) / 1000, *size, transparent)
+    lengths = [(length or 100) / 1000 for length in milliseconds]  # browsers show a picture without a duration for 0.1 s
+    starts = [sum(lengths[:n]) for n in range(len(lengths))]
+    return Clip(path, list(enumerate(starts)), sum(lengths), *size, transparent)
 
 
 def _stored(image: Picture, turn: int, mirror: bool) -> Picture:
@@ -275,15 +278,18 @@ def _cut(clip: Clip, cut: int, fps: Fraction) -> Clip:
     kind = clip.path.suffix[1:]
     with av.open(str(whole)) as source, av.open(str(clip.path), "w", format=FORMATS.get(kind)) as target:
         stream = source.streams.video[0]
-        copy = target.add_stream_from_template(stream)
-        packets = [packet for packet in source.demux(stream) if packet.size]
-        zero = min(packet.pts for packet in packets)
-        shift = zero + round(clip.times[cut] / packets[0].time_base)
-        key = max((n for n, packet in enumerate(packets) if packet.is_keyframe and packet.pts <= shift), key=lambda n: packets[n].pts)
-        first_kept = bisect_right(clip.times, float((packets[key].pts - zero) * packets[key].time_base) + 1e-3) - 1
-        for packet in packets[key:]:
-            packet.pts, packet.stream = packet.pts - shift, copy
-            packet.dts = packet.dts - shift if packet.dts is not None else None
+        copies = {one.index: target.add_stream_from_template(one) for one in source.streams}
+        everything = [packet for packet in source.demux() if packet.size]
+        packets = [packet for packet in everything if packet.stream_index == stream.index]
+        zero, unit = min(packet.pts for packet in packets), packets[0].time_base
+        shift = zero + round((clip.times[cut] - clip.times[0]) / unit)
+        key = max((packet for packet in packets if packet.is_keyframe and packet.pts <= shift), key=lambda packet: packet.pts)
+        first_kept = bisect_right(clip.times, float((key.pts - zero) * unit) + clip.times[0] + 1e-3) - 1
+        for packet in [*packets[packets.index(key) :], *(one for one in everything if one.stream_index != stream.index)]:
+            back, packet.stream = round(shift * unit / packet.time_base), copies[packet.stream_index]
+            if packet.stream is not copies[stream.index] and packet.pts * packet.time_base < key.pts * unit:
+                continue
+            packet.pts, packet.dts = packet.pts - back, None if packet.dts is None else packet.dts - back
             target.mux(packet)
     whole.unlink()
     first = cut if kind in EDIT_LISTS else first_kept

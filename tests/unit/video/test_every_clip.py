@@ -74,6 +74,11 @@ ODDITIES: dict[str, dict[str, Any]] = {
     "sound 2 s before the picture": {"sound_first": 2.0, "b_frames": 2},
     "sound": {"sound_first": 0.0, "b_frames": 2},
     "cut without encoding": {"cut": 13, "b_frames": 2, "size": (320, 192)},
+    "cut without encoding, sound": {"cut": 13, "b_frames": 2, "sound_first": 0.0},
+    "no edit list": {"b_frames": 2, "sound_first": 0.0, "use_editlist": "0", "delay": 2},
+    "negative offsets": {"b_frames": 2, "movflags": "negative_cts_offsets"},
+    "without index": {"b_frames": 2, "live": "1"},
+    "fragments, sound": {"b_frames": 2, "sound_first": 0.0, "movflags": "frag_keyframe+empty_moov", "delay": 2},
     "two parts of an edit list": {"edits": ((3, 6), (14, 8)), "b_frames": 2},
     "a frame stays 2 s": {"holds": {7: 20}, "b_frames": 2},
     "the last frame stays 2 s": {"holds": {23: 20}},
@@ -84,6 +89,7 @@ ODDITIES: dict[str, dict[str, Any]] = {
 ANIMATIONS: dict[str, dict[str, Any]] = {
     "animation": {},
     "transparent animation": {"transparent": True},
+    "animation without durations": {"milliseconds": [0] * 8},
     "transparent inside": {"transparent": True, "rim": 2},
     "another default picture": {"hidden_first": True},
 }
@@ -111,7 +117,7 @@ def readers() -> Iterator[Readers]:
 def make_row(folder: Path, kind: str, codec: str, oddity: str) -> Clip:
     path = folder / f"clip.{kind}"
     if oddity in ANIMATIONS:
-        return make_animation(path, [100, 100, 200, 100, 500, 100, 100, 100], **ANIMATIONS[oddity])
+        return make_animation(path, **{"milliseconds": [100, 100, 200, 100, 500, 100, 100, 100], **ANIMATIONS[oddity]})
     if oddity in STILLS:
         return make_still(path, oddity)
     rate = {"MPEG-1": 25, "MPEG-2": 25}.get(codec, 25 if kind in ("h264", "obu") else 10)  # without times: as FFmpeg takes them
