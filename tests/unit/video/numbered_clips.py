@@ -209,7 +209,7 @@ def _video(
         params = f"keyint={gop}:min-keyint={gop}:bframes={b_frames}:open-gop={opened}:{steady}:b-adapt=0:pools=1:frame-threads=1"
         options |= {"preset": "ultrafast", "crf": "12", "x265-params": f"{params}:log-level=none"}
     elif codec == "libsvtav1":
-        options |= {"preset": "12", "crf": "20", "svtav1-params": f"keyint={gop}:irefresh-type={1 if open_gop else 2}:lp=1"}
+        options |= {"preset": "10", "crf": "5", "svtav1-params": f"keyint={gop}:irefresh-type={1 if open_gop else 2}:lp=1"}
     elif codec.startswith("libvpx"):  # a hidden reference frame stands for B-frames here
         options |= {"auto-alt-ref": str(int(b_frames > 0)), "lag-in-frames": str(8 * (b_frames > 0)), "deadline": "good", "cpu-used": "5"}
     elif not open_gop and codec in ("mpeg4", "mpeg1video", "mpeg2video"):
