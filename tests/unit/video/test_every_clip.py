@@ -138,7 +138,7 @@ def make_still(path: Path, oddity: str) -> Clip:
 def test_every_door_sees_what_a_player_shows(tmp_path: Path, readers: Readers, kind: str, codec: str, oddity: str, reader: str):
     clip = make_row(tmp_path, kind, codec, oddity)
     assert wrong(clip, readers) == []
-    assert read_video(clip.path, 1).reader == reader.lower()
+    assert read_video(clip.path, 1).reader in reader.split(" or ")
 
 
 @pytest.mark.parametrize(
