@@ -82,6 +82,7 @@ ODDITIES: dict[str, dict[str, Any]] = {
     "fragments, sound": {"b_frames": 2, "sound_first": 0.0, "movflags": "frag_keyframe+empty_moov", "delay": 2},
     "two parts of an edit list": {"edits": ((3, 6), (14, 8)), "b_frames": 2},
     "a frame stays 2 s": {"holds": {7: 20}, "b_frames": 2},
+    "the first frames stay long": {"frames": 8, "holds": {0: 7, 1: 25}},
     "the last frame stays 2 s": {"holds": {23: 20}},
     "cover art": {"cover": True},
     "preview track": {"preview": True},
