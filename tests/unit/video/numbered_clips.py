@@ -284,10 +284,11 @@ def _cut(clip: Clip, cut: int, fps: Fraction) -> Clip:
         zero, unit = min(packet.pts for packet in packets), packets[0].time_base
         shift = zero + round((clip.times[cut] - clip.times[0]) / unit)
         key = max((packet for packet in packets if packet.is_keyframe and packet.pts <= shift), key=lambda packet: packet.pts)
-        first_kept = bisect_right(clip.times, float((key.pts - zero) * unit) + clip.times[0] + 1e-3) - 1
+        begin = key.pts * unit
+        first_kept = bisect_right(clip.times, float(begin - zero * unit) + clip.times[0] + 1e-3) - 1
         for packet in [*packets[packets.index(key) :], *(one for one in everything if one.stream_index != stream.index)]:
             back, packet.stream = round(shift * unit / packet.time_base), copies[packet.stream_index]
-            if packet.stream is not copies[stream.index] and packet.pts * packet.time_base < key.pts * unit:
+            if packet.stream is not copies[stream.index] and packet.pts * packet.time_base < begin:
                 continue
             packet.pts, packet.dts = packet.pts - back, None if packet.dts is None else packet.dts - back
             target.mux(packet)
