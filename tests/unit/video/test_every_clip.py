@@ -231,7 +231,7 @@ def by_caption(clip: Clip, readers: Readers) -> Iterator[str]:
     frames = [(number_of(image := frame.image()), frame.time, frame.end, image) for frame in stream]
     if [number for number, *_ in frames] != clip.numbers:
         yield f"numbers {[number for number, *_ in frames]}"
-    elif apart := max(abs(time - right) for (_, time, *_), right in zip(frames, clip.times, strict=True)) > LATE:
+    elif (apart := max(abs(time - right) for (_, time, *_), right in zip(frames, clip.times, strict=True))) > LATE:
         yield f"times {[round(time, 3) for _, time, *_ in frames[:4]]} ..., {apart:.3f} s apart"
     elif clip.end and abs(frames[-1][2] - clip.end) > _frame_length(clip):
         yield f"ends at {frames[-1][2]:.3f} s"
