@@ -71,8 +71,6 @@ def check_bytes(path: Path, limits: Limits) -> None:
 
 def header_of(path: Path, container: Any, limits: Limits, whole: bool) -> Header:
     """As `read_header`, of an open container."""
-    import av
-
     stream = film(container)
     if stream is None:
         streams = ", ".join(sorted({s.type for s in container.streams})) or "none"
@@ -92,7 +90,7 @@ def header_of(path: Path, container: Any, limits: Limits, whole: bool) -> Header
         codec.width,
         codec.height,
         num_frames,
-        float(container.duration or 0) / av.time_base,
+        _seconds(container),
         container.format.name,
         codec.name,
         getattr(codec, "pix_fmt", None),
@@ -101,6 +99,14 @@ def header_of(path: Path, container: Any, limits: Limits, whole: bool) -> Header
         raise PllavaError(f"{path}: the video stream has no size: damaged or cut off. {MEND}")
     limits.check_header(path, header.width, header.height, header.num_frames, header.seconds)
     return header
+
+
+def _seconds(container: Any) -> float:
+    """The length that the header states; 0 without one. Matroska counts from 0, wherever the first frame is."""
+    import av
+
+    skipped = container.start_time or 0 if container.format.name.startswith("matroska") else 0
+    return max(0, (container.duration or 0) - max(0, skipped)) / av.time_base
 
 
 def film(container: Any) -> Any:
@@ -125,12 +131,18 @@ def time_zero(container: Any, first: float) -> float:
     return min(first, *(max(start, 0.0) for start in starts)) if starts else first  # sound before 0 only primes the decoder
 
 
+def has_times(container: Any, stream: Any) -> bool:
+    """Whether the file has times of frames. An AVI only orders them, and not as on screen when there are B-frames."""
+    return container.format.name != "avi" or not stream.codec_context.has_b_frames
+
+
 def shown(container: Any, stream: Any, frames: Iterable[Any]) -> Iterator[tuple[Any, float, float]]:
     """Each decoded av.VideoFrame with its start and end in seconds of the player's clock."""
     spacing = float(1 / stream.average_rate) if stream.average_rate else 0.04
     zero, last, expected = None, -1.0, 0.0
+    timed = has_times(container, stream)
     for frame in frames:
-        own = float(frame.pts * frame.time_base) if frame.pts is not None else None
+        own = float(frame.pts * frame.time_base) if timed and frame.pts is not None else None
         begins = zero is None
         if zero is None:
             zero = time_zero(container, own or 0.0)

@@ -127,7 +127,7 @@ def _part(source: Source, start: float | None, end: float | None) -> tuple[float
         return None
     longest = max(source.duration, len(source.times) / source.fps)
     low, high = float(start or 0), source.duration if end is None else min(float(end), longest)
-    if low > 0 and round(min(low, longest) * source.fps) >= round(source.duration * source.fps):
+    if low > 0 and min(low, longest) >= source.duration - SAME_TIME:
         raise PllavaError(f"{source.path}: start {low} s is past the end of the clip, {source.duration:.2f} s")
     if not 0 <= low <= high:
         raise PllavaError(f"{source.path}: start {low} s, end {high} s: need 0 <= start <= end")
@@ -143,7 +143,7 @@ def _choose_indices(
     variable = not _constant_rate(source)
     if variable and sampling.startswith("fps"):
         return [position + first for position in _at_rate(source, num_frames, sampling, part)]
-    if part is not None and (variable or part[0] == part[1]):
+    if part is not None and (variable or part[0] == part[1] or round(part[0] * rate) >= total):
         # Frame number / average rate is not the time of a frame in this clip: find the frames by their times, and count in frames.
         begin, rate = on_screen(source.times, part[0]), 1.0
         if sampling in ("eval", "videoqa"):  # the last frame of the part is in it

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from io import BytesIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def animation(path: Path, limits: Limits) -> Iterator[tuple[Image.Image, float, 
     """Each frame with its start and end in seconds. Checks the limits at every frame: a hostile file must not be counted to its end."""
     number, start = 0, 0.0
     try:
-        with Image.open(path) as image:
+        with Image.open(_with_alpha(path)) as image:
             skipped = 1 if getattr(image, "default_image", False) else 0  # a PNG's picture for programs that show no animation
             while True:
                 try:
@@ -135,6 +136,17 @@ def animation(path: Path, limits: Limits) -> Iterator[tuple[Image.Image, float, 
                 start = end
     except UNREADABLE as error:
         raise PllavaError(f"{path}: frame {number} of the animation does not decode ({error}). Replace the file") from error
+
+
+def _with_alpha(path: Path) -> Path | BytesIO:
+    """The file to decode. An animated WebP whose frames are opaque may still leave parts of its canvas empty, that is, transparent."""
+    with path.open("rb") as file:
+        if file.read(16)[8:] != b"WEBPVP8X":
+            return path
+        file.seek(0)
+        data = bytearray(file.read())
+    data[20:21] = bytes([data[20] | 0x10])  # the flag without which Pillow drops transparency
+    return BytesIO(data)
 
 
 def check_animation(path: Path, limits: Limits) -> str:

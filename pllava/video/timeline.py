@@ -22,6 +22,7 @@ from pllava.video.presentation import (
     Header,
     check_bytes,
     film,
+    has_times,
     header_of,
     opened,
     reason,
@@ -155,6 +156,9 @@ def _scan(path: Path, container: Any, stream: Any, header: Header, limits: Limit
     packets = _Packets()
     codec = stream.codec_context
     latest, latest_key = None, None
+    if not has_times(container, stream):
+        packets.unsure = "the file has no times"
+        return packets
     for packet in container.demux(stream):
         if not packet.size:
             continue
