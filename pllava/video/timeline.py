@@ -154,7 +154,8 @@ def _from_packets(path: Path, container: Any, header: Header, limits: Limits) ->
 
 def _scan(path: Path, container: Any, stream: Any, header: Header, limits: Limits, exact: bool) -> _Packets:
     packets = _Packets()
-    codec = stream.codec_context
+    codec, times = stream.codec_context, packets.pts
+    may_hide, has_idr = header.codec in ("vp8", "libvpx"), exact and header.codec == "h264"
     latest, latest_key = None, None
     if not has_times(container, stream):
         packets.unsure = "the file has no times"
@@ -165,11 +166,11 @@ def _scan(path: Path, container: Any, stream: Any, header: Header, limits: Limit
         if packet.is_discard:
             packets.hidden += 1
             continue
-        pts, number = packet.pts, len(packets.pts)
+        pts, number = packet.pts, len(times)
         if pts is None or packet.is_corrupt:
             packets.unsure = "a packet is damaged" if pts is not None else "some packets have no time"
             return packets
-        if header.codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10:
+        if may_hide and not memoryview(packet)[0] & 0x10:
             continue  # an alternate reference, never shown
         if packet.is_keyframe:
             if latest_key is not None and pts <= latest_key:
@@ -177,7 +178,7 @@ def _scan(path: Path, container: Any, stream: Any, header: Header, limits: Limit
                 return packets
             latest_key = pts
             packets.keys.append(number)
-            if number and header.codec == "h264" and exact and not _is_idr(codec.extradata, memoryview(packet)):
+            if number and has_idr and not _is_idr(codec.extradata, memoryview(packet)):
                 packets.doubt = "a key frame is not the start of a new picture sequence (no IDR)"
         if not number and exact:
             if not packet.is_keyframe:
@@ -185,18 +186,18 @@ def _scan(path: Path, container: Any, stream: Any, header: Header, limits: Limit
             elif not _is_plain(path):
                 packets.first = _picture(codec, packet)
                 packets.doubt = "" if packets.first else "its first packet is no whole picture"
-        packets.pts.append(pts)
+        times.append(pts)
         if latest is None or pts >= latest:
             latest, packets.last_duration = pts, packet.duration or 0
         if number % 4096 == 4095:
             limits.check_header(path, header.width, header.height, number, 0)
-    if not packets.pts:
+    if not times:
         packets.unsure = "no packet has a time"
-    elif len(set(packets.pts)) < len(packets.pts):
+    elif len(set(times)) < len(times):
         packets.unsure = "two packets have the same time"
     else:
-        seconds = (latest - min(packets.pts)) * float(stream.time_base)
-        limits.check_header(path, header.width, header.height, len(packets.pts), seconds)
+        seconds = (latest - min(times)) * float(stream.time_base)
+        limits.check_header(path, header.width, header.height, len(times), seconds)
     return packets
 
 
