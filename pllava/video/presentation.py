@@ -113,6 +113,8 @@ def film(container: Any) -> Any:
     """The av.VideoStream to show; None without one. Where no bit rates tell a film from its preview, the film is the larger picture."""
     from av.stream import Disposition
 
+    if len(container.streams.video) < 2:
+        return next(iter(container.streams.video), None)
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [stream for stream in container.streams.video if stream.codec_context is not None] or list(container.streams.video)
     streams = [stream for stream in streams if not stream.disposition & pictures] or streams
@@ -120,7 +122,7 @@ def film(container: Any) -> Any:
     if len(streams) > 1 and (best not in streams or not best.codec_context.bit_rate):
         default = [stream for stream in streams if stream.disposition & Disposition.default] or streams
         return max(default, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
-    return best if best in streams else next(iter(streams), None)
+    return best if best in streams else streams[0]
 
 
 def time_zero(container: Any, first: float) -> float:
