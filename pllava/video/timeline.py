@@ -196,7 +196,7 @@ def _scan(path: Path, container: Any, stream: Any, header: Header, limits: Limit
     elif len(set(times)) < len(times):
         packets.unsure = "two packets have the same time"
     else:
-        seconds = (latest - min(times)) * float(stream.time_base)
+        seconds = (max(times) - min(times)) * float(stream.time_base)
         limits.check_header(path, header.width, header.height, len(times), seconds)
     return packets
 
