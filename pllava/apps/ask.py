@@ -42,5 +42,5 @@ def ask(
     watched = chat.watch(video)
     frames = watched.frames
     say(f"runs on {describe_runtime(chat.model)}; template {source.template}")
-    say(f"video: {len(frames.frames)} of {frames.num_frames_total} frames, {frames.duration:.1f} s, read by {frames.reader}")
+    say(f"video: {len(frames.frames)} of {frames.num_frames_total} frames, {frames.duration:.1f} s, read by {frames.read_by}")
     return watched.ask(question, max_new_tokens=max_new_tokens).text

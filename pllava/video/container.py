@@ -1,161 +1,107 @@
-"""Video files: decord first (fast, random access), PyAV when decord cannot.
-
-PyAV reads the header first, with a list of allowed formats and protocols. A playlist with the name of a video is refused there, so it
-cannot make a decoder open other files or addresses.
-"""
+"""Video files: decord (fast, random access) where the file's packets prove it right, else PyAV."""
 
 from __future__ import annotations
 
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pllava.core.errors import PllavaError
+from pllava.video import pyav
 from pllava.video.limits import Limits
-from pllava.video.pyav import MEND, OPEN_OPTIONS, Header, PyavSource, check_whole, frames_on_the_way, reason
+from pllava.video.timeline import Timeline, timeline
 
 log = logging.getLogger(__name__)
 NARROW = 256  # pixels; only in narrower frames can a padded row be a multiple of the width
+ALIGNED = 64  # pixels; rows of a multiple are never padded
 # decord reads at most 10,000 packets to reach a frame. When the frame is not decoded by then, decord returns another without an error.
 MOST_FRAMES = 10_000
-NO_TIME = 1e9  # seconds; FFmpeg marks an unknown time with -2^63 units, far below -NO_TIME
-
-
-def read_header(path: Path, limits: Limits, whole: bool = True) -> Header:
-    """The container's header. Raises PllavaError when the file is empty, no video, above a limit or (`whole`) cut off."""
-    import av
-
-    size = path.stat().st_size
-    if size == 0:
-        raise PllavaError(f"{path}: the file is empty (0 bytes). Fetch it again")
-    limits.check_bytes(path, size)
-    try:
-        with av.open(str(path), options=dict(OPEN_OPTIONS)) as container:
-            if not container.streams.video:
-                streams = ", ".join(sorted({s.type for s in container.streams})) or "none"
-                raise PllavaError(f"{path}: no video stream (streams: {streams})")
-            stream = container.streams.video[0]
-            if (codec := stream.codec_context) is None:
-                raise PllavaError(f"{path}: the video stream has a codec that is unknown here, or none: damaged, or too new. {MEND}")
-            seconds = float(container.duration or 0) / av.time_base
-            header = Header(
-                codec.width, codec.height, stream.frames, seconds, container.format.name, codec.name, getattr(codec, "pix_fmt", None)
-            )
-            if whole and container.format.name.startswith("mov"):  # the index of mp4-like containers holds the position of each frame
-                _check_frame_ends(path, [entry.pos + entry.size for entry in stream.index_entries], size)
-    except (av.FFmpegError, ValueError) as error:
-        raise PllavaError(f"{path}: not a readable video ({reason(error)}). {MEND}") from error
-    if header.width < 1 or header.height < 1:
-        raise PllavaError(f"{path}: the video stream has no size: damaged or cut off. {MEND}")
-    limits.check_header(path, header.width, header.height, header.num_frames, header.seconds)
-    return header
-
-
-def open_container(path: Path, limits: Limits, reader: str = "auto", look: bool = True) -> DecordSource | PyavSource:
-    """The first reader that can decode the file's first frame. A fallback to PyAV is logged with its reason.
-
-    look=False does not decode the first frame of a wide clip: decord's width and height then come from the header, before rotation.
-    """
-    header = read_header(path, limits)
-    if reader == "pyav":
-        return PyavSource(path, header, limits)
-    try:
-        source = DecordSource(path, header, limits)
-        if look or header.width <= NARROW:
-            source.look()
-        return source
-    except CannotDecode as error:
-        if reader == "decord":
-            raise PllavaError(f"{path}: decord cannot read it ({error}). Try reader='pyav' or reader='auto'") from error
-        log.warning("%s: reading with PyAV, decord cannot: %s", path, error)
-        return PyavSource(path, header, limits)
 
 
 class CannotDecode(Exception):
-    """decord cannot decode the file; PyAV may."""
+    """decord may give other frames than a player shows, or none."""
 
 
-class DecordSource:
-    """A video file read with decord. times: seconds of each frame."""
+class VideoSource:
+    """A video file. times: seconds of each frame on the player's clock. reader, why: the decoder, and why it is not decord."""
 
-    reader = "decord"
     first_index = 0
 
-    def __init__(self, path: Path, header: Header, limits: Limits) -> None:
-        import decord
-
-        self.path, self.header, self.limits = path, header, limits
-        self._errors = (RuntimeError, decord.DECORDError, IndexError)  # DECORDError is not a RuntimeError
-        _check_count(header.num_frames)
-        try:
-            self._video = decord.VideoReader(str(path), num_threads=1, fault_tol=0)
-            count = len(self._video)
-            self.fps = float(self._video.get_avg_fps())
-            spans = np.asarray(self._video.get_frame_timestamp(list(range(count)))).reshape(-1, 2)  # [N, 2] seconds
-        except self._errors as error:
-            raise CannotDecode(_first_line(error)) from error
-        if count < 1 or not self.fps > 0:
-            raise CannotDecode(f"{count} frames at {self.fps} a second")
-        _check_count(count)
-        if np.abs(spans).max() > NO_TIME:
-            raise CannotDecode("some packets have no time")
-        check_whole(path, header, count)
-        self.times = spans[:, 0] - spans[0, 0]
-        self.duration = float(spans[-1, 1] - spans[0, 0])
-        limits.check_header(path, header.width, header.height, count, self.duration)
-        self.width, self.height, self._padded = header.width, header.height, False
-
-    def look(self) -> None:
-        """Decode the first frame: set the size after rotation, and whether rows are padded. Raises CannotDecode."""
-        try:
-            first = self._video[0].shape
-        except self._errors as error:
-            raise CannotDecode(_first_line(error)) from error
-        self.height, self.width = first[:2]  # after rotation, which the header does not apply
-        self._padded = first[-1] != 3
-        self._check_size()
+    def __init__(self, path: Path, limits: Limits, reader: str) -> None:
+        self.path, self.limits = path, limits
+        self.line = line = timeline(path, limits)
+        self.times, self.duration, self.fps, self.width, self.height = line.times, line.duration, line.fps, line.width, line.height
+        self.reader, self.why, self._video = "pyav", "", None
+        if reader != "pyav":
+            try:
+                self._video, self.reader = _proven(path, line), "decord"
+            except CannotDecode as error:
+                self._leave_decord(error)
 
     def get(self, indices: list[int]) -> np.ndarray:
         """uint8 [T, H, W, 3]. When decord fails inside the file, PyAV reads the frames, or raises PllavaError."""
-        unique = sorted(set(indices))
-        self.limits.check_work(self.path, frames_on_the_way(unique, self._video.get_key_indices()), self.width, self.height)
-        try:
-            frames = self._decode(unique)
-        except CannotDecode as error:
-            log.warning("%s: reading with PyAV, decord cannot: %s", self.path, error)
-            pyav = PyavSource(self.path, self.header, self.limits)
-            if len(pyav.times) != len(self.times):
-                raise PllavaError(
-                    f"{self.path}: damaged: {len(self.times)} frames by its index, {len(pyav.times)} decode. {MEND}"
-                ) from error
-            self.reader = pyav.reader
-            return pyav.get(indices)
-        return frames if unique == indices else frames[np.searchsorted(unique, indices)]
+        if self._video is not None:
+            unique = sorted(set(indices))
+            self.limits.check_work(self.path, pyav.frames_on_the_way(unique, self.line.keys), self.width, self.height)
+            try:
+                frames = _decode(self._video, unique, self.line)
+                return frames if unique == indices else frames[np.searchsorted(unique, indices)]
+            except CannotDecode as error:
+                self._leave_decord(error)
+        return pyav.decode(self.path, self.line, indices, self.limits)
 
-    def _decode(self, indices: list[int]) -> np.ndarray:
-        try:
-            if not self._padded:
-                frames = self._video.get_batch(indices).asnumpy()
-            else:
-                frames = np.stack([_without_padding(self._video[index].asnumpy()) for index in indices])
-        except self._errors as error:
-            raise CannotDecode(_first_line(error)) from error
-        if frames.ndim != 4 or frames.shape[-1] != 3:
-            raise CannotDecode(f"frames of shape {frames.shape}")
-        self.height, self.width = frames.shape[1:3]
-        self._check_size()
-        return frames
-
-    def _check_size(self) -> None:
-        if {self.width, self.height} != {self.header.width, self.header.height}:
-            raise CannotDecode(f"frames of {self.width}x{self.height}, the header says {self.header.width}x{self.header.height}")
+    def _leave_decord(self, error: CannotDecode) -> None:
+        self._video, self.reader, self.why = None, "pyav", f"not decord: {error}"
+        log.warning("%s: read by PyAV, %s", self.path, self.why)
 
 
-def _check_count(num_frames: int) -> None:
-    if num_frames > MOST_FRAMES:
-        raise CannotDecode(f"{num_frames} frames, of more than {MOST_FRAMES} it may give others than it was asked for")
+def _proven(path: Path, line: Timeline) -> Any:
+    """A decord.VideoReader. Raises CannotDecode unless its count, times and first picture are those of the file's packets."""
+    import decord
+
+    count = len(line.times)
+    if line.doubt:
+        raise CannotDecode(line.doubt)
+    if count > MOST_FRAMES:
+        raise CannotDecode(f"of more than {MOST_FRAMES} frames it may give others than it was asked for")
+    try:
+        video = decord.VideoReader(str(path), num_threads=1, fault_tol=0)
+        if len(video) != count:
+            raise CannotDecode(f"it counts {len(video)} frames, the file shows {count}")
+        seconds = video.get_frame_timestamp([0, count - 1])[:, 0]
+    except _errors() as error:
+        raise CannotDecode(_first_line(error)) from error
+    if any(
+        abs(one - other) > 1e-3 + 1e-6 * abs(other) for one, other in zip(seconds, line.seconds, strict=True)
+    ):  # decord keeps 32 bits of a time
+        raise CannotDecode(
+            f"its frames are at {seconds[0]:.3f} to {seconds[1]:.3f} s, the file's at {line.seconds[0]:.3f} to {line.seconds[1]:.3f} s"
+        )
+    if line.turned is not None and np.abs(_decode(video, [0], line)[0].astype(np.int16) - line.turned).mean() > 1:
+        raise CannotDecode("it does not turn the picture as the display matrix says")
+    return video
+
+
+def _decode(video: Any, indices: list[int], line: Timeline) -> np.ndarray:
+    """uint8 [T, H, W, 3]. indices: sorted."""
+    try:
+        if line.width > NARROW or line.width % ALIGNED == 0:
+            frames = video.get_batch(indices).asnumpy()
+        else:
+            frames = np.stack([_without_padding(video[index].asnumpy()) for index in indices])
+    except _errors() as error:
+        raise CannotDecode(_first_line(error)) from error
+    if frames.shape[1:] != (line.height, line.width, 3):
+        raise CannotDecode(f"its frames are {frames.shape[2]}x{frames.shape[1]}, the file's {line.width}x{line.height}")
+    return frames
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    import decord
+
+    return RuntimeError, decord.DECORDError, IndexError  # DECORDError is not a RuntimeError
 
 
 def _without_padding(frame: np.ndarray) -> np.ndarray:
@@ -166,12 +112,6 @@ def _without_padding(frame: np.ndarray) -> np.ndarray:
     """
     height, width = frame.shape[:2]
     return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
-
-
-def _check_frame_ends(path: Path, ends: list[int], size: int) -> None:
-    """Raises PllavaError when frames of the index end behind the end of the file. ends: last byte of each frame. size: of the file."""
-    if lost := sum(end > size for end in ends):
-        raise PllavaError(f"{path}: cut off: {lost} of the {len(ends)} frames of its index lie past the end of the file. Fetch it again")
 
 
 def _first_line(error: Exception) -> str:

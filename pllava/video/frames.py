@@ -17,6 +17,7 @@ class VideoInfo:
     width: int
     height: int
     reader: str
+    why: str = ""  # why decord does not read it
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,15 @@ class VideoFrames:
     """Sampled frames. `indices` are frame numbers in the file (from 1 in a frame folder); a frame may repeat."""
 
     frames: np.ndarray  # uint8 [T, H, W, 3], RGB, upright
-    times: np.ndarray  # float64 [T], seconds from the start of the clip, by the file's own timestamps
+    times: np.ndarray  # float64 [T], seconds of the clock that a player shows
     indices: list[int]
     fps: float  # average
     num_frames_total: int
-    duration: float  # seconds
+    duration: float  # seconds of the same clock, at the end of the last frame
     reader: str  # the decoder: "decord", "pyav" or "pillow"
+    why: str = ""  # why decord does not read it
+
+    @property
+    def read_by(self) -> str:
+        """The decoder, with the reason when it is not the usual one."""
+        return f"{self.reader} ({self.why})" if self.why else self.reader

@@ -1,6 +1,7 @@
 """A clip's frames with their times: `read_video("clip.mp4", num_frames=16)`.
 
-Video files (decord, then PyAV), animated GIF, folders of numbered frames and still images give the same `VideoFrames`.
+Video files (decord or PyAV), animated pictures, folders of numbered frames and still images give the same `VideoFrames`. What they show
+is decided in `pllava.video.presentation`.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ from pathlib import Path
 import numpy as np
 
 from pllava.core.errors import PllavaError
-from pllava.video.container import DecordSource, open_container
+from pllava.video.container import VideoSource
 from pllava.video.frames import VideoFrames, VideoInfo
 from pllava.video.limits import Limits, time_bound
-from pllava.video.pyav import MEND, PyavSource
+from pllava.video.presentation import MEND, SAME_TIME, on_screen
 from pllava.video.sampling import demo_indices, eval_indices, train_indices
-from pllava.video.stills import FolderSource, GifSource, ImageSource, kind_of
+from pllava.video.stills import AnimationSource, FolderSource, ImageSource, kind_of
 
-Source = DecordSource | PyavSource | FolderSource | GifSource | ImageSource
+TICKS = 1000.0  # a second, of times at which a clip of variable rate is sampled
+Source = VideoSource | FolderSource | AnimationSource | ImageSource
 
 
 def probe(path: str | Path, limits: Limits | None = None) -> VideoInfo:
     """Length, rate and size. Decodes only the first frame. Raises PllavaError when the clip is unreadable."""
     with readable(path):
-        source = _open(Path(path), limits or Limits(), "auto", look=True)
-    return VideoInfo(len(source.times), source.fps, source.duration, source.width, source.height, source.reader)
+        source = _open(Path(path), limits or Limits(), "auto")
+    return VideoInfo(len(source.times), source.fps, source.duration, source.width, source.height, source.reader, source.why)
 
 
 def read_video(
@@ -46,10 +48,11 @@ def read_video(
     """Sample frames of a clip.
 
     sampling: "eval" (benchmarks), "demo", "middle", "rand" (with `rng`) or "fpsX": see `pllava.video.sampling`; "videoqa" equals
-    "eval" except for GIFs: the published VideoQA script counts one frame more there. start, end: seconds; a later end than the clip's is
-    cut. reader: "auto", "decord" or "pyav". time_limit: seconds; another process (0.5 s to start) reads the clip, and is killed at the
-    limit. Without a time limit this process reads the clip: `limits` apply, but a crash of the decoder ends this process. For untrusted
-    or many clips see `pllava.video.readers`.
+    "eval" except for GIFs: the published VideoQA script counts one frame more there. start, end: seconds of the clock that a player
+    shows; a later end than the clip's is cut, and start == end is the frame on screen at that time. reader: "pyav", "auto" or "decord":
+    the last two take decord where it is proven right for the file, else PyAV; `why` of the result has the reason. time_limit: seconds;
+    another process (0.5 s to start) reads the clip, and is killed at the limit. Without a time limit this process reads the clip: `limits`
+    apply, but a crash of the decoder ends this process. For untrusted or many clips see `pllava.video.readers`.
     Raises PllavaError: missing, empty, damaged or oversized file, no video stream, start or end outside the clip.
     """
     path, limits = Path(path), limits or Limits()
@@ -64,7 +67,7 @@ def read_video(
         with Readers(1, time_limit, limits) as readers:
             return readers.read(path, num_frames, sampling, start=start, end=end, reader=reader)
     with readable(path):
-        source = _open(path, limits, reader, look=False)
+        source = _open(path, limits, reader)
     indices = _choose_indices(source, num_frames, sampling, _part(source, start, end), rng)
     if not indices:
         raise PllavaError(
@@ -74,7 +77,7 @@ def read_video(
     with readable(path):
         frames = source.get(indices)
     times = source.times[np.asarray(indices) - source.first_index]
-    return VideoFrames(frames, times, indices, source.fps, len(source.times), source.duration, source.reader)
+    return VideoFrames(frames, times, indices, source.fps, len(source.times), source.duration, source.reader, source.why)
 
 
 @contextmanager
@@ -89,7 +92,7 @@ def readable(path: str | Path) -> Iterator[None]:
 
 
 def kind_of_path(path: Path) -> str:
-    """ "folder", "gif", "image" or "video". Raises PllavaError when the path is no readable file or folder."""
+    """ "folder", "animation", "image" or "video". Raises PllavaError when the path is no readable file or folder."""
     try:
         exists = path.exists()
     except OSError as error:  # the name is too long
@@ -108,15 +111,15 @@ def kind_of_path(path: Path) -> str:
         raise PllavaError(f"{path}: no permission to read it") from None
 
 
-def _open(path: Path, limits: Limits, reader: str, look: bool) -> Source:
+def _open(path: Path, limits: Limits, reader: str) -> Source:
     match kind_of_path(path):
         case "folder":
             return FolderSource(path, limits)
-        case "gif":
-            return GifSource(path, limits)
+        case "animation":
+            return AnimationSource(path, limits)
         case "image":
             return ImageSource(path, limits)
-    return open_container(path, limits, reader, look)
+    return VideoSource(path, limits, reader)
 
 
 def _part(source: Source, start: float | None, end: float | None) -> tuple[float, float] | None:
@@ -125,7 +128,7 @@ def _part(source: Source, start: float | None, end: float | None) -> tuple[float
         return None
     longest = max(source.duration, len(source.times) / source.fps)
     low, high = float(start or 0), source.duration if end is None else min(float(end), longest)
-    if low > 0 and round(min(low, longest) * source.fps) >= round(source.duration * source.fps):
+    if low > 0 and min(low, longest) >= source.duration - SAME_TIME:
         raise PllavaError(f"{source.path}: start {low} s is past the end of the clip, {source.duration:.2f} s")
     if not 0 <= low <= high:
         raise PllavaError(f"{source.path}: start {low} s, end {high} s: need 0 <= start <= end")
@@ -135,19 +138,24 @@ def _part(source: Source, start: float | None, end: float | None) -> tuple[float
 def _choose_indices(
     source: Source, num_frames: int, sampling: str, part: tuple[float, float] | None, rng: random.Random | None
 ) -> list[int]:
-    first, total = source.first_index, len(source.times)
+    first, total, rate = source.first_index, len(source.times), source.fps
     if isinstance(source, ImageSource):
         return [0]
-    if part is not None and not _constant_rate(source):
-        # Frame number / average rate is not the time of a frame in this clip: find the frames by timestamp, and count in frames.
-        part = (_nearest(source, part[0]) + first, _nearest(source, part[1]) + first)
-        rate = 1.0
-    else:
-        rate = source.fps
+    variable = not _constant_rate(source)
+    if variable and sampling.startswith("fps"):
+        return [position + first for position in _at_rate(source, num_frames, sampling, part)]
+    if part is not None and (variable or part[0] == part[1] or round(part[0] * rate) >= total):
+        # Frame number / average rate is not the time of a frame in this clip: find the frames by their times, and count in frames.
+        begin, rate = on_screen(source.times, part[0]), 1.0
+        if sampling in ("eval", "videoqa"):  # the last frame of the part is in it
+            part = (begin + first, on_screen(source.times, part[1]) + first)
+        else:
+            part = (begin, max(begin, on_screen(source.times, part[1] - 2 * SAME_TIME)) + 1)
     if sampling in ("eval", "videoqa"):
-        counted = total + 1 if sampling == "videoqa" and isinstance(source, GifSource) else total
+        is_gif = isinstance(source, AnimationSource) and source.is_gif
+        counted = total + 1 if sampling == "videoqa" and is_gif else total
         indices = eval_indices(num_frames, counted + first, rate, part, first)
-        if isinstance(source, GifSource):
+        if is_gif:
             unique = sorted({i for i in indices if i < total})
             indices = [unique[i % len(unique)] for i in range(num_frames)]  # frames repeat from the start, as published
         return indices
@@ -159,12 +167,15 @@ def _choose_indices(
     return [min(offset + i, total - 1) + first for i in local]
 
 
+def _at_rate(source: Source, num_frames: int, sampling: str, part: tuple[float, float] | None) -> list[int]:
+    """The frames on screen at the times of "fpsX"."""
+    begin, end = part or (float(source.times[0]), source.duration)
+    chosen = train_indices(num_frames, max(1, round((end - begin) * TICKS)), sampling, fps=TICKS)
+    return [on_screen(source.times, begin + tick / TICKS) for tick in chosen]
+
+
 def _constant_rate(source: Source) -> bool:
-    """Whether the time of every frame is frame number / fps, to within one frame."""
-    drift = np.abs(source.times - np.arange(len(source.times)) / source.fps)
-    return bool(drift.max() * source.fps < 1)
-
-
-def _nearest(source: Source, seconds: float) -> int:
-    """The position of the frame nearest to a time."""
-    return int(np.abs(source.times - seconds).argmin())
+    """Whether the time of every frame is frame number / fps: to within half a frame, and without a frame that stays on screen."""
+    drift = np.abs(source.times - np.arange(len(source.times)) / source.fps) * source.fps
+    steps = np.diff(source.times) * source.fps
+    return bool(drift.max() < 0.5 and steps.max(initial=1.0) < 1.5)

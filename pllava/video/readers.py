@@ -25,7 +25,7 @@ from pllava.core.errors import PllavaError
 from pllava.video.child import Child, Gone, NoReader
 from pllava.video.frames import VideoFrames, VideoInfo
 from pllava.video.limits import Limits, time_bound
-from pllava.video.pyav import MEND, Header
+from pllava.video.presentation import MEND, Header
 
 WORKER = "pllava.video.worker"
 TIME_LIMIT = 120.0  # seconds for the frames of one clip
@@ -99,7 +99,7 @@ class Readers:
         return VideoInfo(**self._ask("info", path)[0]["info"])
 
     def header(self, path: str | Path) -> Header | None:
-        """The header of a video or GIF, without decoding; None for an image or a folder of frames."""
+        """The header of a video, without decoding; None for pictures (animated ones too) and a folder of frames."""
         header = self._ask("header", path)[0]["header"]
         return header and Header(**header)
 

@@ -1,9 +1,14 @@
-"""Clips read with Pillow: an animated GIF, a folder of numbered frames (3 a second, as in TVQA), or a still image."""
+"""Clips read with Pillow: animations (GIF, WebP, PNG, AVIF), folders of numbered frames (3 a second, as in TVQA), and still images.
+
+Of a file with several pictures that is no animation (MPO, TIFF, ICO), the clip is the first picture that Pillow shows.
+"""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
+from io import BytesIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
@@ -15,26 +20,33 @@ from pllava.video.limits import Limits
 
 FOLDER_FPS = 3.0
 FRAME_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-MAGIC = {b"\x89PNG": "image", b"\xff\xd8\xff": "image", b"GIF8": "gif", b"BM": "image", b"II*\0": "image", b"MM\0*": "image"}
+PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\1\0", b"8BPS", b"icns")
+ANIMATED = ("WEBP", "PNG", "AVIF")  # Pillow's formats whose several pictures follow in time; a GIF always counts as an animation
 EXTENSION, PICTURE, END = 0x21, 0x2C, 0x3B  # the first byte of a block in a GIF
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def kind_of(path: Path) -> str:
-    """ "folder", "gif", "image" or "video": by the first bytes of the file, not by its name."""
+    """ "folder", "animation", "image" or "video": by the content of the file, not by its name."""
     if path.is_dir():
         return "folder"
     with path.open("rb") as file:
-        head = file.read(12)
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image"
-    return next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "video")
+        head = file.read(64)
+    is_webp, is_avif = head[:4] == b"RIFF" and head[8:12] == b"WEBP", head[4:8] == b"ftyp" and (b"avif" in head or b"avis" in head)
+    if not (head.startswith(PICTURES) or is_webp or is_avif):
+        return "video"
+    if head.startswith(b"GIF8"):
+        return "animation"
+    with suppress(*UNREADABLE), Image.open(path) as image:  # what is damaged is reported when it is read
+        if image.format in ANIMATED and getattr(image, "is_animated", False):
+            return "animation"
+    return "image"
 
 
 class ImageSource:
     """One still image: a clip of one frame, at time 0."""
 
-    reader = "pillow"
+    reader, why = "pillow", ""
     first_index = 0
 
     def __init__(self, path: Path, limits: Limits) -> None:
@@ -43,13 +55,13 @@ class ImageSource:
         self.fps, self.times, self.duration = 1.0, np.zeros(1), 0.0
 
     def get(self, indices: list[int]) -> np.ndarray:
-        return np.stack([_rgb(self.path)] * len(indices))
+        return np.stack([_picture(self.path)] * len(indices))
 
 
 class FolderSource:
     """`00001.jpg`, `00002.jpg`, ...: frame numbers are the file names, beginning with 1."""
 
-    reader = "pillow"
+    reader, why = "pillow", ""
     first_index = 1
     fps = FOLDER_FPS
 
@@ -73,53 +85,88 @@ class FolderSource:
         for index in indices:
             if _size(self.files[index], self.limits) != (self.width, self.height):
                 raise PllavaError(f"{self.files[index]}: size differs from that of the first frame, {self.width}x{self.height}")
-            frames.append(_rgb(self.files[index]))
+            frames.append(_picture(self.files[index]))
         return np.stack(frames)
 
 
-class GifSource:
-    """An animated GIF. Times come from the file; a frame without a duration lasts 0.1 s, as in browsers."""
+class AnimationSource:
+    """An animated picture. Times come from the file; a frame without a duration lasts 0.1 s, as in browsers."""
 
-    reader = "pillow"
+    reader, why = "pillow", ""
     first_index = 0
 
     def __init__(self, path: Path, limits: Limits) -> None:
-        self.path = path
+        self.path, self.limits = path, limits
+        self.is_gif = check_animation(path, limits) == "GIF"
         self.width, self.height = _size(path, limits)
-        check_gif(path, limits)
-        durations = []
-        try:
-            with Image.open(path) as gif:
-                # Check the limits after every frame: a hostile file must not be counted to its end.
-                while True:
-                    durations.append((gif.info.get("duration") or 100) / 1000)  # milliseconds
-                    limits.check_header(path, self.width, self.height, len(durations), 0)
-                    limits.check_work(path, 2 * len(durations), *gif.size)
-                    try:
-                        gif.seek(len(durations))
-                    except EOFError:
-                        break
-        except UNREADABLE as error:
-            raise PllavaError(f"{path}: not a readable GIF ({error}). Replace the file") from error
-        self.duration = sum(durations)
-        self.times = np.concatenate([[0.0], np.cumsum(durations)[:-1]])
-        self.fps = len(durations) / self.duration
-        limits.check_header(path, self.width, self.height, len(durations), self.duration)
+        spans = [(start, end) for _, start, end in animation(path, limits)]
+        self.times, self.duration = np.asarray([start for start, _ in spans]), spans[-1][1]
+        self.fps = len(spans) / self.duration
+        limits.check_header(path, self.width, self.height, len(spans), self.duration)
 
     def get(self, indices: list[int]) -> np.ndarray:
-        frames: dict[int, np.ndarray] = {}
-        try:
-            with Image.open(self.path) as gif:
-                for index in sorted(set(indices)):  # a frame of a GIF builds on the frame before it, so decoding goes forwards
-                    gif.seek(index)
-                    frames[index] = np.asarray(gif.convert("RGB"))
-        except UNREADABLE as error:
-            raise PllavaError(f"{self.path}: frame {len(frames)} of the GIF does not decode ({error}). Replace the file") from error
+        wanted, frames = set(indices), {}
+        for number, (image, _, _) in enumerate(animation(self.path, self.limits)):  # a frame builds on the one before it
+            if number in wanted:
+                frames[number] = rgb(image)
+            if len(frames) == len(wanted):
+                break
         return np.stack([frames[index] for index in indices])
 
 
-def check_gif(path: Path, limits: Limits) -> None:
-    """Raises PllavaError when decoding all frames twice (once to count, once to return them) exceeds the limits.
+def animation(path: Path, limits: Limits) -> Iterator[tuple[Image.Image, float, float]]:
+    """Each frame with its start and end in seconds. Checks the limits at every frame: a hostile file must not be counted to its end."""
+    number, start = 0, 0.0
+    try:
+        with Image.open(_with_alpha(path)) as image:
+            skipped = 1 if getattr(image, "default_image", False) else 0  # a PNG's picture for programs that show no animation
+            while True:
+                try:
+                    image.seek(number + skipped)
+                except EOFError:
+                    if number:
+                        return
+                    raise
+                number += 1
+                limits.check_header(path, *image.size, number, 0)
+                limits.check_work(path, 2 * number, *image.size)
+                image.load()
+                end = start + (image.info.get("duration") or 100) / 1000  # milliseconds
+                yield image, start, end
+                start = end
+    except UNREADABLE as error:
+        raise PllavaError(f"{path}: frame {number} of the animation does not decode ({error}). Replace the file") from error
+
+
+def _with_alpha(path: Path) -> Path | BytesIO:
+    """The file to decode. An animated WebP whose frames are opaque may still leave parts of its canvas empty, that is, transparent."""
+    with path.open("rb") as file:
+        if file.read(16)[8:] != b"WEBPVP8X":
+            return path
+        file.seek(0)
+        data = bytearray(file.read())
+    data[20:21] = bytes([data[20] | 0x10])  # the flag without which Pillow drops transparency
+    return BytesIO(data)
+
+
+def check_animation(path: Path, limits: Limits) -> str:
+    """Pillow's name of the format. Raises PllavaError when decoding all frames twice (once to count, once to return) exceeds the limits."""
+    limits.check_bytes(path, path.stat().st_size)
+    try:
+        with Image.open(path) as image:
+            if image.format != "GIF":
+                limits.check_header(path, *image.size, count := getattr(image, "n_frames", 1), 0)
+                limits.check_work(path, 2 * count, *image.size)
+            name = str(image.format)
+    except UNREADABLE as error:
+        raise PllavaError(f"{path}: not a readable image ({error}). Replace the file") from error
+    if name == "GIF":
+        _check_gif(path, limits)
+    return name
+
+
+def _check_gif(path: Path, limits: Limits) -> None:
+    """Check the limits of a GIF.
 
     A frame of 23 bytes decodes to the size of the screen, so the frames are counted by their headers, without decoding. A damaged file
     passes this check; the decoder reports the damage.
@@ -166,13 +213,20 @@ def _size(path: Path, limits: Limits) -> tuple[int, int]:
     return (height, width) if is_turned else (width, height)
 
 
-def _rgb(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3], turned as the EXIF orientation states."""
+def _picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):  # 16 bits a pixel: Pillow would clip the values to 255 instead of scaling them
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            return np.asarray(upright.convert("RGB"))
+            return rgb(image)
     except UNREADABLE as error:
         raise PllavaError(f"{path}: the image does not decode ({error}). Replace the file") from error
+
+
+def rgb(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3], turned as the EXIF orientation states, on white where it is transparent."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # 16 bits a pixel: Pillow would clip the values to 255 instead of scaling them
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))

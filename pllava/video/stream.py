@@ -13,17 +13,16 @@ import numpy as np
 from PIL import Image
 
 from pllava.core.errors import PllavaError
-from pllava.video.container import read_header
 from pllava.video.limits import Limits
-from pllava.video.pyav import MEND, OPEN_OPTIONS, Header, reason, upright
+from pllava.video.presentation import MEND, Header, film, opened, read_header, reason, shown, upright
 from pllava.video.reader import kind_of_path, readable
-from pllava.video.stills import FolderSource, ImageSource, check_gif
+from pllava.video.stills import FolderSource, ImageSource, animation, check_animation, rgb
 
 CHECK_EVERY = 256  # frames between two checks of the limits
 
 
 class StreamFrame:
-    """One frame. time, end: seconds since the start of the file, as a player counts them."""
+    """One frame. time, end: seconds of the clock that a player shows."""
 
     def __init__(self, number: int, time: float, end: float, picture: Any) -> None:
         self.number, self.time, self.end = number, time, end
@@ -60,12 +59,12 @@ class FrameStream:
         self.path, self.limits = Path(path), limits or Limits()
         self.notes: list[str] = []
         self.num_frames, self.duration = 0, 0.0
-        self.header: Header | None = None  # None for a folder and an image
+        self.header: Header | None = None  # of a video
         self._kind = kind_of_path(self.path)
         with readable(self.path):
-            if self._kind == "gif":
-                check_gif(self.path, self.limits)
-            if self._kind in ("video", "gif"):
+            if self._kind == "animation":
+                check_animation(self.path, self.limits)
+            if self._kind == "video":
                 self.header = read_header(self.path, self.limits, whole=False)
 
     def __iter__(self) -> Iterator[StreamFrame]:
@@ -73,12 +72,10 @@ class FrameStream:
             yield from self._frames()
 
     def _frames(self) -> Iterator[StreamFrame]:
-        for frame in self._pictures() if self._kind in ("folder", "image") else self._video():
+        for frame in self._video() if self._kind == "video" else self._animation() if self._kind == "animation" else self._pictures():
             self.num_frames, self.duration = frame.number + 1, frame.end
             if frame.number % CHECK_EVERY == 0:
                 self.limits.check_header(self.path, 0, 0, self.num_frames, frame.time)
-                if self._kind == "gif" and self.header:
-                    self.limits.check_work(self.path, self.num_frames, self.header.width, self.header.height)
             yield frame
         if not self.num_frames:
             raise PllavaError(f"{self.path}: no frame decodes: damaged or cut off. {MEND}")
@@ -91,33 +88,27 @@ class FrameStream:
             time = float(source.times[number])
             yield StreamFrame(number, time, time + 1 / source.fps, source.get([number + source.first_index])[0])
 
+    def _animation(self) -> Iterator[StreamFrame]:
+        try:
+            for number, (image, start, end) in enumerate(animation(self.path, self.limits)):
+                yield StreamFrame(number, start, end, rgb(image))
+        except PllavaError as error:
+            if not self.num_frames or "the limit is" in str(error):
+                raise
+            self._note(f"cannot be read further than {self.duration:.2f} s")
+
     def _video(self) -> Iterator[StreamFrame]:
         import av
 
         try:
-            with av.open(str(self.path), options=dict(OPEN_OPTIONS)) as container:
-                stream = container.streams.video[0]
+            with opened(self.path) as container:
+                stream = film(container)
                 stream.codec_context.options = {"err_detect": "explode"}
                 stream.thread_type = "AUTO"
-                # A player counts from the earliest stream. A lone video, or one in AVI (no times), counts from its own first frame.
-                alone = len(container.streams) == 1 or container.format.name == "avi"
-                zero = None if alone else (container.start_time or 0) / av.time_base
-                spacing = float(1 / stream.average_rate) if stream.average_rate else 0.04
-                last, expected = -1.0, 0.0
                 size: tuple[int, int] | None = None
-                for number, frame in enumerate(self._decoded(container, stream)):
+                for number, (frame, start, end) in enumerate(shown(container, stream, self._decoded(container, stream))):
                     size = size or (frame.width, frame.height)
-                    own = float(frame.pts * frame.time_base) if frame.pts is not None else None
-                    zero = zero if zero is not None else own or 0.0
-                    time = expected if own is None else own - zero
-                    if number and time <= last:  # the recording's clock was set back: count on from the expected time
-                        zero -= expected - time
-                        time = expected
-                    time = max(time, 0.0)
-                    if frame.duration:
-                        spacing = float(frame.duration * frame.time_base)
-                    last, expected = time, time + spacing
-                    yield StreamFrame(number, time, expected, frame if size == (frame.width, frame.height) else frame.reformat(*size))
+                    yield StreamFrame(number, start, end, frame if size == (frame.width, frame.height) else frame.reformat(*size))
         except (av.FFmpegError, ValueError) as error:
             self._note(f"cannot be read further than {self.duration:.2f} s ({reason(error)})")
 

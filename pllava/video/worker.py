@@ -25,7 +25,7 @@ Answer = tuple[dict[str, Any], np.ndarray | None]
 def frames(limits: Limits, seed: str | None, picture: list[int] | None, send: bool, **arguments: Any) -> Answer:
     """The decoded clip: the fields of VideoFrames, and the frames unless send=False. picture: as in `Readers`, for the tower's pictures."""
     video = read_video(limits=limits, rng=None if seed is None else random.Random(seed), **arguments)
-    fields = {name: getattr(video, name) for name in ("indices", "fps", "num_frames_total", "duration", "reader")}
+    fields = {name: getattr(video, name) for name in ("indices", "fps", "num_frames_total", "duration", "reader", "why")}
     message = {"video": {"times": video.times.tolist(), **fields}}
     if not send:
         return message, None
@@ -41,7 +41,7 @@ def info(limits: Limits, path: str) -> Answer:
 
 
 def header(limits: Limits, path: str) -> Answer:
-    """The fields of the Header of a video or GIF; null for an image or a folder of frames."""
+    """The fields of the Header of a video; null for pictures and a folder of frames."""
     header = FrameStream(path, limits).header
     return {"header": header and asdict(header)}, None
 

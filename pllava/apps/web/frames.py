@@ -26,7 +26,7 @@ def strip(video: VideoFrames, pooling_shape: tuple[int, int, int]) -> str:
         for frame, time, index in zip(video.frames, video.times, video.indices, strict=True)
     )
     height, width = video.frames.shape[1:3]
-    read = f"{video.duration:.1f} s, {width} x {height}, read by {html.escape(video.reader)}"
+    read = f"{video.duration:.1f} s, {width} x {height}, read by {html.escape(video.read_by)}"
     tokens = f"{t} x {h} x {w} = <b>{t * h * w:,} visual tokens</b>"
     facts = f"<b>{len(video.frames)} frames</b> of {video.num_frames_total} ({read}) become {tokens}"
     return f'<div class="strip" tabindex="0" role="group" aria-label="sampled frames">{pictures}</div><p class="facts">{facts}</p>'

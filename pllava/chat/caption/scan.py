@@ -19,7 +19,7 @@ from pllava.core.errors import PllavaError
 from pllava.video.aspect import tower_pictures
 from pllava.video.child import Child, Gone, Say, cap_memory, serve
 from pllava.video.limits import Limits
-from pllava.video.pyav import MEND
+from pllava.video.presentation import MEND
 from pllava.video.readers import TIME_LIMIT, Readers
 from pllava.video.stream import FrameStream, StreamFrame
 
