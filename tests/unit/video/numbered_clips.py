@@ -206,7 +206,7 @@ def _video(
         params = f"keyint={gop}:min-keyint={1 if open_gop else gop}:open-gop={opened}:{steady}:b-adapt=0"
         options |= {"preset": "veryfast", "crf": "12", "x264-params": params}
     elif codec == "libx265":
-        params = f"keyint={gop}:min-keyint={gop}:bframes={b_frames}:open-gop={opened}:{steady}:b-adapt=0:pools=1:frame-threads=1"
+        params = f"keyint={gop}:min-keyint={gop}:bframes={min(b_frames, gop - 1)}:open-gop={opened}:{steady}:b-adapt=0:pools=1:frame-threads=1"
         options |= {"preset": "ultrafast", "crf": "12", "x265-params": f"{params}:log-level=none"}
     elif codec == "libsvtav1":
         options |= {"preset": "10", "crf": "5", "svtav1-params": f"keyint={gop}:irefresh-type={1 if open_gop else 2}:lp=1"}
@@ -220,7 +220,7 @@ def _video(
     stream.pix_fmt = ALPHA[codec] if transparent else PIXELS.get(codec, "yuv420p")
     stream.gop_size, stream.bit_rate = gop, 0 if codec.startswith(("libx26", "libsvt")) else 3_000_000
     if codec in ("libx264", "mpeg4", "mpeg1video", "mpeg2video"):
-        stream.codec_context.max_b_frames = b_frames
+        stream.codec_context.max_b_frames = min(b_frames, gop - 1)
     if turn or mirror:
         one, (a, b, c, d) = 1 << 16, {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[turn]
         flip = -one if mirror else one
