@@ -98,8 +98,14 @@ def ended_process():
     return process.pid
 
 
-def left_by(pid, *entries, torn=""):
-    """The file of a training of the process `pid`."""
+def left_by(pid, *entries):
+    """The ledger of a training of the process `pid`."""
+    with Ledger(Path(FOLDER) / f"1-{pid}.ledger") as ledger:
+        ledger.add(enumerate(({"run_id": None}, *entries)))
+    return ledger.path
+
+
+def left_by_an_earlier_version(pid, *entries, torn=""):
     path = Path(FOLDER) / f"1-{pid}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(entry) + "\n" for entry in ({"run_id": None}, *entries)) + torn)
@@ -127,7 +133,7 @@ def status(run_id):
 
 
 def test_a_killed_training_is_delivered_as_killed_without_its_torn_line(create):
-    path = left_by(ended_process(), LOSS, torn='{"metrics": [["loss", 0.')
+    path = left_by_an_earlier_version(ended_process(), LOSS, torn='{"metrics": [["loss", 0.')
     assert deliver(client(), Path(), create) == 1
     assert [point.value for point in client().get_metric_history(create.runs[0], "loss")] == [0.5]
     assert status(create.runs[0]) == "KILLED"

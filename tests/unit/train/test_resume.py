@@ -203,8 +203,9 @@ def test_an_unfinished_training_of_other_settings_is_refused_and_kept(unfinished
 
 def test_a_second_training_in_the_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "LOCK_SECONDS", 0.1)
-    with resume.sole_training(tmp_path / "lock"), pytest.raises(PllavaError, match="another training is running"):  # noqa: SIM117
-        with resume.sole_training(tmp_path / "lock"):
+    monkeypatch.chdir(tmp_path)
+    with resume.sole_training(), pytest.raises(PllavaError, match="another training is running"):  # noqa: SIM117
+        with resume.sole_training():
             pass
 
 
