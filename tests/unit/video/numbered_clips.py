@@ -206,7 +206,8 @@ def _video(
         params = f"keyint={gop}:min-keyint={1 if open_gop else gop}:open-gop={opened}:{steady}:b-adapt=0"
         options |= {"preset": "veryfast", "crf": "12", "x264-params": params}
     elif codec == "libx265":
-        params = f"keyint={gop}:min-keyint={gop}:bframes={min(b_frames, gop - 1)}:open-gop={opened}:{steady}:b-adapt=0:pools=1:frame-threads=1"
+        b_frames = min(b_frames, gop - 1)
+        params = f"keyint={gop}:min-keyint={gop}:bframes={b_frames}:open-gop={opened}:{steady}:b-adapt=0:pools=1:frame-threads=1"
         options |= {"preset": "ultrafast", "crf": "12", "x265-params": f"{params}:log-level=none"}
     elif codec == "libsvtav1":
         options |= {"preset": "10", "crf": "5", "svtav1-params": f"keyint={gop}:irefresh-type={1 if open_gop else 2}:lp=1"}
