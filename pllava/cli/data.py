@@ -1,13 +1,15 @@
-"""`pllava data add | list | show | check | remove`: the corpora that `prepare` mixes. Nothing heavy is imported before a command runs."""
+"""`pllava data label | add | list | show | check | remove`: the corpora that `prepare` mixes. Commands import what is heavy."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pllava.apps.web.auth import AUTH_HELP
 from pllava.cli.options import PARAMS, ParamsFile
 
 if TYPE_CHECKING:
@@ -74,6 +76,19 @@ def data_add(
     typer.echo(
         f"{params}: {name} is in data.{split.value}. The report: {added.report_file}. Next: git add data dvc.yaml {params}; make run"
     )
+
+
+@app.command("label")
+def data_label(
+    folder: Annotated[Path, typer.Argument(help="your clips; annotations.json and test.jsonl are written into it")],
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7870,
+    auth: Annotated[str | None, typer.Option(envvar="PLLAVA_AUTH", show_envvar=False, help=AUTH_HELP)] = None,
+) -> None:
+    """Write questions and answers beside each clip, in a browser, until Ctrl-C."""
+    from pllava.apps.label.app import serve
+
+    serve(folder, host, port, auth)
 
 
 @app.command("list")

@@ -6,9 +6,7 @@ to load anything else.
 
 from __future__ import annotations
 
-import base64
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,23 +22,11 @@ from starlette.staticfiles import StaticFiles
 from pllava.apps.gallery.current import Current, Shown
 from pllava.apps.gallery.queries import PAGE, SIDES, VERDICTS, Filter
 from pllava.apps.web import media
-from pllava.apps.web.origin import refusal
+from pllava.apps.web.plain_pages import guard
 from pllava.core.errors import PllavaError
 from pllava.registry.result_sources import ResultFile
 
 FOLDER = Path(__file__).parent
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 MOST_COMPARED = 8
 MOST_PAGES = 1_000_000
 LONGEST = 500  # characters of a field in the address
@@ -57,17 +43,7 @@ def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Seq
     def show(page: str, status: int = 200, *, of: Shown, **values: Any) -> HTMLResponse:
         return HTMLResponse(pages.get_template(page).render(index=of.index, state=of.state, notice=of.notice, **values), status)
 
-    @app.middleware("http")
-    async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        response: Response
-        if problem := refusal(request.scope, hosts, "`pllava gallery`"):
-            response = Response(f"{problem[1]}\n", problem[0], media_type="text/plain")
-        elif auth is not None and not _authorized(request.headers.get("authorization", ""), auth):
-            response = Response("a name and a password are needed\n", 401, {"WWW-Authenticate": 'Basic realm="pllava gallery"'})
-        else:
-            response = await call(request)
-        response.headers.update(HEADERS)
-        return response
+    guard(app, hosts, auth, "pllava gallery")
 
     @app.exception_handler(HTTPException)
     def problem(request: Request, error: HTTPException) -> HTMLResponse:
@@ -208,11 +184,6 @@ def _filter(request: Request) -> Filter:
 def _whole(chosen: Filter) -> Filter:
     """The filter without its page, for counting."""
     return replace(chosen, page=1)
-
-
-def _authorized(header: str, auth: tuple[str, str]) -> bool:
-    expected = base64.b64encode(":".join(auth).encode()).decode()
-    return secrets.compare_digest(header.encode(), f"Basic {expected}".encode())
 
 
 def _percent(value: float | None) -> str:
