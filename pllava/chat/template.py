@@ -21,7 +21,10 @@ from pllava.core.validation import problems
 
 FOLDER = Path(__file__).parent / "templates"
 PLACEHOLDER = "<image>"
+CHAT = "chat"  # name of the template that a base brings itself
 SPECIAL = ("<s>", "</s>", "<unk>", "<pad>", PLACEHOLDER, "<|im_start|>", "<|im_end|>", "<|startoftext|>", "<|endoftext|>")
+AUTO = "auto"  # CHAT where the base has a chat template, else a recorded one
+PUBLISHED = re.compile(r"pllava-\d+b|llava-v1\.6-(vicuna|34b)", re.IGNORECASE)  # bases with a recorded template
 
 Message = tuple[str, str]  # role string of the template, text
 
@@ -129,12 +132,20 @@ def _check_text(text: str, what: str, markers: Sequence[str]) -> None:
         raise PllavaError(f"{what} holds {text[error.start]!r}, half of a character, which no tokenizer reads. Remove it") from None
 
 
-def load_template(name: str | Path) -> Template:
-    """A shipped template by name, or a YAML file. Raises PllavaError: unknown name, bad YAML, missing or unknown keys."""
+def load_template(name: str | Path, base: str | Path | None = None) -> Template:
+    """A shipped template by name, a YAML file, or "chat": the chat template of `base`, a folder or a hub id.
+
+    Raises PllavaError: unknown name, bad YAML, missing or unknown keys, a base without a chat template.
+    """
+    if str(name) == CHAT and base is not None:
+        from pllava.chat.chat_template import chat_template_of
+
+        return chat_template_of(base)
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-        raise PllavaError(f"no conversation template {str(name)!r}. Shipped: {known}; or give the path of a .yaml file")
+        own = f"; {CHAT} is the base's own" if str(name) != CHAT else ""
+        raise PllavaError(f"no conversation template {str(name)!r}. Shipped: {known}; or give the path of a .yaml file{own}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         template = Template.model_validate(values)
@@ -145,6 +156,13 @@ def load_template(name: str | Path) -> Template:
     if template.mm_token.count(PLACEHOLDER) != 1:
         raise PllavaError(f"{path}: mm_token is {template.mm_token!r}; it must hold {PLACEHOLDER} once")
     return template
+
+
+def template_for(base: str, has_chat_template: bool) -> str:
+    """The name of the template of a base: recorded for the published models ("yi" for the 34B, which is built on Yi), else its own."""
+    if has_chat_template and not PUBLISHED.search(base):
+        return CHAT
+    return "yi" if "34b" in base.lower() else "vicuna"
 
 
 def to_messages(template: Template, messages: Sequence[Any]) -> list[Message]:

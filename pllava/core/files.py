@@ -48,7 +48,7 @@ def read_json(path: str | Path) -> Any:
     """The value in a JSON file. Raises PllavaError when the file is not JSON, FileNotFoundError when there is no file."""
     try:
         return json.loads(Path(path).read_bytes())
-    except ValueError as error:  # UnicodeDecodeError is a ValueError
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError; deep nesting is a RecursionError
         raise PllavaError(f"{path} is not JSON: {error}. Fetch or write it again") from None
 
 

@@ -67,7 +67,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file of a checkpoint. Raises PllavaError if the file holds anything else."""
     try:
         value = read_json(path)
-    except (OSError, RecursionError) as error:
+    except OSError as error:
         raise PllavaError(f"{path} can't be read: {error}. Fetch the folder again") from None
     if not isinstance(value, dict):
         raise PllavaError(f"{path} holds a {type(value).__name__}, a mapping is needed. Fetch the folder again")

@@ -97,7 +97,7 @@ def _measure(
     benchmark = load_benchmark(name, settings.source)
     judge = make_judge(params.judge) if benchmark.judged else None
     limit = limit or settings.limit
-    samples, template = benchmark.samples(settings.root, limit), load_template(settings.template)
+    samples, template = benchmark.samples(settings.root, limit), load_template(settings.template, _as_loaded(params, loaded).base)
     runner.check_questions(samples, benchmark, template)
     if loaded.lora_alpha is None:
         alpha = None

@@ -167,7 +167,7 @@ def make_job(params: Params, name: str, limit: int | None = None, journal: Path 
     benchmark = load_benchmark(name, settings.source)
     limit = limit or settings.limit
     samples = benchmark.samples(settings.root, limit)
-    template = load_template(settings.template)
+    template = load_template(settings.template, params.model.base)
     chosen = params.evaluate.lora_alpha if settings.lora_alpha is None else settings.lora_alpha
     lora_alpha = read_json(ADAPTER / "adapter_config.json")["lora_alpha"] if chosen is None else chosen
     check_questions(samples, benchmark, template)
