@@ -52,7 +52,7 @@ def settings(params: Params) -> dict[str, Any]:
     folder = layouts.resolve(params.model.base)
     return {
         "tower_sha256": tower_sha256(folder),
-        "preprocessing_sha256": sha256_of(read_json(folder / "preprocessor_config.json")),
+        "preprocessing_sha256": sha256_of(layouts.preprocessing(folder)[1]),
         "code_sha256": code_sha256(*CODE),
         "torch": version("torch").split("+")[0],
         "transformers": version("transformers"),

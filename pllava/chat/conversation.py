@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from pllava.chat.chat_template import ChatTemplate
 from pllava.chat.template import PLACEHOLDER, Template, load_template
 from pllava.core.errors import PllavaError
 
@@ -45,16 +46,9 @@ def training_text(
     template = template if isinstance(template, Template) else load_template(template)
     user, assistant = template.roles
     between, closing = template.sep
-    if template.mm_style == "MM_AFTER":
-        raise PllavaError("the conversation template puts the video after the question (MM_AFTER); training puts it first, as published")
+    _check_sample(qa, template, markers)
     if mm_alone is None:
         mm_alone = template.mm_style == "MM_ALONE"
-    if not qa:
-        raise PllavaError("a training sample needs at least one question and answer")
-    if markers == "refuse":
-        for number, turn in enumerate(qa):
-            for key in ("i", "q", "a"):
-                template.check(turn.get(key) or "", f"QA[{number}] {key!r}")
     instruction = qa[0].get("i") or ""
     text = template.system + (instruction + between if instruction else "")
     video = media_token + second_message.rstrip()
@@ -66,6 +60,32 @@ def training_text(
             question = f"{video}\n{question}"
         text += (user + question + closing if question else "") + assistant + turn["a"] + closing
     return text
+
+
+def training_pieces(qa: Sequence[Mapping[str, str]], template: Template, **options: Any) -> list[tuple[str, bool]]:
+    """(text, supervised) of one sample, in order. options: of `training_text`; a chat template reads `media`, `markers`."""
+    if isinstance(template, ChatTemplate):
+        _check_sample(qa, template, options["markers"])
+        return template.training_pieces(qa, options["media"])
+    pieces, supervised = [], False
+    for piece in split_at_roles(training_text(qa, template, **options), template.roles):
+        is_role = piece in template.roles
+        pieces.append((piece, supervised and not is_role))
+        if is_role:
+            supervised = piece == template.roles[1]
+    return pieces
+
+
+def _check_sample(qa: Sequence[Mapping[str, str]], template: Template, markers: Literal["refuse", "keep"]) -> None:
+    """Raises PllavaError for a template or a sample that can't be trained on."""
+    if template.mm_style == "MM_AFTER":
+        raise PllavaError("the conversation template puts the video after the question (MM_AFTER); training puts it first, as published")
+    if not qa:
+        raise PllavaError("a training sample needs at least one question and answer")
+    if markers == "refuse":
+        for number, turn in enumerate(qa):
+            for key in ("i", "q", "a"):
+                template.check(turn.get(key) or "", f"QA[{number}] {key!r}")
 
 
 def split_at_roles(text: str, roles: Sequence[str]) -> list[str]:
@@ -91,17 +111,13 @@ def encode(
     pad_to_max_length: pad on the right, as the published training does with every sample.
     """
     template = template if isinstance(template, Template) else load_template(template)
-    text = training_text(qa, template, mm_alone=mm_alone, second_message=second_message, markers=markers, media=media)
     input_ids: list[int] = []
     labels: list[int] = []
-    supervised = False
-    for number, piece in enumerate(split_at_roles(text, template.roles)):
+    pieces = training_pieces(qa, template, mm_alone=mm_alone, second_message=second_message, markers=markers, media=media)
+    for number, (piece, supervised) in enumerate(pieces):
         ids = tokenizer(piece, add_special_tokens=number == 0)["input_ids"]
-        is_role = piece in template.roles
         input_ids += ids
-        labels += ids if supervised and not is_role else [IGNORE] * len(ids)
-        if is_role:
-            supervised = piece == template.roles[1]
+        labels += ids if supervised else [IGNORE] * len(ids)
     input_ids, labels = input_ids[:max_length], labels[:max_length]
     padding = max_length - len(input_ids) if pad_to_max_length else 0
     return Encoded(

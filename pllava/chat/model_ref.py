@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pllava.chat.chat_template import jinja_of
+from pllava.chat.template import AUTO, PUBLISHED, template_for
 from pllava.core.errors import PllavaError
 from pllava.core.files import read_json
 from pllava.model import sources
@@ -170,10 +172,12 @@ def _may_be_hub_id(name: str) -> bool:
 
 
 def _template(params: Params | None, base: str) -> str:
-    """The name of a base's conversation template.
+    """The name of a base's conversation template: of `params` for their base, else the base's own where it has one, else a recorded one.
 
-    For the base of `params`, the template of `params`. Else "yi" for the published 34B, which is built on Yi, and "vicuna" for 7B and 13B.
+    "auto": a hub id that is not fetched yet. `VideoChat` decides when the files are there.
     """
     if params is not None and base == params.model.base:
         return params.model.template
-    return "yi" if "34b" in base.lower() else "vicuna"
+    if not Path(base).is_dir() and not PUBLISHED.search(base):
+        return AUTO
+    return template_for(base, Path(base).is_dir() and jinja_of(Path(base)) is not None)

@@ -28,10 +28,11 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from pllava.chat.chat_template import ChatTemplate, chat_template, default_of
 from pllava.chat.generation import FinishReason, Generation, Options, cut, seeded
 from pllava.chat.media_key import frames_key, path_key
 from pllava.chat.prefix_cache import ROOM, EncodedVideo, PrefixCache, opened, split, tail_of, weights_key
-from pllava.chat.template import Template, load_template
+from pllava.chat.template import AUTO, CHAT, Template, load_template, template_for
 from pllava.chat.video_session import Conversation, History, WatchedVideo
 from pllava.core.errors import PllavaError
 from pllava.model.shared_prefix import BufferedLayer, stop_if
@@ -60,18 +61,21 @@ class Answer:
 
 
 class VideoChat:
-    """model, processor: of `pllava.load`. template: a shipped name, a .yaml file or a Template. sampling: frame rule of `read_video`.
+    """model, processor: of `pllava.load`. sampling: frame rule of `read_video`.
+
+    template: a shipped name, a .yaml file or a Template; "chat": the base's own chat template; "auto": "chat" where the base has one,
+    but the recorded template of a published model, and "vicuna" without one.
 
     cache_bytes: upper bound of the cache, on the model's device; 0 keeps no video. `cache.stats()` counts hits and misses.
     Any number of threads may use one VideoChat. An answer does not depend on other questions that are asked at the same time.
     """
 
     def __init__(
-        self, model: Any, processor: Any, template: Template | str = "vicuna", sampling: str = "eval", cache_bytes: int = CACHE_BYTES
+        self, model: Any, processor: Any, template: Template | str = AUTO, sampling: str = "eval", cache_bytes: int = CACHE_BYTES
     ) -> None:
         self.model = model.eval()
         self.processor = processor
-        self.template = template if isinstance(template, Template) else load_template(template)
+        self.template = self._template(template)
         self.sampling = sampling
         self.cache = PrefixCache(cache_bytes)
         self.limits: Limits | None = None  # of the videos to read; None: the defaults of `read_video`
@@ -81,8 +85,17 @@ class VideoChat:
     def with_template(self, template: Template | str) -> VideoChat:
         """A chat with the same model and cache and another template."""
         other = copy.copy(self)
-        other.template = template if isinstance(template, Template) else load_template(template)
+        other.template = self._template(template)
         return other
+
+    def _template(self, template: Template | str) -> Template:
+        if isinstance(template, Template):
+            return template
+        tokenizer = self.processor.tokenizer
+        jinja, name = default_of(self.processor.chat_template) or default_of(tokenizer.chat_template), str(tokenizer.name_or_path)
+        if template == AUTO:
+            template = template_for(name, jinja is not None)
+        return chat_template(tokenizer, jinja, name) if template == CHAT else load_template(template)
 
     # Watching
 
@@ -348,10 +361,12 @@ class VideoChat:
 
     @property
     def end_token_ids(self) -> set[int]:
-        """End tokens of the generation config and of the tokenizer."""
+        """End tokens of the generation config and of the tokenizer, and the token that closes an answer in the base's chat template."""
         configured = self.model.generation_config.eos_token_id
         listed = configured if isinstance(configured, list) else [configured]
-        return {token for token in (*listed, self.processor.tokenizer.eos_token_id) if token is not None}
+        own = self.template.end_token if isinstance(self.template, ChatTemplate) else None
+        closing = self.processor.tokenizer.convert_tokens_to_ids(own) if own else None
+        return {token for token in (*listed, self.processor.tokenizer.eos_token_id, closing) if token is not None}
 
 
 def _stacked(clips: Sequence[Tensor]) -> Tensor | list[Tensor]:

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.image_processing_backends import PilBackend
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir
@@ -18,7 +20,7 @@ from pllava.model.configuration import NUM_FRAMES, POOLING_SHAPE, PllavaConfig
 from pllava.model.layouts import check_target, resolve
 from pllava.model.load import choose_dtype
 from pllava.model.modeling import PllavaForConditionalGeneration
-from pllava.model.processing import IMAGE_TOKEN, PllavaProcessor
+from pllava.model.processing import IMAGE_TOKEN, PllavaProcessor, image_processor_of
 
 
 def compose(
@@ -69,8 +71,7 @@ def compose(
     model.generation_config = decoder.generation_config
     _check_same(model, decoder, language)
 
-    side = vision.config.image_size
-    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    images = _image_processor(resolve(tower), vision.config.image_size, has_class_token)
     with atomic_dir(out) as partial:
         model.save_pretrained(partial)
         PllavaProcessor(images, tokenizer, num_frames, pooling_shape).save_pretrained(partial)
@@ -92,6 +93,16 @@ def _check_same(model: PllavaForConditionalGeneration, decoder: Any, language: s
             f"{language}: inside Llava the logits of a {type(decoder).__name__} differ by {difference:.2g}: it does more than multiply "
             "by its output layer (scaling, soft capping). Choose a language model of the Llama, Mistral or Qwen kind"
         )
+
+
+def _image_processor(folder: Path, side: int, has_class_token: bool) -> PilBackend:
+    """The tower's own image processor; in a folder without one, CLIP's for a tower with a class token, else SigLIP's."""
+    if any((folder / name).exists() for name in ("preprocessor_config.json", "processor_config.json")):
+        return image_processor_of(folder)
+    square = {"height": side, "width": side}
+    if has_class_token:
+        return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square)
+    return SiglipImageProcessorPil(size=square)
 
 
 def _tower(name: str, dtype: torch.dtype) -> Any:

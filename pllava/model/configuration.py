@@ -1,15 +1,18 @@
 """`PllavaConfig`: a Llava config plus the shape of the pooled video.
 
-Reads `config.json` of model_type `llava` (published PLLaVA), `llava_next` (LLaVA 1.6 bases, as published) and `pllava` (ours).
+Reads `config.json` of model_type `llava` (published PLLaVA, LLaVA 1.5, LLaVA-Interleave ...), `llava_next` (LLaVA 1.6),
+`llava_onevision` and `pllava` (ours).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import LlavaConfig, PreTrainedConfig
+from transformers import LlavaConfig, LlavaOnevisionConfig, PreTrainedConfig
 
 from pllava.core.errors import PllavaError
 from pllava.model.pooling import pooling
@@ -21,8 +24,21 @@ POOLING_SHAPE = (16, 12, 12)
 # keys about video. An adapter's values win over its base's
 VIDEO_KEYS = ("num_frames", "pooling_shape", "pooling_method", "use_pooling", "frame_repeat")
 
-# settings of LLaVA 1.6's image tiling; PLLaVA feeds whole frames instead
-LLAVA_NEXT_ONLY = ("image_grid_pinpoints", "use_image_newline_parameter", "vision_aspect_ratio")
+# settings of the image tiling of LLaVA 1.6 and OneVision, and OneVision's own token of a video; PLLaVA feeds whole frames instead
+TILING = ("image_grid_pinpoints", "use_image_newline_parameter", "vision_aspect_ratio", "video_token_index", "video_token_id")
+
+# model_type of a base, or of its tower -> why PLLaVA can't pool it
+NO_BASES = {
+    r"pixtral.*|mistral3": "Pixtral's tower has no fixed grid of patches: frames of another size give other grids",
+    r"vipllava": "VIP-LLaVA joins the features of several layers of its tower, and PLLaVA reads one layer",
+    r"idefics.*|smolvlm.*": "Idefics and SmolVLM shuffle or resample the patches before their projector, which is not LLaVA's",
+    r"qwen\d*(_\d+)?_?(vl|omni).*|qwen": "Qwen-VL's tower has no fixed grid of patches, and merges patches before the language model",
+    r"siglip2.*": "SigLIP 2's NaFlex tower has no fixed grid of patches: frames of another size give other grids",
+}
+MAX_LAYERS = 1000  # no model has as many; a config that asks for more would be built for hours
+LAYERS = re.compile(r"(num_\w*layers|n_layers?|\w*depths?|num_\w*blocks)")
+# keys by which a config.json would choose code that runs here; the caller chooses it
+CODE_KEYS = re.compile(r"_.*|attn_implementation|experts_implementation|use_kernels|auto_map")
 
 
 @strict
@@ -86,11 +102,45 @@ class PllavaConfig(LlavaConfig):
 
         changes: values that replace the config's; None changes nothing. Raises PllavaError for another model_type.
         """
-        values = config.to_dict() if isinstance(config, PreTrainedConfig) else dict(config)
-        if values.get("model_type") not in ("llava", "llava_next", "pllava"):
+        values = config.to_dict() if isinstance(config, PreTrainedConfig) else without_code_keys(config)
+        kind, vision = values.get("model_type"), values.get("vision_config")
+        tower = vision.get("model_type") if isinstance(vision, Mapping) else None
+        for name in (kind, tower):
+            if reason := next((NO_BASES[pattern] for pattern in NO_BASES if re.fullmatch(pattern, str(name))), None):
+                raise PllavaError(f"config.json has model_type {name!r}, which is no base for PLLaVA: {reason}. Choose another base")
+        if kind not in ("llava", "llava_next", "llava_onevision", "pllava"):
             raise PllavaError(
-                f"config.json has model_type {values.get('model_type')!r}; a PLLaVA base is 'llava', 'llava_next' or 'pllava'. "
+                f"config.json has model_type {kind!r}; a PLLaVA base is 'llava', 'llava_next', 'llava_onevision' or 'pllava'. "
                 "To join a CLIP-like tower and a language model into a base: pllava compose"
             )
-        values = {key: value for key, value in values.items() if key not in ("model_type", *LLAVA_NEXT_ONLY)}
+        for key, count in layer_counts(values):
+            if count > MAX_LAYERS:
+                raise PllavaError(f"config.json has {key} {count}, and no model has more than {MAX_LAYERS}. Fetch the folder again")
+        if values.get("quantization_config"):
+            method = dict(values["quantization_config"]).get("quant_method")
+            raise PllavaError(
+                f"config.json says that the weights are quantised ({method}); a base has plain weights. "
+                "Take the model they were made from; model.quantization packs it at load"
+            )
+        if kind == "llava_onevision":  # its file leaves out what equals its own defaults, which are not Llava's
+            values = LlavaOnevisionConfig.from_dict(values).to_dict()
+        values = {key: value for key, value in values.items() if key not in ("model_type", *TILING)}
         return cls.from_dict(values | {key: value for key, value in changes.items() if value is not None})
+
+
+def layer_counts(values: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """(dotted key, number) of every number of layers in a config's values, also those of its parts."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if type(value) is int and LAYERS.fullmatch(str(key)):
+                yield f"{prefix}{key}", value
+            yield from layer_counts(value, f"{prefix}{key}.")
+
+
+def without_code_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config.json, also of its parts, without keys that choose code: attention, kernels, remote classes."""
+    return {
+        key: without_code_keys(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if not CODE_KEYS.fullmatch(str(key))
+    }

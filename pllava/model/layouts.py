@@ -22,7 +22,7 @@ logger = logging.getLogger("pllava")
 
 Layout = Literal["base", "adapter", "full", "peft"]
 IGNORED = {
-    r"(^|\.)image_newline$": "LLaVA 1.6's separator of image tiles; PLLaVA has no tiles",
+    r"(^|\.)image_newline$": "LLaVA 1.6's and OneVision's separator of image tiles; PLLaVA has no tiles",
     r"\.position_ids$": "a buffer old transformers versions stored",
     r"\.rotary_emb\.inv_freq$": "a buffer old transformers versions stored",
 }
@@ -45,8 +45,7 @@ class Checkpoint:
     @property
     def config(self) -> dict[str, Any]:
         """config.json, or {} (a PEFT folder has none)."""
-        path = self.folder / "config.json"
-        return read_mapping(path) if path.exists() else {}
+        return read_mapping_if_there(self.folder / "config.json")
 
 
 def resolve(name: str | Path) -> Path:
@@ -66,10 +65,31 @@ def resolve(name: str | Path) -> Path:
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file of a checkpoint. Raises PllavaError if the file holds anything else."""
-    value = read_json(path)
+    try:
+        value = read_json(path)
+    except OSError as error:
+        raise PllavaError(f"{path} can't be read: {error}. Fetch the folder again") from None
     if not isinstance(value, dict):
         raise PllavaError(f"{path} holds a {type(value).__name__}, a mapping is needed. Fetch the folder again")
     return value
+
+
+def read_mapping_if_there(path: Path) -> dict[str, Any]:
+    """`read_mapping`, or {} if there is no such file."""
+    return read_mapping(path) if path.exists() else {}
+
+
+def preprocessing(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file with the settings of the image processor, and the settings. transformers 5 writes them into processor_config.json.
+
+    Raises PllavaError if the folder has none.
+    """
+    for name, key in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
+        values = read_mapping_if_there(folder / name)
+        settings = values.get(key) if key else values
+        if isinstance(settings, dict) and settings:
+            return folder / name, settings
+    raise PllavaError(f"{folder}: no preprocessor_config.json. Copy the processor's files from the base the weights were made from")
 
 
 def check_target(target: Path, *sources: str | Path | None) -> None:
@@ -138,7 +158,7 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         weight_map = read_mapping(index).get("weight_map")
-        if not isinstance(weight_map, dict):
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) and Path(name).name == name for name in weight_map.values()):
             raise PllavaError(f"{index} has no weight_map, which names the file of each tensor. Fetch the folder again")
         files = sorted({folder / name for name in weight_map.values()})
     else:

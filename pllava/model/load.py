@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
 from transformers import GenerationConfig
 from transformers.quantizers.auto import AutoQuantizationConfig
 
 from pllava.core.errors import PllavaError
 from pllava.model import adapter as lora
 from pllava.model import layouts, sources
-from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
+from pllava.model.configuration import VIDEO_KEYS, PllavaConfig, layer_counts
 from pllava.model.layouts import Checkpoint, logger
 from pllava.model.modeling import PllavaForConditionalGeneration
-from pllava.model.processing import PllavaProcessor
+from pllava.model.processing import IMAGE_TOKEN, PllavaProcessor
 
 DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
@@ -132,19 +132,37 @@ def _config(checkpoint: Checkpoint, adapter_checkpoint: Checkpoint | None, overr
     settings = {key: adapter_settings[key] for key in VIDEO_KEYS if key in adapter_settings} | {
         key: value for key, value in overrides.items() if value is not None
     }
+    # A layer has one tensor at least. A config that asks for 10^7 layers would be built for hours, before any tensor is missed.
+    for key, count in layer_counts(checkpoint.config):
+        if count > len(checkpoint.base):
+            raise PllavaError(
+                f"{checkpoint.folder}/config.json has {key} {count}, and the weights beside it are {len(checkpoint.base)} tensors. "
+                "Fetch the folder again"
+            )
     try:
         return PllavaConfig.from_llava(checkpoint.config, **settings)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise PllavaError(
-            f"{checkpoint.folder}/config.json describes no model: {error.__cause__ or error}. Fetch the folder again"
-        ) from error
+    except PllavaError as error:
+        raise PllavaError(f"{checkpoint.folder}: {error}") from error
+    except Exception as error:  # of any class: the values in a foreign file go to constructors of the library
+        raise _no_model(checkpoint.folder, error) from error
+
+
+def _no_model(folder: Path, error: Exception) -> PllavaError:
+    return PllavaError(
+        f"{folder}/config.json describes no model: {error.__cause__ or error or type(error).__name__}. Fetch the folder again"
+    )
 
 
 def _plain_model(
     checkpoint: Checkpoint, config: PllavaConfig, dtype: torch.dtype, attention: str, device_map: Any, quantization: Any
 ) -> Any:
     tensors = layouts.without_ignored(checkpoint.base, checkpoint.folder)
-    expected = expected_tensors(config)
+    try:
+        expected = expected_tensors(config)
+    except PllavaError as error:
+        raise PllavaError(f"{checkpoint.folder}: {error}") from error
+    except Exception as error:  # as above
+        raise _no_model(checkpoint.folder, error) from error
     if config.tie_word_embeddings and "language_model.lm_head.weight" not in tensors:
         del expected["language_model.lm_head.weight"]
     layouts.check(expected, tensors, checkpoint.folder)
@@ -169,7 +187,7 @@ def _plain_model(
     if (checkpoint.folder / "generation_config.json").exists():
         try:
             model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
-        except (OSError, ValueError, TypeError) as error:
+        except Exception as error:  # of any class, as above
             raise PllavaError(f"{checkpoint.folder}/generation_config.json does not load: {error}. Fetch the folder again") from None
     return model
 
@@ -182,39 +200,45 @@ def expected_tensors(config: PllavaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _processor(folder: Path, config: PllavaConfig) -> PllavaProcessor:
-    missing = [name for name in ("preprocessor_config.json", "tokenizer.json") if not (folder / name).exists()]
+    names = ("preprocessor_config.json", "processor_config.json"), ("tokenizer.json",)
+    missing = [choice[0] for choice in names if not any((folder / name).exists() for name in choice)]
     if missing:
         raise PllavaError(f"{folder}: no {' and no '.join(missing)}. Copy the processor's files from the base the weights were made from")
+    file, _ = layouts.preprocessing(folder)
     try:
         processor = PllavaProcessor.from_pretrained(folder, num_frames=config.num_frames, pooling_shape=config.visual_shape)
     except PllavaError:
         raise
     except Exception as error:  # OSError, ValueError, and plain Exception from the Rust tokenizer
         raise PllavaError(f"{folder}: the processor's files do not load: {error}. Fetch the folder again") from error
-    _check_pictures(folder, processor, config)
+    _check_pictures(file, processor, config)
+    if processor.image_token_id != config.image_token_index:
+        raise PllavaError(
+            f"{folder}: {IMAGE_TOKEN} is token {processor.image_token_id} of tokenizer.json, and config.json has image_token_index "
+            f"{config.image_token_index}. Copy the processor's files from the base the weights were made from"
+        )
+    if (rows := config.text_config.vocab_size) <= processor.image_token_id:
+        raise PllavaError(f"{folder}: the language model has {rows} tokens, and {IMAGE_TOKEN} is token {processor.image_token_id}")
     return processor
 
 
-def _check_pictures(folder: Path, processor: PllavaProcessor, config: PllavaConfig) -> None:
+def _check_pictures(file: Path, processor: PllavaProcessor, config: PllavaConfig) -> None:
     """Raises PllavaError unless the processor makes pictures of the size that the tower takes."""
-    size, side = dict(processor.image_processor.size), config.vision_config.image_size
+    images, side = processor.image_processor, config.vision_config.image_size
     tower = f"the tower takes {side} x {side} pixels (vision_config.image_size in config.json)"
-    if "shortest_edge" not in size:
-        raise PllavaError(
-            f"{folder}/preprocessor_config.json resizes to {size}, and {tower}: only CLIP's way, a resize of the short side "
-            "(shortest_edge) with a crop, is known here. A tower of another kind is joined by pllava compose"
-        )
+    advice = "Copy the processor's files from the base the weights were made from"
+    key = "size" if processor.squashes else "crop_size"
+    if not {"height", "width"} <= {*dict(images.size if processor.squashes else images.crop_size)}:
+        raise PllavaError(f"{file} has the size {dict(images.size)}, which makes no pictures of one size, and {tower}. {advice}")
     width, height = processor.crop
     if (width, height) != (side, side):
-        raise PllavaError(
-            f"{folder}/preprocessor_config.json makes pictures of {width} x {height} pixels (crop_size), and {tower}. "
-            "Copy the processor's files from the base the weights were made from"
-        )
+        raise PllavaError(f"{file} makes pictures of {width} x {height} pixels ({key}), and {tower}. {advice}")
+    if not images.do_resize or not (processor.squashes or images.do_center_crop):
+        raise PllavaError(f"{file} does not resize or crop pictures to one size, and {tower}. {advice}")
     if processor.short_side < side:
-        raise PllavaError(
-            f"{folder}/preprocessor_config.json resizes the short side to {processor.short_side} pixels, and {tower}. "
-            "Copy the processor's files from the base the weights were made from"
-        )
+        raise PllavaError(f"{file} resizes the short side to {processor.short_side} pixels, and {tower}. {advice}")
+    if not processor.squashes and images.resample != Image.Resampling.BICUBIC:
+        raise PllavaError(f"{file} has resample {images.resample}; a short side is resized by bicubic interpolation here (3). {advice}")
 
 
 def choose_device(device: str | torch.device) -> torch.device:

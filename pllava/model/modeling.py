@@ -76,6 +76,16 @@ class PllavaModel(LlavaModel):
         """Raises PllavaError unless the tower gives one feature for each patch of the frame's grid."""
         config, embeddings = self.config, getattr(self.vision_tower, "embeddings", None)
         strategy, kind = config.vision_feature_select_strategy, config.vision_config.model_type
+        layers = getattr(getattr(self.vision_tower, "encoder", None), "layers", None)
+        if layers is None or not isinstance(getattr(embeddings, "patch_embedding", None), nn.Conv2d):
+            raise PllavaError(
+                f"the tower, a {kind}, is not built like CLIP's or SigLIP's, with a fixed grid of patches. Choose another base"
+            )
+        if not -len(layers) - 1 <= config.vision_feature_layer <= len(layers):
+            raise PllavaError(
+                f"vision_feature_layer is {config.vision_feature_layer}, and the tower, a {kind}, has {len(layers)} layers. "
+                "Mend it in config.json"
+            )
         if strategy not in ("default", "full"):
             raise PllavaError(f"vision_feature_select_strategy is {strategy!r}; 'default' (no class token) or 'full' is needed")
         if strategy == "default" and embeddings is not None and not hasattr(embeddings, "class_embedding"):

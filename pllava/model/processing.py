@@ -6,6 +6,7 @@ batch = processor(text=[prompt], videos=[frames])   # input_ids, attention_mask,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
@@ -13,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from transformers import AutoProcessor, BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
+from transformers.image_processing_backends import PilBackend
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from pllava.core.errors import PllavaError
 from pllava.model.configuration import NUM_FRAMES, POOLING_SHAPE, PllavaConfig
@@ -23,18 +27,23 @@ from pllava.video.aspect import tower_pictures
 from pllava.video.sampling import repeat_indices
 
 IMAGE_TOKEN = "<image>"
+# image processors of bases that make one picture of a frame; the LLaVA-Next and OneVision kinds make tiles of stills beside it
+KINDS: tuple[str, ...] = ("CLIPImageProcessor", "CLIPFeatureExtractor", "SiglipImageProcessor", "ViTImageProcessor")
+KINDS += ("LlavaImageProcessor", "LlavaNextImageProcessor", "LlavaOnevisionImageProcessor")
+PIXELS = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb")
 
 
 class PllavaProcessor(ProcessorMixin):
-    """CLIP's image processor (the PIL one: tensor bicubic differs by 1-3 levels) and a fast tokenizer.
+    """The base's own image processor (the PIL one: tensor bicubic differs by 1-3 levels) and a fast tokenizer.
 
+    A CLIP-like image processor scales the short side and crops the centre. A SigLIP-like one squashes the whole frame to the tower's size.
     num_frames, pooling_shape: the model's. The product of pooling_shape is the number of placeholders of one video.
     shortest_edge, longest_edge, center_pad: keys of the published processor_config.json; kept, but unused, as in the published code.
     """
 
     def __init__(
         self,
-        image_processor: CLIPImageProcessorPil,
+        image_processor: PilBackend,
         tokenizer: PreTrainedTokenizerFast,
         num_frames: int = NUM_FRAMES,
         pooling_shape: Sequence[int] = POOLING_SHAPE,
@@ -58,7 +67,7 @@ class PllavaProcessor(ProcessorMixin):
         # Not the Auto classes: AutoTokenizer rebuilds a Llama tokenizer and loses space markers, AutoImageProcessor may not take PIL.
         kwargs.pop("trust_remote_code", None)
         return [
-            CLIPImageProcessorPil.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            image_processor_of(pretrained_model_name_or_path, **kwargs),
             PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs),
         ]
 
@@ -90,35 +99,46 @@ class PllavaProcessor(ProcessorMixin):
 
     @property
     def resolution(self) -> int:
-        """Side of the square that CLIP sees, in pixels."""
-        return int(self.image_processor.crop_size["height"])
+        """Side of the square that the tower sees, in pixels."""
+        return self.crop[1]
 
     def preprocess_video(self, frames: np.ndarray | Sequence[Image.Image]) -> torch.Tensor:
-        """uint8 [T, H, W, 3] (or PIL images of one size) -> float32 [T, 3, h, w], normalised as CLIP was trained.
+        """uint8 [T, H, W, 3] (or PIL images of one size) -> float32 [T, 3, h, w], normalised as the tower was trained.
 
-        Resizes twice (bicubic, uint8: to the working size, then the shortest edge) and crops the centre. T stays: the model repeats frames.
+        CLIP: resizes twice (bicubic, uint8: to the working size, then the shortest edge) and crops the centre. SigLIP: resizes once,
+        to the size of the picture. T stays: the model repeats frames.
         """
         return self.preprocess_videos([frames])[0]
 
     def preprocess_videos(self, videos: Sequence[np.ndarray | Sequence[Image.Image]]) -> list[torch.Tensor]:
-        """Pixels of several clips of ONE sample. As published, all get the least stretched aspect ratio among them.
+        """Pixels of several clips of ONE sample. As published, a CLIP-like processor gives all the least stretched aspect ratio.
 
         Call `preprocess_video` on each clip of a batch instead: the pixels of a sample must not depend on other samples.
         """
         threads = torch.get_num_threads()
-        clips = tower_pictures([_as_arrays(frames) for frames in videos], self.short_side, self.crop, threads)
+        clips = [_as_arrays(frames) for frames in videos]
+        if self.squashes:
+            clips = [_squashed(clip, self.crop, self.image_processor.resample) for clip in clips]
+        else:
+            clips = tower_pictures(clips, self.short_side, self.crop, threads)
         table = self._pixel_values()
         return [_looked_up(table, clip, threads) for clip in clips]
 
     @property
+    def squashes(self) -> bool:
+        """Whether the whole frame is resized to the picture, as SigLIP's processor does. Else the short side is, and the rest cropped."""
+        return "shortest_edge" not in dict(self.image_processor.size)
+
+    @property
     def short_side(self) -> int:
         """Length of a frame's short side after the second resize, in pixels."""
-        return int(self.image_processor.size["shortest_edge"])
+        return min(self.crop) if self.squashes else int(self.image_processor.size["shortest_edge"])
 
     @property
     def crop(self) -> tuple[int, int]:
-        """Width and height of the picture that CLIP sees, in pixels."""
-        return int(self.image_processor.crop_size["width"]), int(self.image_processor.crop_size["height"])
+        """Width and height of the picture that the tower sees, in pixels."""
+        size = self.image_processor.size if self.squashes else self.image_processor.crop_size
+        return int(size["width"]), int(size["height"])
 
     @property
     def picture(self) -> tuple[int, int, int] | None:
@@ -126,7 +146,7 @@ class PllavaProcessor(ProcessorMixin):
 
         None: the readers must not resize.
         """
-        return (self.short_side, *self.crop) if self.crop == (self.short_side, self.short_side) else None
+        return (self.short_side, *self.crop) if not self.squashes and self.crop == (self.short_side, self.short_side) else None
 
     def _pixel_values(self) -> np.ndarray:
         """float32 [3, 256]: the normalised value of each uint8 level of each channel, from the library's image processor."""
@@ -199,6 +219,32 @@ class PllavaProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values_videos", "pixel_values"]
+
+
+def image_processor_of(name: Any, **kwargs: Any) -> PilBackend:
+    """The PIL image processor of a folder or hub id: CLIP's or SigLIP's class with the values of the folder's own class.
+
+    Raises PllavaError for an image processor of another kind.
+    """
+    values, _ = CLIPImageProcessorPil.get_image_processor_dict(name, **kwargs)
+    kind = values.get("image_processor_type") or values.get("feature_extractor_type")
+    base = re.sub("(Fast|Pil)$", "", str(kind or ("CLIPImageProcessor" if "crop_size" in values else "SiglipImageProcessor")))
+    if base not in KINDS:
+        raise PllavaError(f"{name}: a {kind} makes its pictures, which is not known here. Known are {', '.join(KINDS)}")
+    own = getattr(transformers, base.replace("FeatureExtractor", "ImageProcessor") + "Pil").from_dict(values)
+    if base == "LlavaImageProcessor" and own.do_pad:
+        raise PllavaError(f"{name}: its image processor pads frames to squares (do_pad), which is not done here. Set it to false")
+    if isinstance(own, CLIPImageProcessorPil) and "shortest_edge" in dict(own.size):
+        return own
+    pixels = {key: getattr(own, key) for key in PIXELS} | {"size": dict(own.size)}
+    if "shortest_edge" not in pixels["size"]:
+        return SiglipImageProcessorPil(**pixels)
+    return CLIPImageProcessorPil(**pixels, do_center_crop=own.do_center_crop, crop_size=dict(own.crop_size or {}))
+
+
+def _squashed(clip: np.ndarray, size: tuple[int, int], resample: int) -> np.ndarray:
+    """uint8 [T, H, W, 3] -> uint8 [T, h, w, 3], each frame resized by Pillow to `size` (width, height)."""
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling(resample))) for frame in clip])
 
 
 def _as_list(media: Any, ndim: int) -> list[Any]:

@@ -92,7 +92,7 @@ def _measure(
 
     began = time.monotonic()
     settings = params.evaluate.benchmarks[name]
-    benchmark, samples, template = runner.load_questions(params, name, limit)
+    benchmark, samples, template = runner.load_questions(params, name, limit, _as_loaded(params, loaded).base)
     judge = make_judge(params.judge) if benchmark.judged else None
     if loaded.lora_alpha is None:
         alpha = None

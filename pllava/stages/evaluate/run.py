@@ -190,15 +190,15 @@ def make_job(params: Params, name: str, limit: int | None = None, journal: Path 
     return Job(name, benchmark, samples, template, lora_alpha, provenance, plan, journal)
 
 
-def load_questions(params: Params, name: str, limit: int | None) -> tuple[Benchmark, list[Sample], Template]:
-    """(benchmark, its questions, its template).
+def load_questions(params: Params, name: str, limit: int | None, base: str | None = None) -> tuple[Benchmark, list[Sample], Template]:
+    """(benchmark, its questions, its template). base: the model's, whose own template it may be; None: model.base.
 
     Raises PllavaError for questions that can't be asked: none, two with one id, a prompt the template can't hold, or broken text.
     """
     from pllava.chat.template import load_template
 
     settings = params.evaluate.benchmarks[name]
-    benchmark, template = load_benchmark(name, settings.source), load_template(settings.template)
+    benchmark, template = load_benchmark(name, settings.source), load_template(settings.template, base or params.model.base)
     samples = benchmark.samples(settings.root, limit or settings.limit)
     if not samples:
         raise PllavaError(f"{benchmark.title}: no question there. Check evaluate.benchmarks in params.yaml")

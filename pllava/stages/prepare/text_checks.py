@@ -33,7 +33,7 @@ class TextChecker:
         from pllava.chat.template import load_template
 
         self.tokenizer = load_tokenizer(base)
-        self.template = load_template(template)
+        self.template = load_template(template, base)
         self.max_length = max_length
         # In a text, a role marker would start a new turn and could turn the loss on; <image> would ask for visual tokens; </s> would end an
         # answer.

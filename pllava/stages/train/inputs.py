@@ -42,7 +42,7 @@ class Inputs:
         vision: VisionSource | None = open_store(params)
         if vision is None:
             vision = Pixels(processor, params.model.num_frames, params.train.sampling, params.seed)
-        template, independent = load_template(params.model.template), params.train.turns == "independent"
+        template, independent = load_template(params.model.template, params.model.base), params.train.turns == "independent"
         visual = processor.num_visual_tokens
         self.lengths = {split: [row.num_tokens + (visual if row.media else 0) for row in rows] for split, rows in manifests.items()}
         self.data = {

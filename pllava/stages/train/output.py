@@ -39,7 +39,7 @@ def write_output(
         "model": params.model.model_dump(mode="json"),
         "train": train.model_dump(mode="json"),
         "template": params.model.template,
-        "template_sha256": load_template(params.model.template).sha256,
+        "template_sha256": load_template(params.model.template, params.model.base).sha256,
         "seed": params.seed,
         "lora_alpha": train.lora.alpha,
     }

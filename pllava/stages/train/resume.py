@@ -51,7 +51,7 @@ def fingerprint(params: Params, processes: int, device: str, init_from: str | No
             raise PllavaError(f"{manifest} is not there. Write it: pllava prepare")
         entries[str(manifest)] = sha256_file(manifest)
     entries["base weights"] = _base_identity(Path(params.model.base))
-    entries["template"] = load_template(params.model.template).sha256
+    entries["template"] = load_template(params.model.template, params.model.base).sha256
     entries |= {"processes": processes, "device": device, "init_from weights": init_from, "sharing": sharing}
     return entries | {f"version of {name}": version(name) for name in ("torch", "transformers", "peft", "accelerate")}
 

@@ -76,7 +76,10 @@ def parts(tiny_base_dir: Path, tmp_path: Path) -> Callable[[Any, Any], tuple[Any
 @torch.no_grad()
 def test_the_tower_keeps_its_features(make_tower: Any, parts: Any, tmp_path: Path) -> None:
     tower, _, folders = parts(make_tower(), DECODERS["llama"])
-    model, _ = pllava.load(compose(*folders, tmp_path / "base", num_frames=2, pooling_shape=(2, 2, 2)), dtype="float32", device="cpu")
+    base = compose(*folders, tmp_path / "base", num_frames=2, pooling_shape=(2, 2, 2))
+    model, processor = pllava.load(base, dtype="float32", device="cpu")
+    assert processor.squashes == (make_tower is siglip)
+    assert processor.image_processor.image_mean[0] == pytest.approx(0.5 if make_tower is siglip else 0.48145466)
     pixels = torch.randn(2, 3, 28, 28)
     states = getattr(tower, "vision_model", tower)(pixels, output_hidden_states=True).hidden_states[-2]
     wanted = states if make_tower is siglip else states[:, 1:]  # SigLIP has no class token to drop

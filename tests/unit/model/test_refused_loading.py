@@ -47,7 +47,8 @@ def test_a_tower_without_a_class_token_and_default_are_named(tiny_base_dir: Path
         ({"crop_size": {"height": 56, "width": 42}}, "pictures of 42 x 56 pixels .* the tower takes 56 x 56"),
         ({"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}, "336 x 336 pixels .* the tower takes 56 x 56"),
         ({"size": {"shortest_edge": 42}}, "short side to 42 pixels, and the tower takes 56 x 56"),
-        ({"size": {"height": 56, "width": 56}}, "resizes to .*'height': 56.* the tower takes 56 x 56"),
+        ({"size": {"height": 42, "width": 42}}, "pictures of 42 x 42 pixels .* the tower takes 56 x 56"),
+        ({"size": {"longest_edge": 56}}, "'longest_edge': 56.* makes no pictures of one size, and the tower takes 56 x 56"),
     ],
 )
 def test_a_processor_of_another_size_than_the_towers_is_named(pixels: Any, said: str, tiny_base_dir: Path, copy_of: Any) -> None:
