@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gallery_results import result, write
+from gallery_results import result, write, write_h264
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 CHECKOUT = Path(__file__).parents[2]
@@ -65,7 +66,7 @@ def test_nothing_but_pllava_is_installed(environment, run):
 
 def test_commands_run_in_an_empty_folder(run, tmp_path):
     assert run("pllava", "version").startswith("pllava ")
-    assert len(run("pllava", "recipe", "list").splitlines()) == 4
+    assert len(run("pllava", "recipe", "list").splitlines()) == 5
     assert "everything needed is here" in run("pllava", "doctor")
     assert "72" in run("pllava", "plan", "tiny")
     assert run("pllava", "ask", CLIP, "What is moving?").strip()
@@ -133,3 +134,42 @@ def test_init_makes_a_project_whose_stages_and_flow_are_there(run, tmp_path):
     again = run("dvc", "repro", "render", cwd=project)
     assert "Stage 'render' didn't change, skipping" in again, "the stage `code` ran again, and wrote the same"
     assert (project / "data/raw/rendered/MVBench/json").is_dir()
+
+
+def test_the_page_on_ones_own_data_is_true(environment, run, tmp_path):
+    """The commands of docs/your-data.md, as they stand there, with clips in folders and names of another person."""
+    commands = re.findall(r"^\$ (.+)$", (CHECKOUT / "docs/your-data.md").read_text(), re.MULTILINE)
+    assert [line.split()[:3] for line in commands][-1] == ["make", "run"]
+    run("pllava", "init", "mine", "--recipe", "own")
+    project = tmp_path / "mine"
+    for number in range(9):
+        write_h264(project / "clips" / f"pän {number}.mp4", number % 5, size=64 if number < 5 else 96)
+    asked = [{"video": f"pän {n}.mp4", "QA": [{"i": "", "q": "What is in the pan?", "a": "Two eggs."}]} for n in range(6)]
+    (project / "train.json").write_text(json.dumps(asked))
+    tests = [{"video": f"pän {n}.mp4", "question": "What is in it?", "options": ["rice", "eggs"], "answer": "B"} for n in range(6, 9)]
+    (project / "test.jsonl").write_text("\n".join(map(json.dumps, tests)))
+    run("git", "init", "-q", cwd=project)
+    for setting in ("user.name=a", "user.email=a@b.c"):
+        run("git", "config", *setting.split("="), cwd=project)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        environment = environment | {"PLLAVA_DEMO_PORT": str(free.getsockname()[1])}
+    said = ""
+    try:
+        for command in commands:
+            if command == "make run":  # a training of seconds
+                text = (project / "params.yaml").read_text().replace("steps: 100", "steps: 2")
+                (project / "params.yaml").write_text(text)
+                run("git", "add", "-A", cwd=project)
+                run("git", "commit", "-qm", "My clips", cwd=project)
+            done = subprocess.run(command, shell=True, cwd=project, env=environment, capture_output=True, text=True)
+            said += f"$ {command}\n{done.stdout}{done.stderr}"
+            assert done.returncode == 0, said
+        assert ".mp4" not in run("git", "ls-files", cwd=project), "git holds no clip that DVC tracks"
+        assert json.loads((project / "metrics/kitchen.json").read_text())["benchmark"] == "kitchen"
+        assert "champion of own: version 1" in said
+        lineage = run("pllava", "lineage", "models:/own/1", cwd=project)
+        assert "kitchen" in lineage
+        assert "rendered" not in lineage + said
+    finally:
+        subprocess.run(["pllava", "down"], cwd=project, env=environment, capture_output=True)
