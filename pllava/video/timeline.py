@@ -34,6 +34,7 @@ from pllava.video.presentation import (
 
 NOT_TURNED = struct.pack(">6i", 1 << 16, 0, 0, 0, 1 << 16, 0)  # a, b, u, c, d, v of ISO 14496-12
 LARGEST_INDEX = 1 << 26  # bytes
+SAME_STAMP = "two packets have the same time"
 EXACT = ("mov", "matroska")  # formats that seek to a key frame by an index, never by guess; FFmpeg's names begin so
 
 
@@ -86,7 +87,7 @@ def timeline(path: Path, limits: Limits) -> Timeline:
         if first is None:
             raise PllavaError(f"{path}: no frame decodes: damaged or cut off. {MEND}")
         found.height, found.width = upright(first[0]).shape[:2]
-        if not found.pts or found.pts[0] != first[0].pts:
+        if not len(found.times) or (found.pts and found.pts[0] != first[0].pts):
             _decode_times(found, path, limits)
     if len(found.times) < 0.9 * header.num_frames:  # a file that is cut off between two frames decodes without an error
         raise PllavaError(f"{path}: cut off: its index names {header.num_frames} frames, {len(found.times)} are there. Fetch it again")
@@ -137,9 +138,11 @@ def _from_packets(path: Path, container: Any, header: Header, limits: Limits) ->
             found.turned = upright(packets.first)
         if exchanged:
             found.width, found.height = header.height, header.width
-    if packets.unsure:
-        return found
     base = float(stream.time_base)
+    if container.format.name == "mpeg" and packets.unsure in ("", SAME_STAMP) and stream.average_rate:
+        _even_times(found, stream, np.asarray(packets.pts) * base, container)
+    if packets.unsure or len(found.times):
+        return found
     order = np.argsort(packets.pts, kind="stable")
     pts = np.asarray(packets.pts)[order]
     found.pts, found.seconds = pts.tolist(), (float(pts[0] * base), float(pts[-1] * base))
@@ -150,6 +153,19 @@ def _from_packets(path: Path, container: Any, header: Header, limits: Limits) ->
     found.times = pts * base - time_zero(container, found.seconds[0])
     _set_rate(found, stream, packets.last_duration * base)
     return found
+
+
+def _even_times(found: Timeline, stream: Any, stamps: np.ndarray, container: Any) -> None:
+    """Set evenly spaced times for a program stream of constant rate, which is then read from its start.
+
+    A program stream has a stamp for some frames only. FFmpeg guesses the others, gives a stamp twice now and then, and after a seek to the
+    wrong frame. stamps: seconds [N], in the order of the file.
+    """
+    spacing, first = float(1 / stream.average_rate), float(stamps.min())
+    if abs(float(stamps.max() - first) / spacing - (len(stamps) - 1)) < 2.5:
+        found.times = first - time_zero(container, first) + spacing * np.arange(len(stamps))
+        found.seconds = (first, float(stamps.max()))
+        _set_rate(found, stream, spacing)
 
 
 def _scan(path: Path, container: Any, stream: Any, header: Header, limits: Limits, exact: bool) -> _Packets:
@@ -194,7 +210,7 @@ def _scan(path: Path, container: Any, stream: Any, header: Header, limits: Limit
     if not times:
         packets.unsure = "no packet has a time"
     elif len(set(times)) < len(times):
-        packets.unsure = "two packets have the same time"
+        packets.unsure = SAME_STAMP
     else:
         seconds = (max(times) - min(times)) * float(stream.time_base)
         limits.check_header(path, header.width, header.height, len(times), seconds)
