@@ -15,7 +15,7 @@ from pllava.benchmarks.own_test_set import MEDIA
 from pllava.core.errors import PllavaError
 from pllava.core.params import PARAMS_FILE, Params, load_params
 from pllava.corpora.add import RAW, bring_into_project, ensure_tracked, require_source
-from pllava.corpora.entries import with_benchmark, with_dependencies, without_benchmark
+from pllava.corpora.entries import with_benchmark, with_dependencies, without_benchmark, without_dependencies
 from pllava.corpora.project import DVC_FILE, read_dvc_yaml, rewrite, validated
 from pllava.corpora.tracking import is_url, untrack
 from pllava.corpora.undo import Undo, recover
@@ -76,6 +76,7 @@ def remove_test_set(name: str, delete: bool = False, params_file: str | Path = P
         for file in (params_file, DVC_FILE):
             undo.keep(file)
         rewrite(params_file, validated(without_benchmark(params_file.read_text(), name), params_file))
+        rewrite(DVC_FILE, without_dependencies(read_dvc_yaml(), [root.as_posix()]))
         done = [f"{params_file}: {name} is no longer in evaluate.benchmarks"]
         used = [benchmark.root for other, benchmark in params.evaluate.benchmarks.items() if other != name]
         used += [path for corpus in (*params.data.train, *params.data.validation) for path in (corpus.annotations, corpus.media)]

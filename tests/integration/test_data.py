@@ -180,7 +180,8 @@ def test_a_corpus_from_outside_is_brought_tracked_and_prepared(project: Path, ou
     assert not (project / "data/raw/kitchen/media.dvc").exists()
     assert (project / "data/raw/kitchen/media/10.gif").exists(), "the files stay"
     assert "first" in data(project, "remove", "kitchen", fails=True)
-    assert "Add another corpus first" in data(project, "remove", "first", fails=True)
+    data(project, "remove", "first")
+    assert "data.train in params.yaml is empty. Add your clips: pllava data add" in dvc(project, "repro", fails=True)
 
 
 def test_a_corpus_of_text_needs_no_media(project: Path, tmp_path: Path) -> None:
