@@ -43,4 +43,7 @@ def ask(
     frames = watched.frames
     say(f"runs on {describe_runtime(chat.model)}; template {source.template}")
     say(f"video: {len(frames.frames)} of {frames.num_frames_total} frames, {frames.duration:.1f} s, read by {frames.reader}")
-    return watched.ask(question, max_new_tokens=max_new_tokens).text
+    answer = watched.ask(question, max_new_tokens=max_new_tokens, stop_at_repetition=True)
+    if answer.stopped:
+        say(f"the answer ends here because of {answer.stopped}")
+    return answer.text

@@ -20,14 +20,14 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from pllava.chat.generation import FinishReason, Generation, Options, cut, seeded
+from pllava.chat.generation import FinishReason, Generation, Options, cut, repeats, seeded
 from pllava.chat.media_key import frames_key, path_key
 from pllava.chat.prefix_cache import ROOM, EncodedVideo, PrefixCache, opened, split, tail_of, weights_key
 from pllava.chat.template import Template, load_template
@@ -53,6 +53,7 @@ class Answer:
     prompt: str  # with one `<image>`
     finish_reason: FinishReason = "stop"
     prompt_tokens: int = 0  # placeholders expanded
+    stopped: Literal["repetition"] | None = None  # why a finished answer ends early
 
     def __str__(self) -> str:
         return self.text
@@ -271,14 +272,16 @@ class VideoChat:
 
     def _answer(self, prompt: str, row: list[int], new: list[int], settings: Generation) -> Answer:
         ids = self.until_end(new)
-        ended = len(ids) < len(new)
+        ended, stopped = len(ids) < len(new), None
+        if settings.stop_at_repetition and (end := next((n for n in range(1, len(ids) + 1) if repeats(ids[:n])), 0)):
+            ids, ended, stopped = ids[:end], True, "repetition"  # padding of the batch may follow
         before = self.after_video(row)
         text = self.processor.decode_new(before, ids)
         if any(stop in text for stop in settings.stop):
             # Padding of the batch may follow the stop string: keep the shortest beginning that holds a stop string.
             ids = next(ids[:n] for n in range(1, len(ids) + 1) if self._stops(self.processor.decode_new(before, ids[:n]), settings))
-            text, ended = cut(self.processor.decode_new(before, ids), settings.stop), True
-        return Answer(self.template.trim_reply(text), ids, prompt, "stop" if ended else "length", len(row))
+            text, ended, stopped = cut(self.processor.decode_new(before, ids), settings.stop), True, None
+        return Answer(self.template.trim_reply(text), ids, prompt, "stop" if ended else "length", len(row), stopped)
 
     @staticmethod
     def _stops(text: str, settings: Generation) -> bool:

@@ -17,7 +17,8 @@ QUESTION = "Describe the video in detail."
 def caption_clips(chat: VideoChat, clips: Sequence[VideoFrames], question: str, max_new_tokens: int) -> list[str]:
     """One answer to the question for each clip. All clips are encoded and answered in one batch."""
     videos = chat.watch_all(clips, batch_size=len(clips))
-    return [answer.text for answer in chat.ask_each(videos, question, max_new_tokens, batch_size=len(clips))]
+    answers = chat.ask_each(videos, question, max_new_tokens, batch_size=len(clips), stop_at_repetition=True)
+    return [answer.text for answer in answers]
 
 
 def without_cache(chat: VideoChat) -> VideoChat:
