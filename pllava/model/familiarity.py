@@ -32,7 +32,7 @@ CLIPS, FEWEST = 500, 20  # training clips that are measured, at most and at leas
 QUANTILE, MARGIN, FOLDS = 0.99, 1.05, 5
 RANK, VALUES = 32, 24_000  # principal components, and numbers in them, at most: the file stays below 100 kB
 LEAST_SPREAD, LEAST_VARIANCE = 1e-4, 0.02  # so that a feature in which all training clips agree does not decide alone
-MOST = 1e6  # a distance; features that are not finite have it, too
+MOST = 1e6  # standard deviations of one value; a value that is not finite counts as so far, too
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class Familiarity:
         )
 
     def _distance(self, description: np.ndarray) -> float:
-        scaled = (description - self.mean) / self.spread
+        scaled = np.clip(np.nan_to_num((description - self.mean) / self.spread, nan=MOST), -MOST, MOST)
         along = self.components.astype(np.float64) @ scaled
         rest = scaled - along @ self.components.astype(np.float64)
         squares = (along**2 / self.variances).sum() + (rest**2 / self.residual).sum()
-        return float(min(np.nan_to_num(np.sqrt(squares / len(scaled)), nan=MOST), MOST))
+        return float(np.sqrt(squares / len(scaled)))
 
     def measure(self, features: Tensor) -> ClipDistance:
         """The distance of a clip. features: [T, P, Dv], what the projector receives."""

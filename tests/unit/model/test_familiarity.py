@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import yaml
 import pllava
 from pllava.core.errors import PllavaError
 from pllava.core.params import Params
+from pllava.core.signals import Stopped
 from pllava.model.familiarity import FAR, FILE, Familiarity
 from pllava.stages.features.run import features
 from pllava.stages.prepare.run import prepare
 from pllava.stages.render.corpus import render
 from pllava.stages.render.video_writer import write_mp4
+from pllava.stages.train.logger import TrainLogger
 from pllava.stages.train.loop import OUTPUT, run
 from pllava.video.frames import VideoFrames
 
@@ -115,11 +118,23 @@ def test_the_distance_is_one_number_however_a_clip_is_watched(trained: Path, cha
     assert answer.distance is not None and answer.distance.distance == distance
 
 
-def test_equal_trainings_give_equal_statistics_with_and_without_stored_features(trained: Path, adapter: Path, tmp_path: Path):
+def test_a_stopped_training_without_stored_features_gives_equal_statistics(
+    trained: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     shutil.copytree(trained / "data", tmp_path / "data")
+    step = TrainLogger.step
+
+    def stopping(self: TrainLogger, number: int) -> Any:
+        if number == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, number)
+
+    monkeypatch.setattr(TrainLogger, "step", stopping)
     with contextlib.chdir(tmp_path):
         params = make_params(features={"enabled": False})
         features(params)
+        with pytest.raises(Stopped):
+            run(params)
         run(params)
     for name in (FILE, "adapter_model.safetensors"):
         assert (tmp_path / OUTPUT / "adapter" / name).read_bytes() == (adapter / name).read_bytes()
@@ -217,7 +232,9 @@ def test_the_page_says_it(chat: pllava.VideoChat, clips: dict[bool, Path], tmp_p
     from pllava.apps.demo.handlers import Visits
     from pllava.apps.web.uploads import Uploads
 
-    visits = Visits(ChatEngine(chat), Uploads(tmp_path))
+    uploads = Uploads(tmp_path)
+    uploads.open()
+    visits = Visits(ChatEngine(chat), uploads)
     for far, path in clips.items():
         clip = visits.look(f"visitor {far}", str(path), Settings(), ours=True)
         assert (FAR in clip.strip) is far
