@@ -65,7 +65,7 @@ def chat(adapter: Path) -> pllava.VideoChat:
 
 def frames(pictures: Any) -> VideoFrames:
     pictures = np.ascontiguousarray(pictures, dtype=np.uint8)
-    return VideoFrames(pictures, np.arange(len(pictures)) / 4, np.arange(len(pictures)), 4.0, len(pictures), len(pictures) / 4, "test")
+    return VideoFrames(pictures, np.arange(len(pictures)) / 4, list(range(len(pictures))), 4.0, len(pictures), len(pictures) / 4, "test")
 
 
 def unlike() -> dict[str, np.ndarray]:
