@@ -8,6 +8,7 @@ from pathlib import Path
 from pllava.chat.model_ref import describe_runtime
 from pllava.core.errors import PllavaError
 from pllava.core.params import Params
+from pllava.model.familiarity import FAR
 from pllava.registry.default_model import choose
 
 
@@ -43,4 +44,9 @@ def ask(
     frames = watched.frames
     say(f"runs on {describe_runtime(chat.model)}; template {source.template}")
     say(f"video: {len(frames.frames)} of {frames.num_frames_total} frames, {frames.duration:.1f} s, read by {frames.read_by}")
-    return watched.ask(question, max_new_tokens=max_new_tokens).text
+    if watched.far:
+        say(FAR)
+    answer = watched.ask(question, max_new_tokens=max_new_tokens, stop_at_repetition=True)
+    if answer.stopped:
+        say(f"the answer ends here because of {answer.stopped}")
+    return answer.text

@@ -18,7 +18,9 @@ from pllava.core.errors import PllavaError
 from pllava.model.shared_prefix import stop_if
 
 COLD = 1e-6  # temperature; division by a lower one overflows the logits, so decoding is greedy below it
-FinishReason = Literal["stop", "length"]  # an end token or a stop string; max_new_tokens
+FinishReason = Literal["stop", "length"]  # an end token, a stop string or a repetition; max_new_tokens
+PHRASE = 8  # tokens of the longest phrase that counts as repeated
+REPEATS, REPEATED = 4, 12  # a repetition holds its phrase so many times, and so many tokens: a number such as 100000 is none
 
 
 class Options(TypedDict, total=False):
@@ -32,6 +34,7 @@ class Options(TypedDict, total=False):
     stop: str | Sequence[str]
     seed: int | None
     cancel: threading.Event | None
+    stop_at_repetition: bool
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Generation:
     stop: str | Sequence[str] = ()  # the answer ends before the first of these
     seed: int | None = None  # of sampling; other questions in the batch do not change an answer
     cancel: threading.Event | None = None  # once set, the model stops within a token and raises Cancelled
+    stop_at_repetition: bool = False  # the answer ends when it only repeats a phrase: see `repeats`
 
     def __post_init__(self) -> None:
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -101,9 +105,10 @@ class Generation:
         return arguments | {"do_sample": False, "temperature": None, "top_p": None, "logits_processor": chosen}
 
     def criteria(self, prompt_length: int, text_of: Callable[[list[int]], str]) -> StoppingCriteriaList:
-        """Stop strings and the cancel event. prompt_length: tokens. text_of: decodes generated ids."""
+        """Stop strings, repetition and the cancel event. prompt_length: tokens. text_of: decodes generated ids."""
         return StoppingCriteriaList(
             ([StopStrings(tuple(self.stop), prompt_length, text_of)] if self.stop else [])
+            + ([RepetitionStop(prompt_length)] if self.stop_at_repetition else [])
             + ([CancelCheck(self.cancel)] if self.cancel is not None else [])
         )
 
@@ -153,6 +158,17 @@ class StopStrings(StoppingCriteria):
         return torch.tensor([any(stop in text for stop in self.stops) for text in texts], device=input_ids.device)
 
 
+class RepetitionStop(StoppingCriteria):
+    """Stops a row whose generated tokens end in a repetition. prompt_length: tokens."""
+
+    def __init__(self, prompt_length: int) -> None:
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        tails = input_ids[:, self.prompt_length :][:, -PHRASE * REPEATS :].tolist()
+        return torch.tensor([repeats(tail) for tail in tails], device=input_ids.device)
+
+
 class CancelCheck(StoppingCriteria):
     """Raises Cancelled once the event is set."""
 
@@ -162,6 +178,16 @@ class CancelCheck(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         stop_if(self.cancel)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def repeats(ids: Sequence[int]) -> bool:
+    """Whether the ids end in one phrase of 1 to 8 tokens, four times or more in a row and 12 tokens or more in all."""
+    for phrase in range(1, PHRASE + 1):
+        length = max(REPEATS * phrase, REPEATED)
+        tail = ids[-length:]
+        if len(tail) == length and tail[phrase:] == tail[:-phrase]:
+            return True
+    return False
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

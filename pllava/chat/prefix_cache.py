@@ -22,6 +22,7 @@ from pllava.model.shared_prefix import BufferedLayer, SharedPrefixCache, borrowe
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pllava.model.familiarity import ClipDistance
     from pllava.video.frames import VideoFrames
 
 ROOM = 256  # tokens of memory reserved behind a prefix; a question with its answer fits there without a copy of the prefix
@@ -47,12 +48,18 @@ class EncodedVideo:
     """
 
     def __init__(
-        self, frames: VideoFrames | None, prefix: list[int], layers: list[BufferedLayer] | None, visual_tokens: Tensor | None = None
+        self,
+        frames: VideoFrames | None,
+        prefix: list[int],
+        layers: list[BufferedLayer] | None,
+        visual_tokens: Tensor | None = None,
+        distance: ClipDistance | None = None,
     ) -> None:
         self.frames = frames
         self.prefix = prefix  # ids, placeholders expanded
         self.layers = layers
         self.visual_tokens = visual_tokens
+        self.distance = distance  # from the training clips; None: the model has no statistics of them
         self.tails: list[Tail] = []  # newest last
         self._room = threading.Lock()  # held while a thread writes behind the prefix
         self._tails = threading.Lock()

@@ -21,7 +21,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -29,12 +29,13 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pllava.chat.chat_template import ChatTemplate, chat_template, default_of
-from pllava.chat.generation import FinishReason, Generation, Options, cut, seeded
+from pllava.chat.generation import FinishReason, Generation, Options, cut, repeats, seeded
 from pllava.chat.media_key import frames_key, path_key
 from pllava.chat.prefix_cache import ROOM, EncodedVideo, PrefixCache, opened, split, tail_of, weights_key
 from pllava.chat.template import AUTO, CHAT, Template, load_template, template_for
 from pllava.chat.video_session import Conversation, History, WatchedVideo
 from pllava.core.errors import PllavaError
+from pllava.model.familiarity import ClipDistance
 from pllava.model.shared_prefix import BufferedLayer, stop_if
 from pllava.video.frames import VideoFrames
 from pllava.video.limits import Limits
@@ -55,6 +56,8 @@ class Answer:
     prompt: str  # with one `<image>`
     finish_reason: FinishReason = "stop"
     prompt_tokens: int = 0  # placeholders expanded
+    stopped: Literal["repetition"] | None = None  # why a finished answer ends early
+    distance: ClipDistance | None = None  # of the clip from the training clips; None: the model has no statistics of them
 
     def __str__(self) -> str:
         return self.text
@@ -130,9 +133,7 @@ class VideoChat:
 
     def watch_features(self, features: Sequence[Tensor]) -> list[WatchedVideo]:
         """Videos made of the vision tower's features, [T, P, Dv] each (`model.vision_features`). The cache does not keep them."""
-        with torch.inference_mode():
-            visual = self._base.model.encode_media(vision_features=_stacked(features))
-        return [WatchedVideo(self, entry, None) for entry in self._prefill([None] * len(visual), visual)]
+        return [WatchedVideo(self, entry, None) for entry in self._prefill([None] * len(features), features)]
 
     def _source(
         self, video: str | Path | VideoFrames, start: float | None, end: float | None
@@ -169,15 +170,28 @@ class VideoChat:
         with torch.inference_mode():
             pixels = [self.processor.preprocess_video(video.frames).to(self.device) for video in frames]  # [T, 3, H, W]
             stop_if(cancel)
-            visual = self._base.model.encode_media(_stacked(pixels))
-        return self._prefill(frames, visual, cancel)
+            features = self._tower_features(pixels)
+        return self._prefill(frames, features, cancel)
+
+    def _tower_features(self, pixels: Sequence[Tensor]) -> list[Tensor]:
+        """Features [T, P, Dv] of clips [T, 3, H, W]. Clips of one shape are encoded at once."""
+        encode = self._base.model.vision_features
+        if len({clip.shape for clip in pixels}) > 1:
+            return [encode(clip) for clip in pixels]
+        return list(encode(torch.cat(list(pixels))).split([len(clip) for clip in pixels]))
 
     @torch.inference_mode()
-    def _prefill(self, frames: Sequence[VideoFrames | None], visual: Sequence[Tensor], cancel: Any = None) -> list[EncodedVideo]:
+    def _prefill(self, frames: Sequence[VideoFrames | None], features: Sequence[Tensor], cancel: Any = None) -> list[EncodedVideo]:
         stop_if(cancel)
         prefix = self._prefix
+        visual = self._base.model.encode_media(vision_features=_stacked(features))
+        familiarity = getattr(self._base, "familiarity", None)
+        distances = [familiarity.measure(clip) if familiarity else None for clip in features]
         if not self.shares_prefix:
-            return [EncodedVideo(video, prefix, None, tokens) for video, tokens in zip(frames, visual, strict=True)]
+            return [
+                EncodedVideo(video, prefix, None, tokens, distance)
+                for video, tokens, distance in zip(frames, visual, distances, strict=True)
+            ]
         room = ROOM if len(visual) == 1 else 0
         text = self._base.config.get_text_config()
         cache = Cache(layers=[BufferedLayer(room, cancel) for _ in range(text.num_hidden_layers)])
@@ -186,7 +200,10 @@ class VideoChat:
         self.model(input_ids=ids, mm_encoder_outputs=media, past_key_values=cache, use_cache=True, logits_to_keep=1)
         for layer in cache.layers:
             layer.cancel = None
-        return [EncodedVideo(video, prefix, layers) for video, layers in zip(frames, split(cache), strict=True)]
+        return [
+            EncodedVideo(video, prefix, layers, distance=distance)
+            for video, layers, distance in zip(frames, split(cache), distances, strict=True)
+        ]
 
     # Asking
 
@@ -225,7 +242,8 @@ class VideoChat:
                 new_ids = run([videos[i] for i in numbers], [rows[i] for i in numbers], settings, streamer)
                 generated |= dict(zip(numbers, new_ids, strict=True))
         return [
-            self._answer(prompt, row, generated[number], settings) for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
+            self._answer(prompt, row, generated[number], settings, video.distance)
+            for number, (video, prompt, row) in enumerate(zip(videos, prompts, rows, strict=True))
         ]
 
     def _shares(self, video: EncodedVideo, row: list[int]) -> bool:
@@ -283,17 +301,20 @@ class VideoChat:
                 input_ids=ids, attention_mask=mask, streamer=streamer, stopping_criteria=criteria, **inputs, **arguments
             )
 
-    def _answer(self, prompt: str, row: list[int], new: list[int], settings: Generation) -> Answer:
+    def _answer(self, prompt: str, row: list[int], new: list[int], settings: Generation, distance: ClipDistance | None) -> Answer:
         ids = self.until_end(new)
-        ended = len(ids) < len(new)
+        ended, stopped = len(ids) < len(new), False
+        if settings.stop_at_repetition and (end := next((n for n in range(1, len(ids) + 1) if repeats(ids[:n])), 0)):
+            ids, ended, stopped = ids[:end], True, True  # padding of the batch may follow
         before = self.after_video(row)
         text = self.processor.decode_new(before, ids)
         if any(stop in text for stop in settings.stop):
             # Padding of the batch may follow the stop string: keep the shortest beginning that holds a stop string.
             lengths = range(1, len(ids))
             ids = ids[: 1 + bisect_left(lengths, True, key=lambda n: self._stops(self.processor.decode_new(before, ids[:n]), settings))]
-            text, ended = cut(self.processor.decode_new(before, ids), settings.stop), True
-        return Answer(self.template.trim_reply(text), ids, prompt, "stop" if ended else "length", len(row))
+            text, ended, stopped = cut(self.processor.decode_new(before, ids), settings.stop), True, False
+        finish: FinishReason = "stop" if ended else "length"
+        return Answer(self.template.trim_reply(text), ids, prompt, finish, len(row), "repetition" if stopped else None, distance)
 
     @staticmethod
     def _stops(text: str, settings: Generation) -> bool:

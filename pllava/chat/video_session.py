@@ -35,6 +35,16 @@ class WatchedVideo:
         return self._encoded_video.frames
 
     @property
+    def distance(self) -> float | None:
+        """Distance from the clips that the model was trained on, about 1 for one of them; None: the model has no statistics of them."""
+        return self._encoded_video.distance.distance if self._encoded_video.distance else None
+
+    @property
+    def far(self) -> bool | None:
+        """Whether the clip is unlike those clips, so that answers are likely wrong; None: the model has no statistics of them."""
+        return self._encoded_video.distance.far if self._encoded_video.distance else None
+
+    @property
     def prefix(self) -> list[int]:
         """Token ids from the beginning of the prompt to the video's last token. Every question shares them."""
         return self._encoded_video.prefix

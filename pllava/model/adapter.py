@@ -28,6 +28,7 @@ from pllava.core.files import atomic_dir, atomic_write_text, read_json, write_js
 from pllava.core.hashing import sha256_file
 from pllava.model import layouts
 from pllava.model.adapter_names import current_name, peft_name, published_adapter_name, update_layer_names
+from pllava.model.familiarity import Familiarity
 
 if TYPE_CHECKING:
     from pllava.core.params import Lora
@@ -177,13 +178,20 @@ def _in_proportion(value: float, alpha: float, trained: float) -> float:
     return value if alpha == trained else alpha if value == trained else value * alpha / trained
 
 
-def save_adapter(model: PeftModel, folder: str | Path, config: dict[str, Any], weights: dict[str, Tensor] | None = None) -> dict[str, Any]:
+def save_adapter(
+    model: PeftModel,
+    folder: str | Path,
+    config: dict[str, Any],
+    weights: dict[str, Tensor] | None = None,
+    familiarity: Familiarity | None = None,
+) -> dict[str, Any]:
     """Write the adapter folder, which is all that inference needs besides the base. Returns its manifest.
 
     The folder holds adapter_model.safetensors (LoRA and projector), adapter_config.json (peft's), config.yaml (`config`: base, model,
     train, template, seed ... as resolved) and manifest.json (sha256 of each file, of the adapter and of the base).
     Equal inputs give equal bytes.
-    weights: parameter name -> tensor; they are saved instead of the model's weights.
+    weights: parameter name -> tensor; they are saved instead of the model's weights. familiarity: statistics of the training clips, saved
+    as familiarity.safetensors.
     """
     base = _base_of(config)
     peft_config = copy.copy(model.peft_config["default"])
@@ -195,6 +203,8 @@ def save_adapter(model: PeftModel, folder: str | Path, config: dict[str, Any], w
         peft_config.save_pretrained(str(partial))
         write_json(partial / "adapter_config.json", read_json(partial / "adapter_config.json"))  # sorted keys: equal bytes
         atomic_write_text(partial / "config.yaml", yaml.safe_dump(config, sort_keys=True, allow_unicode=True))
+        if familiarity is not None:
+            familiarity.save(partial)
         return write_manifest(partial, base)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from pllava.core.errors import PllavaError
 from pllava.core.files import atomic_dir, atomic_write_text, read_json, write_json
-from pllava.model import adapter, layouts
+from pllava.model import adapter, familiarity, layouts
 from pllava.model.adapter_names import peft_name, published_adapter_name
 from pllava.model.configuration import VIDEO_KEYS, PllavaConfig
 from pllava.model.layouts import Checkpoint
@@ -56,6 +56,7 @@ def _to_ours(checkpoint: Checkpoint, target: Path, base: str | None, lora_alpha:
         peft_config.save_pretrained(str(partial))
         write_json(partial / "adapter_config.json", read_json(partial / "adapter_config.json"))
         atomic_write_text(partial / "config.yaml", yaml.safe_dump(config, sort_keys=True))
+        familiarity.copy(checkpoint.folder, partial)
         adapter.write_manifest(partial, base)
 
 
@@ -81,6 +82,7 @@ def _to_published(checkpoint: Checkpoint, target: Path, base: str | None, lora_a
         tensors = {published_adapter_name(key): value[:] for key, value in checkpoint.lora.items()}
         save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
         write_json(partial / "config.json", raw | video | published)
+        familiarity.copy(checkpoint.folder, partial)
 
 
 def _with_rope_theta(text_config: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ def export(
     with atomic_dir(out) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
+        if model.familiarity is not None:
+            model.familiarity.save(partial)
         for name, text in _modules().items():
             atomic_write_text(partial / name, text)
         for file, keys in (("config.json", ENTRY_POINTS), ("processor_config.json", {"AutoProcessor": ENTRY_POINTS["AutoProcessor"]})):

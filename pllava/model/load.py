@@ -21,7 +21,7 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 
 from pllava.core.errors import PllavaError
 from pllava.model import adapter as lora
-from pllava.model import layouts, sources
+from pllava.model import familiarity, layouts, sources
 from pllava.model.configuration import VIDEO_KEYS, PllavaConfig, layer_counts
 from pllava.model.layouts import Checkpoint, logger
 from pllava.model.modeling import PllavaForConditionalGeneration
@@ -73,6 +73,7 @@ def load(
     if config.pad_token_id is None:
         config.pad_token_id = processor.tokenizer.pad_token_id
     model: Any = _plain_model(checkpoint, config, chosen_dtype, attn_implementation, device_map, quantization_config)
+    model.familiarity = familiarity.read((adapter_checkpoint or checkpoint).folder)
     if adapter_checkpoint is not None:
         model = lora.attach(model, adapter_checkpoint, lora_alpha)
         if merge:

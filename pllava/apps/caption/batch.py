@@ -9,7 +9,7 @@ from itertools import islice
 from pllava.apps.caption.job import Job
 from pllava.apps.caption.output import printable
 from pllava.apps.caption.store import Row
-from pllava.chat import VideoChat
+from pllava.chat import Answer, VideoChat
 from pllava.chat.caption.clips import caption_clips, without_cache
 from pllava.chat.caption.dense import DenseCaption
 from pllava.core.errors import PllavaError
@@ -42,24 +42,24 @@ def caption_batches(job: Job, batches: Iterable[list[str]], tell: Tell = lambda 
 
 def _rows(job: Job, chat: VideoChat, batch: list[tuple[str, VideoFrames | PllavaError]]) -> list[Row]:
     clips = [video for _, video in batch if isinstance(video, VideoFrames)]
-    texts: Iterator[str | PllavaError]
+    answers: Iterator[Answer | PllavaError]
     try:
-        texts = iter(caption_clips(chat, clips, job.question, job.max_new_tokens) if clips else [])
+        answers = iter(caption_clips(chat, clips, job.question, job.max_new_tokens) if clips else [])
     except PllavaError:  # one clip fails; caption each on its own to see which
-        texts = iter([_caption_or_error(job, chat, clip) for clip in clips])
+        answers = iter([_caption_or_error(job, chat, clip) for clip in clips])
     rows = []
     for path, video in batch:
-        text = video if isinstance(video, PllavaError) else next(texts)
-        if isinstance(text, PllavaError) or isinstance(video, PllavaError):
-            rows.append(_failed(path, text if isinstance(text, PllavaError) else PllavaError(text)))
-        else:
-            rows.append(
-                {"video": printable(path), "caption": text, "duration": round(video.duration, 6), "num_frames": video.num_frames_total}
-            )
+        answer = video if isinstance(video, PllavaError) else next(answers)
+        if isinstance(answer, PllavaError):
+            rows.append(_failed(path, answer))
+            continue
+        assert isinstance(video, VideoFrames)
+        row = {"video": printable(path), "caption": answer.text, "duration": round(video.duration, 6), "num_frames": video.num_frames_total}
+        rows.append(row | ({"far": answer.distance.far} if answer.distance else {}))
     return rows
 
 
-def _caption_or_error(job: Job, chat: VideoChat, clip: VideoFrames) -> str | PllavaError:
+def _caption_or_error(job: Job, chat: VideoChat, clip: VideoFrames) -> Answer | PllavaError:
     try:
         return caption_clips(chat, [clip], job.question, job.max_new_tokens)[0]
     except PllavaError as error:

@@ -37,11 +37,13 @@ class Summary:
     kept: int  # captioned by an earlier run
     out: Path
     failures: Path
+    far: int = 0  # unlike the clips that the model was trained on
 
     def __str__(self) -> str:
         kept = f" ({self.kept} of them by an earlier run)" if self.kept else ""
         failed = f"; {self.failed} failed, with reasons in {self.failures}" if self.failed else ""
-        return f"{self.captioned} of {self.total} videos captioned{kept}: {self.out}{failed}"
+        far = f"; {self.far} are unlike the clips this model was trained on, and their captions likely wrong" if self.far else ""
+        return f"{self.captioned} of {self.total} videos captioned{kept}: {self.out}{failed}{far}"
 
 
 def caption_all(
@@ -90,9 +92,10 @@ def caption_all(
                     progress.add(len(rows), sum("error" in row for _, row in rows))
         captioned = write_rows(out, (row for _, row in store.rows() if "error" not in row), kind, bool(job.dense))
         failed = _write_failures(failures, store)
+        far = sum(row.get("far", False) for _, row in store.rows())
         if subtitles:
             _write_subtitles(Path(subtitles), store)
-    return Summary(total, captioned, failed, min(kept, captioned), out, failures)
+    return Summary(total, captioned, failed, min(kept, captioned), out, failures, far)
 
 
 @contextmanager

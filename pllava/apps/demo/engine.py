@@ -141,7 +141,7 @@ def _watch(chat: VideoChat, path: str | Path) -> WatchedVideo:
 
 def _options(settings: Settings) -> dict[str, Any]:
     """Arguments of `ask` and `stream`."""
-    options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature}
+    options: dict[str, Any] = {"max_new_tokens": settings.max_new_tokens, "temperature": settings.temperature, "stop_at_repetition": True}
     if settings.num_beams > 1:
         options["num_beams"] = settings.num_beams
     return options

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pllava.apps.demo.components import sentence
 from pllava.apps.demo.engine import ChatEngine, Settings
 from pllava.apps.web.frames import strip
 from pllava.apps.web.uploads import Uploads
 from pllava.core.errors import PllavaError
+from pllava.model.familiarity import FAR
+
+if TYPE_CHECKING:
+    from pllava.chat import WatchedVideo
 
 PROBLEM = "⚠️ "  # first characters of a message that the page wrote, not the model
 OURS = "Something went wrong on this side. The server's log says what; the question can be asked again."
@@ -66,13 +70,13 @@ class Visits:
             raise PllavaError(OURS) from None
         kind = content_type(file)
         frames = strip(watched.frames, self.engine.chat.processor.pooling_shape)
-        return Clip(str(file), frames + ("" if kind else UNPLAYABLE), kind)
+        return Clip(str(file), frames + _far(watched) + ("" if kind else UNPLAYABLE), kind)
 
     def look_again(self, clip: Clip, settings: Settings) -> str:
         """HTML of the clip's frames with other settings. Raises PllavaError with a sentence for the visitor."""
         try:
-            frames = self.engine.watch(clip.path, settings).frames
-            return strip(frames, self.engine.chat.processor.pooling_shape) + ("" if clip.kind else UNPLAYABLE)
+            watched = self.engine.watch(clip.path, settings)
+            return strip(watched.frames, self.engine.chat.processor.pooling_shape) + _far(watched) + ("" if clip.kind else UNPLAYABLE)
         except PllavaError as error:
             raise PllavaError(sentence(error, clip.path)) from None
 
@@ -156,6 +160,11 @@ def shown(text: str) -> str:
     The visitor still sees, copies and edits the same text.
     """
     return MARKUP.sub(rf"\g<0>{APART}", text)
+
+
+def _far(watched: WatchedVideo) -> str:
+    """HTML of a warning when the clip is unlike the clips that the model was trained on."""
+    return f'<p class="facts" role="status">{PROBLEM}{FAR}</p>' if watched.far else ""
 
 
 def _reply(text: str, credit: str = "") -> Message:

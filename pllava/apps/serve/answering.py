@@ -75,6 +75,7 @@ class Answerer:
             top_p=request.top_p,
             stop=request.stop,
             seed=request.seed,
+            stop_at_repetition=True,
             cancel=cancel,
         )
         first = True

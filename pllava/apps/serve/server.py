@@ -33,6 +33,7 @@ from pllava.apps.web.budget import WAIT, Body, Budget
 from pllava.apps.web.origin import from_elsewhere
 from pllava.apps.web.refused_body import RefusedBody
 from pllava.core.errors import PllavaError
+from pllava.model.familiarity import FAR
 from pllava.video.readers import TIME_LIMIT, Readers
 
 if TYPE_CHECKING:
@@ -211,11 +212,11 @@ class Run:
     def completion(self, answer: Answer) -> dict[str, Any]:
         message = {"role": "assistant", "content": answer.text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
-        return self._head("chat.completion") | {"choices": [choice], "usage": usage(answer)}
+        return self._head("chat.completion") | {"choices": [choice], "usage": usage(answer)} | clip_facts(answer)
 
-    def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    def chunk(self, delta: dict[str, Any], finish_reason: str | None = None, facts: dict[str, Any] | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        body = self._head("chat.completion.chunk") | {"choices": [choice]}
+        body = self._head("chat.completion.chunk") | {"choices": [choice]} | (facts or {})
         return sse(body | ({"usage": None} if self.chat_request.include_usage else {}))
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -230,7 +231,7 @@ class Run:
             yield sse(error.body)
             return
         answer = event[1]
-        yield self.chunk({}, answer.finish_reason)
+        yield self.chunk({}, answer.finish_reason, clip_facts(answer))
         if self.chat_request.include_usage:
             yield sse(self._head("chat.completion.chunk") | {"choices": [], "usage": usage(answer)})
         yield b"data: [DONE]\n\n"
@@ -259,6 +260,14 @@ def sse(body: dict[str, Any]) -> bytes:
 def usage(answer: Answer) -> dict[str, int]:
     completion = len(answer.token_ids)
     return {"prompt_tokens": answer.prompt_tokens, "completion_tokens": completion, "total_tokens": answer.prompt_tokens + completion}
+
+
+def clip_facts(answer: Answer) -> dict[str, Any]:
+    """Whether the clip is unlike the clips that the model was trained on; {} where the model has no statistics of them."""
+    if (clip := answer.distance) is None:
+        return {}
+    facts = {"far": clip.far, "distance": round(clip.distance, 4), "threshold": round(clip.threshold, 4)}
+    return {"pllava": facts | ({"warning": FAR} if clip.far else {})}
 
 
 def shown_model(name: str, created: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ ROUNDED = 6  # decimals of a second
 
 
 class DenseCaption:
-    """Iterate once over Segments. Afterwards `summary`, `notes` (unreadable parts), `duration` and `num_frames` are set."""
+    """Iterate once over Segments. Afterwards `summary`, `notes` (what is unreadable or unfamiliar), `duration` and `num_frames` are set."""
 
     def __init__(
         self, chat: VideoChat, scan: Scan, question: str, max_new_tokens: int, batch_size: int, summary_question: str | None
@@ -39,6 +39,7 @@ class DenseCaption:
         self.chat, self.scan, self.question, self.max_new_tokens = chat, scan, question, max_new_tokens
         self.batch_size, self.summary_question = batch_size, summary_question
         self.summary: str | None = None
+        self.scenes = self.far_scenes = 0
 
     def __iter__(self) -> Iterator[Segment]:
         batch: list[Scene] = []
@@ -48,14 +49,16 @@ class DenseCaption:
                 yield from self._captioned(batch)
                 batch = []
         yield from self._captioned(batch)
-        for note in self.scan.notes:
+        for note in self.notes:
             log.warning("%s: %s", self.scan.path, note)
         if self.summary_question and self.scan.overview:
-            self.summary = caption_clips(self.chat, [self._clip(self.scan.overview)], self.summary_question, self.max_new_tokens)[0]
+            self.summary = caption_clips(self.chat, [self._clip(self.scan.overview)], self.summary_question, self.max_new_tokens)[0].text
 
     @property
     def notes(self) -> list[str]:
-        return self.scan.notes
+        scenes = f"{self.far_scenes} of {self.scenes} scenes are" if self.scenes > 1 else "this video is"
+        far = f"{scenes} unlike the clips this model was trained on; the captions are likely wrong"
+        return [*self.scan.notes, *([far] if self.far_scenes else [])]
 
     @property
     def duration(self) -> float:
@@ -82,9 +85,11 @@ class DenseCaption:
         }
 
     def _captioned(self, scenes: list[Scene]) -> Iterator[Segment]:
-        texts = caption_clips(self.chat, [self._clip(scene) for scene in scenes], self.question, self.max_new_tokens) if scenes else []
-        for scene, text in zip(scenes, texts, strict=True):
-            yield Segment(scene.start, scene.end, text, scene.start_frame, scene.end_frame)
+        answers = caption_clips(self.chat, [self._clip(scene) for scene in scenes], self.question, self.max_new_tokens) if scenes else []
+        for scene, answer in zip(scenes, answers, strict=True):
+            self.scenes += 1
+            self.far_scenes += answer.distance is not None and answer.distance.far
+            yield Segment(scene.start, scene.end, answer.text, scene.start_frame, scene.end_frame)
 
     @staticmethod
     def _clip(scene: Scene) -> VideoFrames:

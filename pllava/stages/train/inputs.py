@@ -6,16 +6,19 @@ epoch and the seed, so any number of workers gives the same batches.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pllava.artifacts.feature_store import open_store
-from pllava.artifacts.manifest import PREPARED, read_manifest
-from pllava.artifacts.pixels import Pixels
+from pllava.artifacts.feature_store import clip_key, open_store
+from pllava.artifacts.manifest import PREPARED, ManifestRow, read_manifest
+from pllava.artifacts.pixels import Pixels, UnreadableClip
 from pllava.chat.conversation import IGNORE
 from pllava.chat.template import load_template
 from pllava.core.errors import PllavaError
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from pllava.core.params import Params
 
 SHOWN = 5  # bad clips named in the error
+CLIPS_AT_ONCE = 8  # in memory, when the training clips are measured
 
 
 class Inputs:
@@ -42,6 +46,7 @@ class Inputs:
         vision: VisionSource | None = open_store(params)
         if vision is None:
             vision = Pixels(processor, params.model.num_frames, params.train.sampling, params.seed)
+        self.vision = vision
         template, independent = load_template(params.model.template, params.model.base), params.train.turns == "independent"
         visual = processor.num_visual_tokens
         self.lengths = {split: [row.num_tokens + (visual if row.media else 0) for row in rows] for split, rows in manifests.items()}
@@ -104,6 +109,21 @@ class Inputs:
             # Not torch's global generator: dropout draws from that one, and a resume restores it.
             generator=torch.Generator().manual_seed(self.params.seed),
         )
+
+    def training_clips(self, most: int) -> Iterator[list[Tensor]]:
+        """Lists of up to `most` different training clips, evenly spaced, as `VisionSource` gives them. Unreadable clips are left out."""
+        rows = list({clip_key(row): row for row in self.data["train"].rows if row.media}.values())
+        rows = rows[:: max(1, math.ceil(len(rows) / most))]
+        with ThreadPoolExecutor(max(1, self.workers)) as pool:
+            for first in range(0, len(rows), CLIPS_AT_ONCE):
+                clips = pool.map(self._clip, rows[first : first + CLIPS_AT_ONCE])
+                yield [clip for clip in clips if clip is not None]
+
+    def _clip(self, row: ManifestRow) -> Tensor | None:
+        try:
+            return self.vision.get(row, 0)
+        except UnreadableClip:
+            return None
 
     def replace_bad(self, split: str, batches: Iterable[Batch]) -> int:
         """Add the clips replaced in these batches to `bad_clips`. Returns the number of bad clips so far, of both splits.

@@ -24,6 +24,7 @@ from torch import Tensor
 from pllava.chat.conversation import IGNORE
 from pllava.core.errors import PllavaError
 from pllava.core.signals import Stopped, StopRequest
+from pllava.model.familiarity import CLIPS, Familiarity, describe
 from pllava.model.pooling import repeat_frames
 from pllava.model.tower import encode_clips
 from pllava.stages.train import resume, state
@@ -306,7 +307,15 @@ class Trainer:
         """Write outputs/train. Every process must call it, because gathering the weights needs all of them."""
         last = state.weights(self.peft)
         if self.accelerator.is_main_process:
-            write_output(self.params, self.peft, last, self.best, logger, self.inputs)
+            write_output(self.params, self.peft, last, self.best, logger, self.inputs, self._familiarity())
+
+    def _familiarity(self) -> Familiarity | None:
+        """Statistics of the training clips, by which later clips are compared with them; None when there are too few."""
+        described = []
+        for clips in self.inputs.training_clips(CLIPS):
+            features = clips if self.inputs.vision.is_features else encode_clips(self.base, clips, self.params.features.dtype)
+            described += [describe(clip) for clip in features]
+        return Familiarity.fit(described)
 
 
 def _supervised(batch: dict[str, Any]) -> Tensor:

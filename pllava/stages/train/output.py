@@ -20,12 +20,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pllava.core.params import Params
+    from pllava.model.familiarity import Familiarity
     from pllava.stages.train.inputs import Inputs
     from pllava.stages.train.logger import TrainLogger
 
 
 def write_output(
-    params: Params, model: Any, last: dict[str, Tensor], best: dict[str, Tensor] | None, logger: TrainLogger, inputs: Inputs
+    params: Params,
+    model: Any,
+    last: dict[str, Tensor],
+    best: dict[str, Tensor] | None,
+    logger: TrainLogger,
+    inputs: Inputs,
+    familiarity: Familiarity | None,
 ) -> Path:
     """Write outputs/train and return it.
 
@@ -49,7 +56,7 @@ def write_output(
     chosen = train.adapter if train.adapter in versions else "last"
     with writing(OUTPUT, ROOM), atomic_dir(OUTPUT) as folder:
         for name, values in versions.items():
-            save_adapter(model, folder / ("adapter" if name == chosen else name), config, values)
+            save_adapter(model, folder / ("adapter" if name == chosen else name), config, values, familiarity)
         atomic_write_text(folder / "history.jsonl", logger.history_text())
         atomic_write_bytes(folder / "loss.png", loss_curve(logger.history, "Loss by step"))
         atomic_write_text(folder / "summary.md", summary(params, logger, inputs, chosen))

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pllava.chat import VideoChat, WatchedVideo
-from pllava.chat.generation import Generation, StopStrings
+from pllava.chat.generation import Generation, StopStrings, repeats
 from pllava.chat.stream import Stream, without_beginning_of
 from pllava.chat.template import load_template
 from pllava.model.shared_prefix import BufferedLayer, Cancelled
@@ -203,3 +203,49 @@ def test_a_video_nobody_holds_is_freed(tiny_model: Any, tiny_processor: Any, cli
     gc.collect()
     assert watched() is None
     assert chat.cache.stats().entries == 0
+
+
+BABBLE: Any = {"repetition_penalty": 0.3}  # below 1: what was said before becomes more probable
+
+
+@pytest.mark.parametrize(
+    ("ids", "repeated"),
+    [
+        ([9, *[1, 2] * 6], True),  # "The white The white ..."
+        ([9, *[1, 2] * 5], False),
+        ([9] + [1] * 12, True),
+        ([9] + [0] * 9, False),  # the zeros of a large number
+        ([*range(8)] * 4, True),
+        ([7, *[1, 2, 3] * 3, 1, 2], False),
+        ([*range(9)] * 6, False),  # a longer phrase may be a refrain
+        ([*[1, 2] * 6, 3], False),  # it goes on
+    ],
+)
+def test_what_a_repetition_is(ids: list[int], repeated: bool):
+    assert repeats(ids) is repeated
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.1, "seed": 1}])
+def test_an_answer_ends_at_repetition(video: WatchedVideo, options: dict[str, Any]):
+    options = options | BABBLE
+    whole = video.ask("Who?", 60, **options)
+    short = video.ask("Who?", 60, stop_at_repetition=True, **options)
+    assert whole.finish_reason == "length"
+    assert whole.stopped is None
+    assert (short.finish_reason, short.stopped) == ("stop", "repetition")
+    assert repeats(short.token_ids)
+    assert short.token_ids == whole.token_ids[: len(short.token_ids)]
+    assert not any(repeats(short.token_ids[:end]) for end in range(len(short.token_ids)))
+    stream = video.streamed("Who?", 60, stop_at_repetition=True, **options)
+    assert "".join(stream.pieces()) == short.text
+    assert stream.answer == short
+    # Other rows of the batch go on, and padding follows this one.
+    assert video.ask_all(["Where is it, and why?", "Who?"], 60, stop_at_repetition=True, **options)[1] == short
+
+
+def test_a_stop_string_before_a_repetition_counts(video: WatchedVideo):
+    short = video.ask("Who?", 60, stop_at_repetition=True, **BABBLE)
+    assert short.stopped == "repetition"
+    stopped = video.ask("Who?", 60, stop_at_repetition=True, **BABBLE, stop=short.text[2:6])
+    assert (stopped.finish_reason, stopped.stopped) == ("stop", None)
+    assert stopped.text == short.text[: short.text.find(short.text[2:6])].strip()
