@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ import yaml
 from pllava.core.errors import PllavaError
 from pllava.core.files import read_json, write_json
 from pllava.core.params import Params
-from pllava.tracking import provenance
+from pllava.tracking import names, provenance
 from pllava.tracking.offline_buffer import FOLDER, Spool, deliver
 from pllava.tracking.store import client, experiment_id, project_root, setup
 
@@ -218,7 +217,7 @@ def _open(root: Path, params: Params, resume: bool) -> Run:
     header: dict[str, Any] = {
         "run_id": None,
         "params": params.model_dump(mode="json"),
-        "tags": provenance.code_tags(root) | provenance.corpus_tags(root, params),
+        "tags": _tags(root, params),
         "data": provenance.dataset_digests(root, params),
         "started": int(time.time() * 1000),
     }
@@ -301,12 +300,11 @@ def _create(
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-    # MLflow draws its run names from the random generator that training seeds, so all runs would get the same name.
-    when = datetime.now() if started is None else datetime.fromtimestamp(started / 1000)
-    name = f"{Path(params.model.base).name}, {when:%Y-%m-%d %H:%M:%S}"
     experiment = experiment_id(connection, params.registry.experiment)
-    tags = (tags or provenance.code_tags(root) | provenance.corpus_tags(root, params)) | {"params_sha256": provenance.params_sha256(params)}
-    run = connection.create_run(experiment, start_time=started, tags=tags, run_name=name)
+    tags = (tags or _tags(root, params)) | {"params_sha256": provenance.params_sha256(params)}
+    if names.NAME not in tags:  # kept by an earlier version of this project
+        tags |= names.describe(root, params, tags)
+    run = connection.create_run(experiment, start_time=started, tags=tags, run_name=tags[names.NAME])
     run_id = run.info.run_id
     connection.log_text(run_id, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False), PARAMS)
     settings = [Param(key, value) for key, value in provenance.flatten(params.model_dump(mode="json")).items()]
@@ -318,6 +316,12 @@ def _create(
     ]
     connection.log_inputs(run_id, inputs)
     return run_id
+
+
+def _tags(root: Path, params: Params) -> dict[str, str]:
+    """Tags of a new run: code, corpora, name and description."""
+    tags = provenance.code_tags(root) | provenance.corpus_tags(root, params)
+    return tags | names.describe(root, params, tags)
 
 
 def _replay(run: Run, history: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-import time
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +41,11 @@ def project(tmp_path, monkeypatch, mlflow_template):
 @pytest.fixture
 def params(project):
     return load_params()
+
+
+def git(*arguments):
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def write_adapter(weights: bytes):
@@ -113,15 +118,29 @@ def test_a_training_that_was_stopped_or_killed_does_not_look_as_if_it_went_on(pa
     assert [store.client().get_run(run_id).info.status for run_id in (stopped.run_id, killed)] == ["KILLED", "KILLED"]
 
 
-def test_runs_have_names_of_their_own_though_training_seeds_every_generator(params):
-    import random
+def test_a_run_is_named_and_described_by_what_is_different_and_its_experiment_opens_on_runs(params, project):
+    """Also when training has seeded the generator from which MLflow draws its own names."""
+    git("init", "-q")
+    git("add", "params.yaml")
+    git("commit", "-q", "-m", "settings")
+    git("remote", "add", "origin", "git@git.example.org:group/project.git")
+    other = params.model_copy(update={"train": params.train.model_copy(update={"steps": 20, "learning_rate": 0.0005})})
+    connection = store.client()
+    same, changed = (connection.get_run(train(each)) for each in (params, other))
+    assert (same.info.run_name, changed.info.run_name) == ("as params.yaml", "steps=20, learning_rate=0.0005")
+    note = changed.data.tags["mlflow.note.content"]
+    commit = git("rev-parse", "HEAD")
+    assert "train.steps = 20" in note
+    assert f"https://git.example.org/group/project/commit/{commit}" in note
+    assert "Data, train." in note
+    assert connection.get_experiment(same.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
 
-    names = set()
-    for _ in range(2):
-        random.seed(params.seed)
-        names.add(store.client().get_run(train(params)).info.run_name)
-        time.sleep(1)
-    assert len(names) == 2
+
+def test_an_experiment_of_before_opens_on_runs_too(params):
+    connection = store.client()
+    made = connection.create_experiment(params.registry.experiment)
+    assert store.experiment_id(connection, params.registry.experiment) == made
+    assert connection.get_experiment(made).tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_training_goes_on_when_mlflow_is_away(params, monkeypatch, caplog):
