@@ -96,6 +96,7 @@ def _short(changes: Mapping[str, str]) -> str:
     for key, value in list(changes.items())[:SHOWN]:
         name = ".".join(key.split(".")[-2:]) if last.count(key.split(".")[-1]) > 1 or key[-1].isdigit() else key.split(".")[-1]
         value = re.sub(r"\s*,\s*", "x", value.strip("[]")) if re.fullmatch(r"\[[\d, ]+\]", value) else value
+        name = name.replace("learning_rate", "lr")  # as the curve is named
         parts.append(f"{name}={value}" if len(value) <= LONGEST else f"other {name}")
     more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
     return ", ".join(parts) + more

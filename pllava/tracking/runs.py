@@ -200,16 +200,21 @@ def adapter_run(connection: MlflowClient, params: Params) -> MlflowRun:
     if digest is None:
         raise PllavaError(f"{ADAPTER}/manifest.json is not there: no adapter is trained yet. Run: dvc repro train")
     _deliver(connection, root)
-    experiment = experiment_id(connection, params.registry.experiment)
-    query = f"tags.adapter_sha256 = '{digest}' AND attributes.status = 'FINISHED'"
-    for run in connection.search_runs([experiment], query, max_results=100, order_by=["attributes.start_time DESC"]):
-        if "reproduces" not in run.data.tags:  # skip runs of `pllava reproduce`, which have the same adapter
-            return run
+    if (run := run_of(connection, params, digest)) is not None:
+        return run
     restored = Run(connection, _create(connection, root, params))
     _replay(restored, root / HISTORY)
     restored.set_tags({"adapter_sha256": digest, "restored": "true"})
     restored.end("FINISHED")
     return connection.get_run(restored.run_id or "")
+
+
+def run_of(connection: MlflowClient, params: Params, adapter_sha256: str) -> MlflowRun | None:
+    """The newest run that made the adapter; None without one. Runs of `pllava reproduce` have the same adapter and do not count."""
+    query = f"tags.adapter_sha256 = '{adapter_sha256}' AND attributes.status = 'FINISHED'"
+    experiment = experiment_id(connection, params.registry.experiment)
+    runs = connection.search_runs([experiment], query, max_results=100, order_by=["attributes.start_time DESC"])
+    return next((run for run in runs if "reproduces" not in run.data.tags), None)
 
 
 def _open(root: Path, params: Params, resume: bool) -> Run:

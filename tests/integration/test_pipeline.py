@@ -203,3 +203,20 @@ def test_a_terminated_flow_takes_its_own_server_along(tmp_path):
         assert run.wait(60) == 143
     _, left = psutil.wait_procs(below, timeout=10)
     assert left == []
+
+
+def test_a_flow_run_is_tagged_with_what_it_made(prefect_server):
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.runtime import flow_run
+
+    from flows import links
+
+    @flow
+    def tagged():
+        links.tag("version 3", "champion")
+        links.tag("version 3")
+        return flow_run.get_id()
+
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(tagged()).tags == ["version 3", "champion"]

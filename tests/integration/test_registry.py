@@ -20,7 +20,7 @@ from pllava.core.hashing import sha256_file
 from pllava.core.params import load_params
 from pllava.registry.measurements import keep, unmeasured
 from pllava.registry.resolve import locate
-from pllava.tracking import provenance, store
+from pllava.tracking import names, provenance, store
 from pllava.tracking import runs as tracking
 from pllava.trials.points import Grid
 
@@ -127,13 +127,33 @@ def test_a_run_is_named_and_described_by_what_is_different_and_its_experiment_op
     other = params.model_copy(update={"train": params.train.model_copy(update={"steps": 20, "learning_rate": 0.0005})})
     connection = store.client()
     same, changed = (connection.get_run(train(each)) for each in (params, other))
-    assert (same.info.run_name, changed.info.run_name) == ("as params.yaml", "steps=20, learning_rate=0.0005")
+    assert (same.info.run_name, changed.info.run_name) == ("as params.yaml", "steps=20, lr=0.0005")
     note = changed.data.tags["mlflow.note.content"]
     commit = git("rev-parse", "HEAD")
     assert "train.steps = 20" in note
     assert f"https://git.example.org/group/project/commit/{commit}" in note
     assert "Data, train." in note
     assert connection.get_experiment(same.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_page_of_prefect_and_the_run_in_mlflow_lead_to_each_other(params, project, monkeypatch):
+    from flows import links
+
+    monkeypatch.setattr(links, "ROOT", project)
+    monkeypatch.setenv(names.LINKS, json.dumps({"Prefect run": "[abc](http://127.0.0.1:4200/runs/flow-run/abc)"}))
+    run_id = train(params)
+    digest = tracking.adapter_digest(Path())
+    line = links.run_line(digest, {"DVC experiment": "`dvc exp apply brave-otter`"})
+    links.run_line(digest, {"DVC experiment": "`dvc exp apply calm-otter`"})
+    note = store.client().get_run(run_id).data.tags["mlflow.note.content"]
+    assert line.startswith("MLflow run: ")
+    assert "http://127.0.0.1:4200/runs/flow-run/abc" in note
+    assert "calm-otter" in note
+    assert "brave-otter" not in note
+    write_json(".state/stack.json", {"root": "", "mlflow_port": 5009, "prefect_port": 1, "demo_port": 2, "bridge_port": 3})
+    assert f"(http://127.0.0.1:5009/#/experiments/1/runs/{run_id})" in links.run_line(digest)
+    assert "(http://127.0.0.1:5009/#/models/pllava/versions/3)" in links.version_line(3)
+    assert links.run_line("0" * 64) == ""
 
 
 def test_an_experiment_of_before_opens_on_runs_too(params):
