@@ -18,8 +18,8 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import write_json
 from pllava.core.hashing import sha256_file
 from pllava.core.params import load_params
-from pllava.registry.measurements import keep, unmeasured
-from pllava.registry.resolve import locate
+from pllava.registry.measurements import at_registration, keep, unmeasured
+from pllava.registry.resolve import local_model, locate
 from pllava.tracking import names, provenance, store
 from pllava.tracking import runs as tracking
 from pllava.trials.points import Grid
@@ -188,9 +188,42 @@ def test_the_same_adapter_is_registered_once(params):
     assert registry.register(params) == registry.register(params) == 1
     version = store.client().get_model_version(params.registry.model_name, "1")
     assert version.run_id == run_id
-    assert json.loads(version.tags["metrics.mvbench"])["models"]["adapted"]["average"]["value"] == 0.9
+    assert set(version.tags) == {"adapter_sha256", "mvbench.average", "measured.mvbench"}
+    assert version.description.startswith("**mvbench 90.0 %**")
     train(params, b"other weights")
     assert registry.register(params) == 2
+
+
+def test_the_gates_word_is_in_the_description_once_and_origin_is_known_without_tags(params):
+    crown(params, b"weights")
+    registry.gate(params)
+    train(params, b"others", 0.91)
+    number = registry.register(params)
+    registry.gate(params)
+    registry.gate(params)
+    version = store.client().get_model_version("pllava", str(number))
+    assert version.description.startswith("Gate: passed, against version 1")
+    assert version.description.count("Gate: ") == 1
+    assert "**mvbench 91.0 %**" in version.description
+    assert local_model(f"models:/pllava/{number}").lineage["mlflow run"] == version.run_id
+    assert "torch 2" in local_model(f"models:/pllava/{number}").lineage["packages"]
+
+
+def test_a_version_of_before_is_measured_by_its_tag_until_it_is_registered_anew(params):
+    crown(params, b"weights")
+    connection = store.client()
+    metrics = at_registration(connection, connection.get_model_version("pllava", "1"), "mvbench")
+    assert metrics["models"]["adapted"]["average"]["value"] == 0.9
+    connection.delete_model_version_tag("pllava", "1", "measured.mvbench")
+    connection.set_model_version_tag("pllava", "1", "metrics.mvbench", json.dumps(metrics))
+    assert at_registration(connection, connection.get_model_version("pllava", "1"), "mvbench") == metrics
+    train(params, b"others", 0.91)
+    registry.register(params)
+    assert registry.gate(params).passed
+    train(params, b"weights", 0.8)
+    assert registry.register(params) == 1
+    registered = at_registration(connection, connection.get_model_version("pllava", "1"), "mvbench")
+    assert registered["models"]["adapted"]["average"]["value"] == 0.8
 
 
 def test_another_strength_of_the_champions_adapter_is_another_version_and_the_champion_stays_what_it_was(params):
