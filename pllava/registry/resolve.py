@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
@@ -12,6 +13,7 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import alone, read_json
 from pllava.core.hashing import sha256_file
 from pllava.model.sources import LocalModel
+from pllava.registry import champion_file
 from pllava.registry.card import dataset_inputs
 from pllava.registry.package import ADAPTER
 from pllava.registry.versions import CHAMPION, by_alias, pick
@@ -67,19 +69,37 @@ def locate(uri: str) -> tuple[int, Path]:
 
 
 def local_model(address: str) -> LocalModel:
-    """The registered version behind `models:/NAME@ALIAS` or `models:/NAME/VERSION` (entry point `models` of pllava.model_sources)."""
+    """The registered version behind `models:/NAME@ALIAS` or `models:/NAME/VERSION` (entry point `models` of pllava.model_sources).
+
+    The recorded champion is found without mlflow; every other version, and a champion that is not recorded, through it.
+    """
+    match = URI.fullmatch(address)
+    if match and (recorded := champion_file.read(match["name"])):
+        known, digest = recorded
+        if (match["alias"] or match["version"]) in (CHAMPION, str(known.version)) and verify(known.folder) == digest:
+            return known
     number, folder = locate(address)
     name = re.split(r"[/@]", address.removeprefix("models:/"))[0]
     version = pick(client(), name, number)
     champion = by_alias(client(), name, CHAMPION)
     is_champion = champion is not None and int(champion.version) == number
-    return LocalModel(
+    model = LocalModel(
         folder,
         f"{name} version {number}" + (" (champion)" if is_champion else ""),
         number,
         float(version.tags["lora_alpha"]) if "lora_alpha" in version.tags else None,
         _tags(client(), version),
     )
+    if is_champion:
+        champion_file.write(name, model, version.tags["adapter_sha256"])
+    return model
+
+
+def record_champion(name: str) -> None:
+    """Record the champion in the project's sqlite registry for `local_model`. One that cannot be loaded is not recorded."""
+    if champion_file.is_possible():
+        with suppress(PllavaError):
+            local_model(f"models:/{name}@{CHAMPION}")
 
 
 def verify(folder: Path) -> str:

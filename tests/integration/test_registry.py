@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import write_json
 from pllava.core.hashing import sha256_file
 from pllava.core.params import load_params
+from pllava.registry import champion_file
 from pllava.registry.measurements import at_registration, keep, unmeasured
 from pllava.registry.resolve import local_model, locate
 from pllava.tracking import names, provenance, store
@@ -224,6 +226,43 @@ def test_a_version_of_before_is_measured_by_its_tag_until_it_is_registered_anew(
     assert registry.register(params) == 1
     registered = at_registration(connection, connection.get_model_version("pllava", "1"), "mvbench")
     assert registered["models"]["adapted"]["average"]["value"] == 0.8
+
+
+def test_the_recorded_champion_is_found_without_mlflow_and_never_after_a_move_by_clicks(params):
+    code = (
+        "import sys; from pllava.core.params import load_params; from pllava.registry.default_model import choose\n"
+        "print(choose(load_params()).name, 'mlflow' in sys.modules)"
+    )
+
+    def default() -> str:
+        return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+    crown(params, b"one")
+    assert default() == "pllava version 1 (champion) False"
+    crown(params, b"two", 0.91)
+    assert default() == "pllava version 2 (champion) False"
+    connection = store.client()
+    connection.set_registered_model_alias("pllava", "champion", "1")  # as MLflow's pages do
+    assert default() == "pllava version 1 (champion) True"
+    assert default() == "pllava version 1 (champion) False"
+    connection.set_model_version_tag("pllava", "1", "adapter_sha256", "0" * 64)
+    assert champion_file.read("pllava") is None
+    connection.delete_registered_model_alias("pllava", "champion")
+    assert champion_file.read("pllava") is None
+
+
+def test_changed_files_of_the_recorded_champion_are_noticed(params):
+    crown(params, b"one")
+    folder = champion_file.read("pllava")[0].folder
+    (folder / "adapter_model.safetensors").write_bytes(b"other")
+    with pytest.raises(PllavaError, match="differ from manifest"):
+        local_model("models:/pllava@champion")
+
+
+def test_a_server_is_asked_every_time(params, monkeypatch):
+    crown(params, b"one")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert champion_file.read("pllava") is None
 
 
 def test_another_strength_of_the_champions_adapter_is_another_version_and_the_champion_stays_what_it_was(params):
