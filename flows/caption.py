@@ -43,13 +43,13 @@ class CaptionForm(BaseModel):
     paths: list[str] = Field(min_length=1, description="videos, folders, globs, or @LIST with a source a line")
     output: str = Field("captions.jsonl", description=".jsonl, .parquet or .csv; failures go to a file beside it")
     model: str | None = Field(None, description="models:/NAME@champion, an adapter folder, a base folder or a hub id; empty: the champion")
-    question: str = Field(QUESTION, min_length=1)
-    max_new_tokens: int = Field(100, ge=1)
+    question: str = Field(QUESTION, min_length=1, description="asked about each video, or each scene")
+    max_new_tokens: int = Field(100, ge=1, description="longest caption, in tokens")
     dense: Dense | None = Field(None, description="a caption for each scene, with its times")
     subtitles: str | None = Field(None, description="dense: a folder for a .vtt file a video")
     batch_size: int = Field(8, ge=1, description="videos, or scenes, captioned at once")
     limits: dict[str, float] = Field(default_factory=dict, description="max_bytes, max_pixels, max_frames, max_seconds, max_decoded_bytes")
-    runner: Runner = "thread"
+    runner: Runner = Field("thread", description="threads or processes of this machine, or a Ray cluster")
     workers: int = Field(2, ge=1, description="tasks at once, on this machine")
     ray_address: str | None = Field(None, description="ray://HOST:10001 of a cluster; empty: Ray is started on this machine")
 

@@ -14,11 +14,12 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
-from flows import retry
+from flows import links, retry
 from flows.stage import LAST_LINES, environment
 from pllava.core.command import stream
 from pllava.core.errors import PllavaError
 from pllava.core.params import load_params
+from pllava.registry.promote import Champion
 
 # Options of the tasks that may run twice. Prefect must not cache them: DVC and the registry decide what is out of date.
 RETRIED = {
@@ -49,7 +50,13 @@ def register() -> Any:
     """The trained adapter becomes a version (the same adapter stays the same version)."""
     from pllava import registry
 
-    return _attempt(lambda: registry.register(load_params()), "version {}")
+    def add() -> int:
+        number = registry.register(load_params())
+        links.tag(f"version {number}")
+        create_markdown_artifact(links.version_line(number), key="version", description=f"Version {number}")
+        return number
+
+    return _attempt(add, "version {}")
 
 
 @task(task_run_name="measure", **RETRIED)
@@ -88,7 +95,9 @@ def gate(version: Version) -> Any:
         result = registry.gate(load_params(), version)
         reasons = "\n".join(f"- {reason}" for reason in result.reasons)
         verdict = "passed" if result.passed else "not passed"
-        create_markdown_artifact(f"{result.table}\n\n**{verdict}**\n\n{reasons}\n", key="gate", description=f"Version {version}: {verdict}")
+        links.tag(f"version {result.version}", f"gate {verdict}")
+        page = f"{result.table}\n\n**{verdict}**\n\n{reasons}\n\n{links.version_line(result.version)}\n"
+        create_markdown_artifact(page, key="gate", description=f"Version {result.version}: {verdict}")
         if not result.passed:
             raise PllavaError(
                 f"version {version} did not pass the gate and stays a candidate; the champion is unchanged:\n{reasons}\n"
@@ -105,7 +114,7 @@ def promote(version: Version, force: bool = False, reason: str | None = None) ->
     """The alias `champion` moves to the version that passed."""
     from pllava import registry
 
-    return _attempt(lambda: registry.promote(load_params(), _number(version), force, reason), "{}")
+    return _attempt(lambda: _tagged(registry.promote(load_params(), _number(version), force, reason)), "{}")
 
 
 @task(task_run_name="rollback", cache_policy=NO_CACHE)
@@ -113,7 +122,7 @@ def rollback() -> Any:
     """The alias `champion` goes back. Never retried: a second rollback would undo the first."""
     from pllava import registry
 
-    return _attempt(lambda: registry.rollback(load_params()), "{}")
+    return _attempt(lambda: _tagged(registry.rollback(load_params())), "{}")
 
 
 @task(task_run_name="deploy", cache_policy=NO_CACHE)
@@ -122,6 +131,11 @@ def deploy() -> Any:
     from pllava.services.deploy import deploy
 
     return _attempt(lambda: deploy(load_params()), "{.url} serves it")
+
+
+def _tagged(champion: Champion) -> Champion:
+    links.tag(f"version {champion.version}", "champion")
+    return champion
 
 
 def _attempt(decide: Callable[[], Any], message: str) -> Any:

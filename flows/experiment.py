@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows import ROOT, form
+from flows import ROOT, form, links
 from flows.stages import publish_metrics, run_stages
 from pllava.core import recipes
 from pllava.core.errors import PllavaError
@@ -35,9 +35,11 @@ def run_experiment(recipe: str, changes: dict[str, Any], only: Collection[str] |
             failure, _ = run_stages(folder.root, folder.environment(), only)
             if failure:
                 return Failed(message=failure)
-            publish_metrics(folder.root)
             name = keep(folder, f"{recipe}, {changes}")
+            links.tag("experiment", name)
+            publish_metrics(folder.root, {"DVC experiment": f"`dvc exp apply {name}`"})
     except PllavaError as error:
         logger.log(logging.ERROR, str(error))
         return Failed(message=str(error))
-    return Completed(message=f"experiment {name}. All of them: dvc exp show. To take this one over: dvc exp apply {name}", data=name)
+    show = "dvc exp show -A --only-changed"  # -A: also the experiments of earlier commits
+    return Completed(message=f"experiment {name}. All of them: {show}. To take this one over: dvc exp apply {name}", data=name)

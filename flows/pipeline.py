@@ -1,6 +1,6 @@
 """`make run`, or `python -m flows.pipeline`: the DVC stages as Prefect tasks, then register, measure, gate, promote, deploy.
 
-Uses the Prefect server of PREFECT_API_URL; without one, it starts a server and stops it at the end (server.py).
+Uses the Prefect server of PREFECT_API_URL or of `make up`; else it starts a server and stops it at the end (server.py).
 """
 
 import os

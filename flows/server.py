@@ -1,4 +1,4 @@
-"""`with api() as url:` use the Prefect server of PREFECT_API_URL; without one, start a server and stop it after the block.
+"""`with api() as url:` use the Prefect server of PREFECT_API_URL, else that of `make up`; else start one and stop it after the block.
 
 Prefect would start one too, whose pages check no Host. `@served` above a flow: a call of the flow from Python uses `api`.
 """
@@ -16,13 +16,13 @@ from typing import Any
 from prefect import Flow
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows import ROOT
 from pllava.core.errors import PllavaError
 from pllava.core.processes import end_tree
 from pllava.services.health import answers, wait_until
-from pllava.services.stack import HOST
+from pllava.services.stack import HOST, recorded
 
 START_SECONDS = 300.0  # until the server answers, on a busy machine
 STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL
@@ -33,6 +33,13 @@ def api() -> Iterator[str]:
     """Yields the address of the API. Raises PllavaError when the server does not start."""
     if known := PREFECT_API_URL.value():
         yield known
+        return
+    stack = recorded(ROOT)
+    if stack is not None and answers(f"{stack.prefect_url}/api/health"):  # `make up` runs
+        url = f"{stack.prefect_url}/api"
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: stack.login()["PREFECT_API_AUTH_STRING"]}):
+            yield url
+            _deliver_logs_and_events()
         return
     with socket.socket() as free:
         free.bind((HOST, 0))

@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from flows import links
 from pllava.core.command import stream
 
 UNCHANGED = re.compile(r"Stage '.+' didn't change, skipping")
@@ -56,10 +57,11 @@ def run_stage(stage: str, root: Path, flow_run_id: str = "", base: Mapping[str, 
 
 
 def environment(flow_run_id: str, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of a stage: base, with this Python's programs first on PATH, and the flow run's id, which MLflow records."""
+    """The environment of a stage: base, this Python's programs first on PATH, and the flow run's id and links, for MLflow."""
     return {
         **base,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", "")]),
         "PLLAVA_FLOW_RUN_ID": flow_run_id,
+        **links.environment(flow_run_id),
         "PYTHONUNBUFFERED": "1",
     }

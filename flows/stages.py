@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
-from flows import retry
+from flows import links, retry
 from flows.dag import Stage, read_dag
 from flows.stage import run_stage
 from pllava.core.files import read_json
@@ -62,7 +62,10 @@ def measured(root: Path) -> dict[str, Any]:
     return {name: read_json(path) for name, path in paths.items() if path.is_file()}
 
 
-def publish_metrics(root: Path) -> None:
-    """Publish the tables of metrics as an artifact of the flow run."""
-    parts = [f"## {title(name, metrics)}\n\n{metrics_table(metrics)}\n" for name, metrics in measured(root).items()]
+def publish_metrics(root: Path, links_of_run: Mapping[str, str] | None = None) -> None:
+    """Publish the tables of metrics as an artifact of the flow run. links_of_run: lines for the description of the MLflow run."""
+    scores = measured(root)
+    parts = [f"## {title(name, metrics)}\n\n{metrics_table(metrics)}\n" for name, metrics in scores.items()]
+    digest = next((metrics.get("provenance", {}).get("adapter_sha256") for metrics in scores.values()), None)
+    parts += [line] if (line := links.run_line(digest, links_of_run)) else []
     create_markdown_artifact("\n".join(parts) or "No metrics.", key="metrics", description="Percent, with 95 % intervals")

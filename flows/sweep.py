@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows import ROOT, form
+from flows import ROOT, form, links
 from flows.failure import tell
 from flows.point import register, run_point
 from flows.runner import Runner as Kind
@@ -128,7 +128,10 @@ def _sweep(
     first = sweep_report.best(rows)
     sweeps.finish(run_id, report, {f"{benchmark}/best": first["average"]["value"]}, "FAILED" if failures else "FINISHED")
     picture = base64.b64encode((report / "chart.png").read_bytes()).decode()
-    create_markdown_artifact(text, key="sweep-table", description=f"{home.name}: {benchmark}, percent, with 95 % intervals")
+    line = links.parent_line(params, run_id)
+    create_markdown_artifact(
+        f"{text}\n\n{line}\n", key="sweep-table", description=f"{home.name}: {benchmark}, percent, with 95 % intervals"
+    )
     create_image_artifact(f"data:image/png;base64,{picture}", key="sweep-chart", description="Against pooling shape and against alpha")
     if failures:
         return Failed(message=f"{len(failures)} of {len(todo)} points failed; start it again to go on:\n" + "\n".join(failures))
@@ -137,7 +140,9 @@ def _sweep(
     )
     if register_best:
         point = next(point for point in todo if point.key == first["key"])
-        message += f"; registered as version {register(ROOT, home.name, point, first['alpha'], str(flow_run.get_id() or ''))}"
+        number = register(ROOT, home.name, point, first["alpha"], str(flow_run.get_id() or ""))
+        links.tag(f"version {number}")
+        message += f"; registered as version {number}"
     return Completed(message=message, data=rows)
 
 

@@ -101,3 +101,9 @@ def write_answers(path: Path, rows: Iterable[Any]) -> Iterator[Any]:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             yield row
+
+
+def kept() -> str:
+    """A sentence that names the folders with answers below outputs/, for an error about missing ones."""
+    folders = sorted(str(file.parent) for file in Path("outputs").rglob(FILE))
+    return f"folders with answers: {', '.join(folders)}" if folders else "no folder below outputs/ holds answers"

@@ -48,7 +48,9 @@ def evaluate(
         from pllava.stages.evaluate.compare import compare
 
         if len(names) != 3:
-            raise PllavaError(f"compare takes two results, found {len(names) - 1}. Run: pllava evaluate compare A B")
+            from pllava.artifacts.answers import kept
+
+            raise PllavaError(f"compare takes two results, found {len(names) - 1}; {kept()}. Run: pllava evaluate compare A B")
         unused = {"--limit": limit, "--processes": processes, "--adapter": adapter, "--lora-alpha": lora_alpha, "--output": output}
         _refuse(unused, "evaluate compare, which only reads results")
         typer.echo(compare(names[1], names[2], model or "adapted", other or model).text())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pllava.artifacts.training import ADAPTER
 from pllava.chat.model_ref import ModelRef
 from pllava.core.params import Params
+from pllava.registry import champion_file
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -17,8 +18,11 @@ def choose(params: Params, model: str | None = None, adapter: str | None = None,
     """The reference of the model that answers; loads nothing. Raises PllavaError when the requested model does not exist."""
     if model is not None or adapter is not None:
         return ModelRef.parse(model, adapter, template, params)
-    if (version := champion(params)) is not None:
-        return ModelRef.parse(f"models:/{params.registry.model_name}/{version.version}", None, template, params, "the default")
+    name = params.registry.model_name
+    recorded = champion_file.read(name)  # without mlflow, whose import takes seconds
+    version = recorded[0] if recorded else champion(params)
+    if version is not None:
+        return ModelRef.parse(f"models:/{name}/{version.version}", None, template, params, "the default")
     if (ADAPTER / "manifest.json").is_file():
         return ModelRef.parse(str(ADAPTER), None, template, params, "no champion yet; the newest training")
     why = f"no champion, nothing in {ADAPTER}; the base, which has seen no video"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pllava.benchmarks.statistics import Interval
     from pllava.stages.evaluate.compare import Comparison
 
+OUTCOME = "***"  # line of a version's description: after it comes what registration wrote
 SAME = ("data_sha256", "template_sha256")
 # (version, benchmark, metrics whose conditions the measurement must share; None: as registered) -> measurement
 Look = Callable[["ModelVersion", str, dict[str, Any] | None], Measurement]
@@ -50,7 +51,7 @@ class GateResult:
 
 
 def gate(params: Params, version: int | None = None) -> GateResult:
-    """Compare a version (None: the candidate) with the champion and record the outcome in the version's tags.
+    """Compare a version (None: the candidate) with the champion and record the outcome in the version's tags and description.
 
     When the champion itself passes, its tags stay as they were at its promotion.
     """
@@ -66,11 +67,22 @@ def gate(params: Params, version: int | None = None) -> GateResult:
         "gate": "passed" if result.passed else "failed",
         "gate.against": str(result.champion or "none"),
         "gate.reasons": "\n".join(result.reasons),
-        "gate.table": result.table,
-    } | {f"gate.difference.{benchmark}": text for benchmark, text in result.differences.items()}
+    }
     for key, value in outcome.items():
         connection.set_model_version_tag(name, str(result.version), key, value)
+    connection.update_model_version(name, str(result.version), described(candidate.description or "", result))
     return result
+
+
+def described(text: str, result: GateResult) -> str:
+    """The version's description with the outcome of the gate before it, instead of an earlier outcome."""
+    from pllava.registry.register import DESCRIPTION
+
+    reasons = "\n".join(f"- {reason}" for reason in result.reasons)
+    verdict = (
+        f"Gate: {'passed' if result.passed else 'failed'}, against {f'version {result.champion}' if result.champion else 'no champion'}"
+    )
+    return f"{verdict}\n\n{result.table}\n\n{reasons}\n\n{OUTCOME}\n\n{text.partition(OUTCOME)[2].lstrip() or text}"[:DESCRIPTION]
 
 
 def decide(params: Params, candidate: ModelVersion, champion: ModelVersion | None, look: Look) -> GateResult:

@@ -17,7 +17,8 @@ from pllava.core.params import Params
 from pllava.registry.card import corpora_of, dataset_inputs
 from pllava.registry.versions import all_versions
 from pllava.tracking.provenance import locked_stages
-from pllava.tracking.store import client, experiment_id
+from pllava.tracking.runs import run_of
+from pllava.tracking.store import client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -148,9 +149,7 @@ def _run(connection: MlflowClient, params: Params, version: ModelVersion | None,
             return None
     if not digest:
         return None
-    query = f"tags.adapter_sha256 = '{digest}' AND attributes.status = 'FINISHED'"
-    runs = connection.search_runs([experiment_id(connection, params.registry.experiment)], query, order_by=["attributes.start_time DESC"])
-    return next((run for run in runs if "reproduces" not in run.data.tags), None)
+    return run_of(connection, params, digest)
 
 
 def _from_run(connection: MlflowClient, run: MlflowRun | None, version: ModelVersion | None) -> dict[str, Any]:

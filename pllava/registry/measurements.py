@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 WHOLE = {"metrics.json", "results.jsonl"}
+MEASURED = "measured."  # tag of a version, before the benchmark's name: the key of the measurement at its registration
 CONDITIONS = ("data_sha256", "template_sha256", "limit", "judge")  # provenance that two comparable measurements share
 
 
@@ -42,8 +43,12 @@ def key(metrics: dict[str, Any]) -> str:
 
 def artifact_path(version: ModelVersion, benchmark: str, metrics: dict[str, Any]) -> str:
     """Folder, among the artifacts of a version's run, of the measurement under the conditions of `metrics`."""
+    return f"{_home(version, benchmark)}/{key(metrics)}"
+
+
+def _home(version: ModelVersion, benchmark: str) -> str:
     strength = version.tags.get("lora_alpha")
-    return f"measured{f'-alpha-{strength}' if strength else ''}/{benchmark}/{key(metrics)}"
+    return f"measured{f'-alpha-{strength}' if strength else ''}/{benchmark}"
 
 
 def keep(connection: MlflowClient, version: ModelVersion, run_id: str, benchmark: str, metrics: Path, results: Path) -> None:
@@ -65,6 +70,23 @@ def held(connection: MlflowClient, version: ModelVersion, benchmark: str, like: 
     return WHOLE.issubset(Path(item.path).name for item in artifacts)
 
 
+def at_registration(connection: MlflowClient, version: ModelVersion, benchmark: str) -> dict[str, Any]:
+    """The metrics that a version was registered with; {} when it has none. Versions of before hold them in a tag."""
+    from mlflow.exceptions import MlflowException
+
+    if text := version.tags.get(f"metrics.{benchmark}"):
+        return dict(json.loads(text))
+    conditions = version.tags.get(f"{MEASURED}{benchmark}")
+    if not conditions or not version.run_id:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            file = f"{_home(version, benchmark)}/{conditions}/metrics.json"
+            return dict(read_metrics(Path(connection.download_artifacts(version.run_id, file, folder))))
+        except (MlflowException, OSError):  # the files of the run were deleted
+            return {}
+
+
 def unmeasured(params: Params, version: int) -> tuple[int | None, list[str]]:
     """(number of the champion, benchmarks on which it must be measured before `version` can be compared with it).
 
@@ -78,7 +100,7 @@ def unmeasured(params: Params, version: int) -> tuple[int | None, list[str]]:
     champion, candidate = by_alias(connection, name, CHAMPION), pick(connection, name, version)
     if champion is None or int(champion.version) == version:
         return None, []
-    wanted = {benchmark: json.loads(candidate.tags.get(f"metrics.{benchmark}", "{}")) for benchmark in params.evaluate.benchmarks}
+    wanted = {benchmark: at_registration(connection, candidate, benchmark) for benchmark in params.evaluate.benchmarks}
     return int(champion.version), [
         benchmark for benchmark, metrics in wanted.items() if metrics and not held(connection, champion, benchmark, metrics)
     ]
@@ -89,7 +111,7 @@ def find(connection: MlflowClient, version: ModelVersion, benchmark: str, like: 
 
     Without such a measurement, returns the metrics from registration and no answers, so that the gate can name the difference.
     """
-    registered = json.loads(version.tags.get(f"metrics.{benchmark}", "{}"))
+    registered = at_registration(connection, version, benchmark)
     run_id = version.run_id or ""
     if not run_id:
         return Measurement(registered, None)

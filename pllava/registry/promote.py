@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pllava.core.errors import PllavaError
 from pllava.core.params import Params
-from pllava.registry.resolve import locate
+from pllava.registry.resolve import locate, record_champion
 from pllava.registry.versions import CHAMPION, KNOWN, PREVIOUS, ROLLED_BACK, all_versions, by_alias, pick
 from pllava.tracking.store import MLFLOW_HOME, client, project_root
 
@@ -67,6 +67,7 @@ def promote(params: Params, version: int | None = None, force: bool = False, rea
             connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
         _set_champion(connection, name, str(chosen.version))
         _clear_rollback(connection, name, chosen)
+        record_champion(name)
         return _state(connection, name)
 
 
@@ -89,6 +90,7 @@ def rollback(params: Params) -> Champion:
         _set_champion(connection, name, str(previous.version))
         connection.set_registered_model_alias(name, PREVIOUS, str(current.version))
         _clear_rollback(connection, name, previous)
+        record_champion(name)
         return _state(connection, name)
 
 
@@ -99,7 +101,9 @@ def adopt(params: Params) -> int | None:
     new champion say that the alias was moved in MLflow.
     """
     with _alone():
-        return _sync_alias(client(), params.registry.model_name)
+        number = _sync_alias(client(), params.registry.model_name)
+        record_champion(params.registry.model_name)
+        return number
 
 
 def _sync_alias(connection: MlflowClient, name: str) -> int | None:

@@ -6,7 +6,6 @@ at one strength (evaluate.lora_alpha) is registered once. Another strength gives
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,9 @@ from pllava.artifacts import metrics as metrics_file
 from pllava.core.errors import PllavaError
 from pllava.core.hashing import sha256_file
 from pllava.core.params import Params
-from pllava.registry.card import card, dataset_inputs
-from pllava.registry.measurements import keep
+from pllava.registry.card import card
+from pllava.registry.measurements import MEASURED, keep
+from pllava.registry.measurements import key as key_of
 from pllava.registry.package import package
 from pllava.registry.versions import CANDIDATE, all_versions, ensure_model
 from pllava.tracking.runs import ADAPTER, Run, adapter_run
@@ -34,7 +34,6 @@ LOCK = Path("dvc.lock")
 DESCRIPTION = 5000  # characters, the limit of MLflow's database; model_card.md holds the whole card
 ARTIFACT = "model"
 ANSWERS = Path("outputs/evaluate")
-FROM_RUN = ("git.commit", "git.dirty", "git.changed", "flow_run_id", "restored", "params_sha256")
 
 
 def register(params: Params) -> int:
@@ -77,18 +76,20 @@ def register(params: Params) -> int:
         )
     if (root / LOCK).is_file():
         connection.log_artifact(known.run_id or run.info.run_id, str(root / LOCK), "lineage")
-    tags = {key: value for key, value in run.data.tags.items() if value and (key in FROM_RUN or key.startswith(("version.", "corpus.")))}
-    tags |= {"dvc_lock_sha256": sha256_file(root / LOCK)} if (root / LOCK).is_file() else {}
-    tags |= {"base": params.model.base} | {f"data.{item.dataset.name}": item.dataset.digest for item in dataset_inputs(run)}
+        connection.set_tag(known.run_id or run.info.run_id, "dvc_lock_sha256", sha256_file(root / LOCK))
+    # A version has few tags: its identity, its averages, and where its measurements are. The rest is in its run and its card.
+    tags: dict[str, str] = {}
+    averages = {name: metrics.get("models", {}).get("adapted", {}).get("average", {}).get("value") for name, metrics in measured.items()}
     for benchmark, metrics in measured.items():
-        tags[f"metrics.{benchmark}"] = json.dumps(metrics, sort_keys=True)
-        tags[f"{benchmark}.average"] = str(metrics.get("models", {}).get("adapted", {}).get("average", {}).get("value"))
-    stored = known.tags
+        tags |= {f"{benchmark}.average": str(averages[benchmark]), f"{MEASURED}{benchmark}": key_of(metrics)}
     for key, value in tags.items():
-        if stored.get(key) != value:
+        if known.tags.get(key) != value:
             connection.set_model_version_tag(name, number, key, value)
+    for benchmark in measured:
+        if f"metrics.{benchmark}" in known.tags:  # registered by an earlier version of this project, and measured anew
+            connection.delete_model_version_tag(name, number, f"metrics.{benchmark}")
     text = card(params, run, measured, digest)
-    connection.update_model_version(name, number, text[:DESCRIPTION])
+    connection.update_model_version(name, number, described(averages, text))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model_card.md").write_text(text)
         connection.log_artifact(
@@ -96,6 +97,12 @@ def register(params: Params) -> int:
         )
     connection.set_registered_model_alias(name, CANDIDATE, number)
     return int(number)
+
+
+def described(averages: dict[str, float | None], text: str) -> str:
+    """The description of a version in MLflow: its averages, then the beginning of its card."""
+    first = ", ".join(f"{benchmark} {'-' if value is None else f'{100 * value:.1f} %'}" for benchmark, value in averages.items())
+    return f"**{first}**\n\n{text}"[:DESCRIPTION]
 
 
 def _identity(version: ModelVersion) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
@@ -12,11 +13,14 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import alone, read_json
 from pllava.core.hashing import sha256_file
 from pllava.model.sources import LocalModel
+from pllava.registry import champion_file
+from pllava.registry.card import dataset_inputs
 from pllava.registry.package import ADAPTER
 from pllava.registry.versions import CHAMPION, by_alias, pick
 from pllava.tracking.store import client, project_root, require_records
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
@@ -65,19 +69,37 @@ def locate(uri: str) -> tuple[int, Path]:
 
 
 def local_model(address: str) -> LocalModel:
-    """The registered version behind `models:/NAME@ALIAS` or `models:/NAME/VERSION` (entry point `models` of pllava.model_sources)."""
+    """The registered version behind `models:/NAME@ALIAS` or `models:/NAME/VERSION` (entry point `models` of pllava.model_sources).
+
+    The recorded champion is found without mlflow; every other version, and a champion that is not recorded, through it.
+    """
+    match = URI.fullmatch(address)
+    if match and (recorded := champion_file.read(match["name"])):
+        known, digest = recorded
+        if (match["alias"] or match["version"]) in (CHAMPION, str(known.version)) and verify(known.folder) == digest:
+            return known
     number, folder = locate(address)
     name = re.split(r"[/@]", address.removeprefix("models:/"))[0]
     version = pick(client(), name, number)
     champion = by_alias(client(), name, CHAMPION)
     is_champion = champion is not None and int(champion.version) == number
-    return LocalModel(
+    model = LocalModel(
         folder,
         f"{name} version {number}" + (" (champion)" if is_champion else ""),
         number,
         float(version.tags["lora_alpha"]) if "lora_alpha" in version.tags else None,
-        _tags(version),
+        _tags(client(), version),
     )
+    if is_champion:
+        champion_file.write(name, model, version.tags["adapter_sha256"])
+    return model
+
+
+def record_champion(name: str) -> None:
+    """Record the champion in the project's sqlite registry for `local_model`. One that cannot be loaded is not recorded."""
+    if champion_file.is_possible():
+        with suppress(PllavaError):
+            local_model(f"models:/{name}@{CHAMPION}")
 
 
 def verify(folder: Path) -> str:
@@ -94,23 +116,35 @@ def verify(folder: Path) -> str:
     return listed["adapter_sha256"]
 
 
-def _tags(version: ModelVersion) -> dict[str, str]:
+def _tags(connection: MlflowClient, version: ModelVersion) -> dict[str, str]:
     """The recorded origin of a version, {label: value}, without empty values, in display order."""
-    commit = version.tags.get("git.commit", "")
-    dirty = " and changes that were not committed" if version.tags.get("git.dirty") == "true" else ""
-    data = {f"{key} (hash)": value for key, value in version.tags.items() if key.startswith("data.")}
+    tags = _origin(connection, version)
+    commit = tags.get("git.commit", "")
+    dirty = " and changes that were not committed" if tags.get("git.dirty") == "true" else ""
+    data = {f"{key} (hash)": value for key, value in tags.items() if key.startswith("data.")}
     known = {
         "git commit": commit + dirty if commit else "",
-        "params (hash)": version.tags.get("params_sha256"),
+        "params (hash)": tags.get("params_sha256"),
         **data,
-        "dvc.lock (hash)": version.tags.get("dvc_lock_sha256"),
+        "dvc.lock (hash)": tags.get("dvc_lock_sha256"),
         "mlflow run": version.run_id,
-        "flow run": version.tags.get("flow_run_id"),
-        "packages": ", ".join(
-            f"{key.removeprefix('version.')} {value}" for key, value in sorted(version.tags.items()) if "version." in key
-        ),
+        "flow run": tags.get("flow_run_id"),
+        "packages": ", ".join(f"{key.removeprefix('version.')} {value}" for key, value in sorted(tags.items()) if "version." in key),
     }
     return {key: value for key, value in known.items() if value}
+
+
+def _origin(connection: MlflowClient, version: ModelVersion) -> dict[str, str]:
+    """Tags of the run that made a version, hashes of its data as "data.<name>", and the version's own tags."""
+    from mlflow.exceptions import MlflowException
+
+    if not version.run_id:
+        return version.tags
+    try:
+        run = connection.get_run(version.run_id)
+    except MlflowException:  # deleted
+        return version.tags
+    return run.data.tags | {f"data.{item.dataset.name}": item.dataset.digest for item in dataset_inputs(run)} | version.tags
 
 
 def _download(source: str, folder: Path, uri: str) -> None:

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ import yaml
 from pllava.core.errors import PllavaError, without_passwords
 from pllava.core.files import read_json, write_json
 from pllava.core.params import Params
-from pllava.tracking import provenance
+from pllava.tracking import names, provenance
 from pllava.tracking.offline_buffer import FOLDER, METRICS_A_CALL, Spool, apply, deliver
 from pllava.tracking.store import client, experiment_id, project_root, setup
 
@@ -178,11 +177,8 @@ def adapter_run(connection: MlflowClient, params: Params) -> MlflowRun:
     if digest is None:
         raise PllavaError(f"{ADAPTER}/manifest.json is not there: no adapter is trained yet. Run: dvc repro train")
     _deliver(connection, root)
-    experiment = experiment_id(connection, params.registry.experiment)
-    query = f"tags.adapter_sha256 = '{digest}' AND attributes.status = 'FINISHED'"
-    for run in connection.search_runs([experiment], query, max_results=100, order_by=["attributes.start_time DESC"]):
-        if "reproduces" not in run.data.tags:  # skip runs of `pllava reproduce`, which have the same adapter
-            return run
+    if (run := run_of(connection, params, digest)) is not None:
+        return run
     restored = Run(connection, _create(connection, root, params))
     _replay(restored, root / HISTORY)
     restored.set_tags({"adapter_sha256": digest, "restored": "true"})
@@ -190,12 +186,20 @@ def adapter_run(connection: MlflowClient, params: Params) -> MlflowRun:
     return connection.get_run(restored.run_id or "")
 
 
+def run_of(connection: MlflowClient, params: Params, adapter_sha256: str) -> MlflowRun | None:
+    """The newest run that made the adapter; None without one. Runs of `pllava reproduce` have the same adapter and do not count."""
+    query = f"tags.adapter_sha256 = '{adapter_sha256}' AND attributes.status = 'FINISHED'"
+    experiment = experiment_id(connection, params.registry.experiment)
+    runs = connection.search_runs([experiment], query, max_results=100, order_by=["attributes.start_time DESC"])
+    return next((run for run in runs if "reproduces" not in run.data.tags), None)
+
+
 def _open(root: Path, params: Params, resume: bool) -> Run:
     """A new run, or the resumed one; a run that only writes to the spool when MLflow does not answer."""
     header: dict[str, Any] = {
         "run_id": None,
         "params": params.model_dump(mode="json"),
-        "tags": provenance.code_tags(root) | provenance.corpus_tags(root, params),
+        "tags": _tags(root, params),
         "data": provenance.dataset_digests(root, params),
         "started": int(time.time() * 1000),
     }
@@ -278,12 +282,11 @@ def _create(
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-    # MLflow draws its run names from the random generator that training seeds, so all runs would get the same name.
-    when = datetime.now() if started is None else datetime.fromtimestamp(started / 1000)
-    name = f"{Path(params.model.base).name}, {when:%Y-%m-%d %H:%M:%S}"
     experiment = experiment_id(connection, params.registry.experiment)
-    tags = (tags or provenance.code_tags(root) | provenance.corpus_tags(root, params)) | {"params_sha256": provenance.params_sha256(params)}
-    run = connection.create_run(experiment, start_time=started, tags=tags, run_name=name)
+    tags = (tags or _tags(root, params)) | {"params_sha256": provenance.params_sha256(params)}
+    if names.NAME not in tags:  # kept by an earlier version of this project
+        tags |= names.describe(root, params, tags)
+    run = connection.create_run(experiment, start_time=started, tags=tags, run_name=tags[names.NAME])
     run_id = run.info.run_id
     connection.log_text(run_id, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False), PARAMS)
     settings = [Param(key, value) for key, value in provenance.flatten(params.model_dump(mode="json")).items()]
@@ -295,6 +298,12 @@ def _create(
     ]
     connection.log_inputs(run_id, inputs)
     return run_id
+
+
+def _tags(root: Path, params: Params) -> dict[str, str]:
+    """Tags of a new run: code, corpora, name and description."""
+    tags = provenance.code_tags(root) | provenance.corpus_tags(root, params)
+    return tags | names.describe(root, params, tags)
 
 
 def _replay(run: Run, history: Path) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MLFLOW_HOME = Path(".state/mlflow")
 LONGEST_PATH = 440  # bytes of the file; SQLite's limit is 512, and the copy that is migrated has a longer path
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's page opens on runs and curves; without it, on traces of GenAI
 CAUSE = re.compile(r"[\w.]+(Error|Exception): .")
 # SQLite's errors when a migration step was killed halfway: its tables exist, but the recorded version is the one before it.
 HALF_MIGRATED = re.compile(r"already exists|duplicate column name|no such (table|column|index)", re.I)
@@ -96,11 +97,14 @@ def experiment_id(connection: MlflowClient, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     if experiment := connection.get_experiment_by_name(name):
+        for key, value in KIND.items():
+            if key not in experiment.tags:  # made before
+                connection.set_experiment_tag(experiment.experiment_id, key, value)
         return experiment.experiment_id
     local = connection.tracking_uri.startswith("sqlite:///")
     location = (Path(connection.tracking_uri.removeprefix("sqlite:///")).parent / "artifacts" / name).as_uri() if local else None
     with suppress(MlflowException):  # another process has created it meanwhile
-        return connection.create_experiment(name, artifact_location=location)
+        return connection.create_experiment(name, artifact_location=location, tags=KIND)
     experiment = connection.get_experiment_by_name(name)
     if experiment is None:
         raise PllavaError(f"experiment {name!r} could not be made in {connection.tracking_uri}")

@@ -212,3 +212,40 @@ def test_a_flow_that_ends_takes_its_own_server_along(tmp_path, how, number, code
         assert run.wait(60) == code
     _, left = psutil.wait_procs(below, timeout=10)
     assert left == []
+
+
+def test_a_run_beside_make_up_uses_its_server(prefect_server, tmp_path, monkeypatch):
+    from urllib.parse import urlsplit
+
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    from flows import server
+    from pllava.core.files import write_json
+
+    running = PREFECT_API_URL.value()
+    ports = {"mlflow_port": 1, "prefect_port": urlsplit(running).port, "demo_port": 2, "bridge_port": 3}
+    write_json(tmp_path / ".state/stack.json", {"root": "", **ports})
+    (tmp_path / ".state/prefect").mkdir()
+    (tmp_path / ".state/prefect/login").write_text("pllava:of-the-stack")
+    monkeypatch.setattr(server, "ROOT", tmp_path)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), server.api() as url:
+        assert url == running.replace("localhost", "127.0.0.1")
+        assert PREFECT_API_URL.value() == url
+        assert PREFECT_API_AUTH_STRING.value() == "pllava:of-the-stack"
+
+
+def test_a_flow_run_is_tagged_with_what_it_made(prefect_server):
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.runtime import flow_run
+
+    from flows import links
+
+    @flow
+    def tagged():
+        links.tag("version 3", "champion")
+        links.tag("version 3")
+        return flow_run.get_id()
+
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(tagged()).tags == ["version 3", "champion"]

@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import shutil
-import time
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,9 +19,10 @@ from pllava.core.errors import PllavaError
 from pllava.core.files import write_json
 from pllava.core.hashing import sha256_file
 from pllava.core.params import load_params
-from pllava.registry.measurements import keep, unmeasured
-from pllava.registry.resolve import locate
-from pllava.tracking import provenance, store
+from pllava.registry import champion_file
+from pllava.registry.measurements import at_registration, keep, unmeasured
+from pllava.registry.resolve import local_model, locate
+from pllava.tracking import names, provenance, store
 from pllava.tracking import runs as tracking
 from pllava.trials.points import Grid
 
@@ -41,6 +43,11 @@ def project(tmp_path, monkeypatch, mlflow_template):
 @pytest.fixture
 def params(project):
     return load_params()
+
+
+def git(*arguments):
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def write_adapter(weights: bytes):
@@ -113,15 +120,49 @@ def test_a_training_that_was_stopped_or_killed_does_not_look_as_if_it_went_on(pa
     assert [store.client().get_run(run_id).info.status for run_id in (stopped.run_id, killed)] == ["KILLED", "KILLED"]
 
 
-def test_runs_have_names_of_their_own_though_training_seeds_every_generator(params):
-    import random
+def test_a_run_is_named_and_described_by_what_is_different_and_its_experiment_opens_on_runs(params, project):
+    """Also when training has seeded the generator from which MLflow draws its own names."""
+    git("init", "-q")
+    git("add", "params.yaml")
+    git("commit", "-q", "-m", "settings")
+    git("remote", "add", "origin", "git@git.example.org:group/project.git")
+    other = params.model_copy(update={"train": params.train.model_copy(update={"steps": 20, "learning_rate": 0.0005})})
+    connection = store.client()
+    same, changed = (connection.get_run(train(each)) for each in (params, other))
+    assert (same.info.run_name, changed.info.run_name) == ("as params.yaml", "steps=20, lr=0.0005")
+    note = changed.data.tags["mlflow.note.content"]
+    commit = git("rev-parse", "HEAD")
+    assert "train.steps = 20" in note
+    assert f"https://git.example.org/group/project/commit/{commit}" in note
+    assert "Data, train." in note
+    assert connection.get_experiment(same.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
 
-    names = set()
-    for _ in range(2):
-        random.seed(params.seed)
-        names.add(store.client().get_run(train(params)).info.run_name)
-        time.sleep(1)
-    assert len(names) == 2
+
+def test_a_page_of_prefect_and_the_run_in_mlflow_lead_to_each_other(params, project, monkeypatch):
+    from flows import links
+
+    monkeypatch.setattr(links, "ROOT", project)
+    monkeypatch.setenv(names.LINKS, json.dumps({"Prefect run": "[abc](http://127.0.0.1:4200/runs/flow-run/abc)"}))
+    run_id = train(params)
+    digest = tracking.adapter_digest(Path())
+    line = links.run_line(digest, {"DVC experiment": "`dvc exp apply brave-otter`"})
+    links.run_line(digest, {"DVC experiment": "`dvc exp apply calm-otter`"})
+    note = store.client().get_run(run_id).data.tags["mlflow.note.content"]
+    assert line.startswith("MLflow run: ")
+    assert "http://127.0.0.1:4200/runs/flow-run/abc" in note
+    assert "calm-otter" in note
+    assert "brave-otter" not in note
+    write_json(".state/stack.json", {"root": "", "mlflow_port": 5009, "prefect_port": 1, "demo_port": 2, "bridge_port": 3})
+    assert f"(http://127.0.0.1:5009/#/experiments/1/runs/{run_id})" in links.run_line(digest)
+    assert "(http://127.0.0.1:5009/#/models/pllava/versions/3)" in links.version_line(3)
+    assert links.run_line("0" * 64) == ""
+
+
+def test_an_experiment_of_before_opens_on_runs_too(params):
+    connection = store.client()
+    made = connection.create_experiment(params.registry.experiment)
+    assert store.experiment_id(connection, params.registry.experiment) == made
+    assert connection.get_experiment(made).tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_training_goes_on_when_mlflow_is_away(params, monkeypatch, caplog):
@@ -149,9 +190,79 @@ def test_the_same_adapter_is_registered_once(params):
     assert registry.register(params) == registry.register(params) == 1
     version = store.client().get_model_version(params.registry.model_name, "1")
     assert version.run_id == run_id
-    assert json.loads(version.tags["metrics.mvbench"])["models"]["adapted"]["average"]["value"] == 0.9
+    assert set(version.tags) == {"adapter_sha256", "mvbench.average", "measured.mvbench"}
+    assert version.description.startswith("**mvbench 90.0 %**")
     train(params, b"other weights")
     assert registry.register(params) == 2
+
+
+def test_the_gates_word_is_in_the_description_once_and_origin_is_known_without_tags(params):
+    crown(params, b"weights")
+    registry.gate(params)
+    train(params, b"others", 0.91)
+    number = registry.register(params)
+    registry.gate(params)
+    registry.gate(params)
+    version = store.client().get_model_version("pllava", str(number))
+    assert version.description.startswith("Gate: passed, against version 1")
+    assert version.description.count("Gate: ") == 1
+    assert "**mvbench 91.0 %**" in version.description
+    assert local_model(f"models:/pllava/{number}").lineage["mlflow run"] == version.run_id
+    assert "torch 2" in local_model(f"models:/pllava/{number}").lineage["packages"]
+
+
+def test_a_version_of_before_is_measured_by_its_tag_until_it_is_registered_anew(params):
+    crown(params, b"weights")
+    connection = store.client()
+    metrics = at_registration(connection, connection.get_model_version("pllava", "1"), "mvbench")
+    assert metrics["models"]["adapted"]["average"]["value"] == 0.9
+    connection.delete_model_version_tag("pllava", "1", "measured.mvbench")
+    connection.set_model_version_tag("pllava", "1", "metrics.mvbench", json.dumps(metrics))
+    assert at_registration(connection, connection.get_model_version("pllava", "1"), "mvbench") == metrics
+    train(params, b"others", 0.91)
+    registry.register(params)
+    assert registry.gate(params).passed
+    train(params, b"weights", 0.8)
+    assert registry.register(params) == 1
+    registered = at_registration(connection, connection.get_model_version("pllava", "1"), "mvbench")
+    assert registered["models"]["adapted"]["average"]["value"] == 0.8
+
+
+def test_the_recorded_champion_is_found_without_mlflow_and_never_after_a_move_by_clicks(params):
+    code = (
+        "import sys; from pllava.core.params import load_params; from pllava.registry.default_model import choose\n"
+        "print(choose(load_params()).name, 'mlflow' in sys.modules)"
+    )
+
+    def default() -> str:
+        return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+    crown(params, b"one")
+    assert default() == "pllava version 1 (champion) False"
+    crown(params, b"two", 0.91)
+    assert default() == "pllava version 2 (champion) False"
+    connection = store.client()
+    connection.set_registered_model_alias("pllava", "champion", "1")  # as MLflow's pages do
+    assert default() == "pllava version 1 (champion) True"
+    assert default() == "pllava version 1 (champion) False"
+    connection.set_model_version_tag("pllava", "1", "adapter_sha256", "0" * 64)
+    assert champion_file.read("pllava") is None
+    connection.delete_registered_model_alias("pllava", "champion")
+    assert champion_file.read("pllava") is None
+
+
+def test_changed_files_of_the_recorded_champion_are_noticed(params):
+    crown(params, b"one")
+    folder = champion_file.read("pllava")[0].folder
+    (folder / "adapter_model.safetensors").write_bytes(b"other")
+    with pytest.raises(PllavaError, match="differ from manifest"):
+        local_model("models:/pllava@champion")
+
+
+def test_a_server_is_asked_every_time(params, monkeypatch):
+    crown(params, b"one")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert champion_file.read("pllava") is None
 
 
 def test_another_strength_of_the_champions_adapter_is_another_version_and_the_champion_stays_what_it_was(params):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pllava.artifacts.answers import FILE, AnswerRow, Answers
+from pllava.artifacts.answers import FILE, AnswerRow, Answers, kept
 from pllava.benchmarks.scoring import values
 from pllava.benchmarks.statistics import Interval, Over, bootstrap
 from pllava.core.errors import PllavaError
@@ -153,7 +153,7 @@ def _read(path: Path, model: str) -> dict[str, AnswerRow]:
     """{question id: row} of one model."""
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
-        raise PllavaError(f"{file} is not there. Evaluate first: pllava evaluate; its results are in outputs/evaluate/<benchmark>/")
+        raise PllavaError(f"{file} is not there; {kept()}. Evaluate first: pllava evaluate; results: outputs/evaluate/<benchmark>/")
     rows = list(Answers(file))
     by_id = {row["id"]: row for row in rows if row["model"] == model}
     if not by_id:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pllava.artifacts.answers import FILE, RESULTS, Answers
+from pllava.artifacts.answers import FILE, RESULTS, Answers, kept
 from pllava.artifacts.metrics import METRICS, read_metrics
 from pllava.benchmarks.benchmark import load_benchmark
 from pllava.benchmarks.judge import make_judge
@@ -52,6 +52,8 @@ def judge(params: Params, benchmarks: Sequence[str], results: Path | None, outpu
         write_record(name, folder / FILE, path, scorer, 1, time.monotonic() - began, 0, output / "records")
         show(metrics, console)
         written.append(path)
+    if not written:
+        console.print(f"nothing to judge: {', '.join(benchmarks)} are scored without a judge; {kept()}", highlight=False)
     return written
 
 
@@ -65,7 +67,7 @@ def read_answers(name: str, results: Path | None) -> tuple[Iterator[dict[str, An
     beside = (METRICS / f"{name}.json", file.parent / "metrics.json", file.parent.parent / f"{name}.json")
     metrics = next((path for path in (beside if results is None else beside[1:]) if path.is_file()), None)
     if not file.is_file() or metrics is None:
-        raise PllavaError(f"{file} and its metrics are not there. Evaluate first: pllava evaluate {name}")
+        raise PllavaError(f"{file} and its metrics are not there; {kept()}. Evaluate first: pllava evaluate {name}")
     provenance = dict(read_metrics(metrics)["provenance"])
     for key in ("judge", "average_over", "unreadable"):
         provenance.pop(key, None)

@@ -115,3 +115,17 @@ def test_command_line(tmp_path: Path):
 def test_an_option_that_would_change_nothing_is_refused(options: list[str]):
     with pytest.raises(PllavaError, match=f"{options[-2]} is no option of evaluate"):
         CliRunner().invoke(cli.app, ["evaluate", *options], catch_exceptions=False)
+
+
+def test_with_nothing_to_compare_or_judge_the_folders_that_exist_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from pllava.stages.evaluate.judging import read_answers
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PllavaError, match="no folder below outputs/ holds answers"):
+        read_answers("vcgbench", None)
+    Path("outputs/evaluate/mvbench").mkdir(parents=True)
+    Path("outputs/evaluate/mvbench/results.jsonl").write_text("")
+    with pytest.raises(PllavaError, match="folders with answers: outputs/evaluate/mvbench"):
+        read_answers("vcgbench", None)
+    with pytest.raises(PllavaError, match="folders with answers: outputs/evaluate/mvbench"):
+        compare("outputs/evaluate/other", "outputs/evaluate/mvbench")
