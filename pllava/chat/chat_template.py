@@ -28,7 +28,7 @@ class ChatTemplate(Template):
     jinja: str
     tokens: dict[str, str] = Field(description="special tokens by name, as transformers gives them to the jinja text")
     parts: str | None = Field(description="kind of the part that stands for the video: video or image. None: the content is one text")
-    writes_bos: bool = Field(description="the tokenizer adds the begin token too: the one that jinja writes is taken off")
+    writes_bos: bool = Field(description="the tokenizer adds the begin token, so the one that jinja writes is taken off")
     forbidden: tuple[str, ...] = Field(description="texts that a user's words must not hold")
     lead: str = Field(description="white space that this template writes between the role and an answer")
 

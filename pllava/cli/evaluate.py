@@ -84,7 +84,7 @@ def judge(
     chosen = _benchmarks(settings, names, params)
     from pllava.stages.evaluate.judging import judge
 
-    for path in judge(settings, chosen, results, output, every=not names):
+    for path in judge(settings, chosen, results, output, skip_unjudged=not names):
         say(path)
 
 

@@ -35,11 +35,11 @@ def examine(params_file: Path = Path("params.yaml")) -> list[Check]:
     """Run every check. An unexpected error is reported as a missing part, and the other checks still run."""
     parts: tuple[Callable[[], Iterator[Check]], ...] = (_python, _packages, _device, _dtype, _attention, _decoders, _tools, _disk)
     checks = []
-    for part in (*parts, lambda: _project(params_file)):
+    for name, part in (*((part.__name__.strip("_"), part) for part in parts), ("project", lambda: _project(params_file))):
         try:
             checks += list(part())
         except Exception as error:
-            checks.append(Check(getattr(part, "__name__", "project").strip("_<>"), MISSING, f"{type(error).__name__}: {error}"))
+            checks.append(Check(name, MISSING, f"{type(error).__name__}: {error}"))
     return checks
 
 

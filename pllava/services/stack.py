@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import secrets
 from contextlib import suppress
@@ -112,7 +111,7 @@ def recorded(root: Path) -> Stack | None:
         return None
     try:
         return Stack(**{**read_json(root / RECORD), "root": root})
-    except (TypeError, json.JSONDecodeError):
+    except (TypeError, PllavaError):
         raise PllavaError(f"{root / RECORD} is not what `make up` writes. Remove it") from None
 
 

@@ -78,13 +78,13 @@ class Notes:
             rows = self._train()
             for row in rows:
                 if row["video"] == clip:
-                    row["QA"] = [turn for turn in row["QA"] if turn["q"] != question]
+                    row["QA"] = [turn for turn in row["QA"] if turn.get("q") != question]
             tests = self._test()
             kept = [row for row in tests if row["video"] != clip or row["question"] != question]
             if len(kept) != len(tests):
                 self._write_test(kept)
             else:
-                self._write_train([row for row in rows if row["QA"]])
+                self._write_train([row for row in rows if row["QA"] or row["video"] != clip])
 
     def _train(self) -> list[dict[str, Any]]:
         path = self.folder / TRAIN

@@ -17,7 +17,7 @@ from pllava.core.errors import PllavaError
 
 RESAMPLES, SEED = 10_000, 0
 SHOWN = 20  # flipped questions listed for each direction
-SAME = ("media", "start", "end", "question", "candidates", "answer")
+SAME = ("media", "start", "end", "question", "second_question", "candidates", "answer")
 
 
 @dataclass(frozen=True)

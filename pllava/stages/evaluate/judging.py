@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 SCORE_KEYS = ("correct", "scores")
 
 
-def judge(params: Params, benchmarks: Sequence[str], results: Path | None, output: Path, every: bool = False) -> list[Path]:
-    """Score the answers of `benchmarks`; returns the paths of the metrics files. `every`: skip benchmarks that need no judge.
+def judge(params: Params, benchmarks: Sequence[str], results: Path | None, output: Path, skip_unjudged: bool = False) -> list[Path]:
+    """Score the answers of `benchmarks`; returns the paths of the metrics files. skip_unjudged: leave out benchmarks that need no judge.
 
     Raises PllavaError when there are no answers, when a benchmark needs no judge, or when too many judgements fail.
     """
@@ -39,7 +39,7 @@ def judge(params: Params, benchmarks: Sequence[str], results: Path | None, outpu
     for name in benchmarks:
         benchmark = load_benchmark(name, params.evaluate.benchmarks[name].source)
         if not benchmark.judged:
-            if every:
+            if skip_unjudged:
                 continue
             raise PllavaError(f"{name} is scored without a judge. To score it again: pllava evaluate {name}")
         began = time.monotonic()

@@ -79,7 +79,7 @@ def random_clip(rng: random.Random, theme: str | None = None) -> Clip:
 
 
 def _still(rng: random.Random, name: tuple[str, str], cell: int) -> Actor:
-    """An object that stays in a cell 0..8 of the grid."""
+    """An object near the centre of a cell 0..8 of the grid. It stays there unless the caller gives it a path."""
     x, y = place_center(cell)
     x, y = x + rng.uniform(-0.03, 0.03), y + rng.uniform(-0.03, 0.03)
     return Actor(*name, path=[(0.0, x, y)], radius=rng.uniform(0.105, 0.125))

@@ -125,7 +125,7 @@ class Inputs:
         except UnreadableClip:
             return None
 
-    def replace_bad(self, split: str, batches: Iterable[Batch]) -> int:
+    def record_bad_clips(self, split: str, batches: Iterable[Batch]) -> int:
         """Add the clips replaced in these batches to `bad_clips`. Returns the number of bad clips so far, of both splits.
 
         Raises PllavaError when they are more than `train.max_bad_fraction` of the split.

@@ -129,7 +129,7 @@ class Trainer:
                 self.losses.append(loss)
             for batch in batches:
                 meters.count(batch, self.accelerator.num_processes)
-            meters.replaced = self.inputs.replace_bad("train", batches)
+            meters.replaced = self.inputs.record_bad_clips("train", batches)
             last, metrics = step == self.steps, {}
             if step % settings.log_every == 0 or last:
                 self._share_bad_clips()
@@ -216,7 +216,7 @@ class Trainer:
         with torch.no_grad():
             for batch in self.inputs.validation(even=self.in_parts):
                 total += torch.tensor([self._loss(batch, torch.ones(())).item(), _supervised(batch).item()], dtype=torch.float64)
-                self.inputs.replace_bad("validation", [batch])
+                self.inputs.record_bad_clips("validation", [batch])
         loss, tokens = accelerator.reduce(total.to(accelerator.device)).tolist()
         self.model.train()
         return {"val_loss": loss / tokens}

@@ -62,7 +62,7 @@ def write_output(
         atomic_write_text(folder / "summary.md", summary(params, logger, inputs, chosen))
     meters = logger.meters
     print(
-        f"{OUTPUT}: {last_step} steps, {meters.samples_per_second:.1f} samples/s, {meters.wait_share:.0%} of it waiting for data; "
+        f"{OUTPUT}: {last_step} steps, {meters.samples_per_second:.1f} samples/s, {meters.wait_share:.0%} of the time waiting for data; "
         f"adapter/ is the {'best' if logger.best_step == last_step and chosen == 'last' else chosen} one",
         file=sys.stderr,
     )

@@ -19,7 +19,7 @@ class StepSampler:
     The samples of a step do not depend on the number of processes and micro-batches. Raises PllavaError when the batch size does not fit.
     """
 
-    lengths: list[int]  # text tokens of each row
+    lengths: list[int]  # tokens of each row, visual ones included: rows of similar length share a micro-batch
     steps: int
     batch_size: int
     accumulation: int

@@ -87,11 +87,11 @@ def train(room: Room, path: Path) -> str:
     shutil.copy(path, TRAINED)
     params = room.params(features={"enabled": False}, train={"max_bad_fraction": 0.1})
     made = Inputs(params, room.chat.processor)
-    made.replace_bad("train", made.steps(3))
+    made.record_bad_clips("train", made.steps(3))
     assert list(made.bad_clips["train"]) == ["small:0"]
     strict = Inputs(room.params(features={"enabled": False}, train={"max_bad_fraction": 0.01}), room.chat.processor)
     with pytest.raises(PllavaError, match=r"1 of 12 train clip\(s\) cannot be read"):
-        strict.replace_bad("train", strict.steps(3))
+        strict.record_bad_clips("train", strict.steps(3))
     return made.bad_clips["train"]["small:0"]
 
 
