@@ -18,6 +18,7 @@ def test_a_filter_narrows_the_list_while_one_types(visitor, gallery, width, heig
     page = window.page
     page.goto(gallery)
     assert page.locator(".questions tbody tr").count() == 50
+    until(page, "document.querySelector('.questions .thumbnail').naturalHeight === 120")
     page.get_by_label("Text").fill("option 55")
     until(page, "document.querySelectorAll('.questions tbody tr').length === 1")
     assert page.url.endswith("?text=option+55")
