@@ -45,6 +45,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
     model = engine.chat.model
     visits = Visits(engine, uploads, source.turns)
     server = uuid.uuid4().hex  # a new one after a restart
+    apart = "" if source.turns == "conversation" else " Each question is answered on its own."
 
     def serving() -> ModelRef:
         """The model that answers now. A switch may have replaced `source`."""
@@ -99,7 +100,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
             gr.Video(clip.path if clip and kind.startswith("video/") else None, visible=kind.startswith("video/"), subtitles=None),
             gr.Image(clip.path if clip and kind.startswith("image/") else None, visible=kind.startswith("image/")),
             frames,
-            [],
+            gr.Chatbot([], placeholder=f"{'Ask about the clip.' if clip else 'Choose a video, then ask about it.'}{apart}"),
             gr.Dataset(samples=[[question] for question in questions]),
             gr.Button(visible=video),
             "",
@@ -257,8 +258,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
                     editable="user",
                     feedback_options=None,
                     render_markdown=False,  # text of a model or a visitor is plain text
-                    placeholder="Choose a video, then ask about it."
-                    + ("" if source.turns == "conversation" else " Each question is answered on its own."),
+                    placeholder=f"Choose a video, then ask about it.{apart}",
                     elem_id="chat",
                     allow_tags=False,
                     latex_delimiters=[],
@@ -276,7 +276,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
                 )
                 with gr.Row(elem_id="actions"):
                     names = {"stop": "Stop", "retry": "Ask again", "clear": "Clear chat", "new": "New video"}
-                    names |= {"markdown": "Save Markdown", "json": "Save JSON"}
+                    names |= {"markdown": "Save chat", "json": "Save data"}
                     buttons = [gr.Button(text, size="sm", min_width=70, elem_id=name, interactive=False) for name, text in names.items()]
                     stop, retry, clear, new, *saves = buttons
                     saved = gr.Textbox(visible=False)
