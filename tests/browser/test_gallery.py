@@ -62,6 +62,8 @@ def test_two_results_are_compared_and_only_differences_listed(visitor, gallery, 
     page.goto(f"{gallery}/compare")
     total = page.locator("tfoot tr").first.inner_text()
     assert re.sub(r"\s+", " ", total) == "all 120 50.0 % 50.0 % +30 −30"
+    for table in page.locator(".scroll:has(.numbers)").all():  # gained and lost are in sight on a phone, too
+        assert table.evaluate("table => table.scrollWidth <= table.clientWidth")
     assert page.locator(".count").inner_text().startswith("60 questions")
     page.locator("select[name=side]").select_option("gained")
     until(page, "document.querySelector('.count').textContent.startsWith('30 questions')")
