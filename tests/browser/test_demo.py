@@ -122,7 +122,13 @@ def test_stop_ends_the_answer_and_the_model_is_free_again(visit, clip):
 def test_a_frame_and_a_time_in_an_answer_move_the_player_and_a_chat_is_saved(visit, clip, monkeypatch):
     from pllava.chat.stream import Stream
 
-    monkeypatch.setattr(Stream, "pieces", lambda self: iter(["It stops at 1.2 s, ", "not at 3.2 s."]))
+    pieces = Stream.pieces
+
+    def with_times(self):
+        list(pieces(self))
+        yield from ("It stops at 1.2 s, ", "not at 3.2 s.")
+
+    monkeypatch.setattr(Stream, "pieces", with_times)
     window = visit()
     page = window.page
     upload(page, clip)
@@ -133,7 +139,7 @@ def test_a_frame_and_a_time_in_an_answer_move_the_player_and_a_chat_is_saved(vis
     page.keyboard.press("Enter")
     until(page, "Math.abs(document.querySelector('#video video').currentTime - 1) < 0.05")
     ask(page, "When?")
-    page.locator(f"{BOT} small", has_text="tokens").wait_for()
+    page.locator(f"{BOT} small", has_text="token").wait_for()
     assert page.locator(f"{BOT} a").all_inner_texts() == ["1.2 s"]
     page.locator(f"{BOT} a").click()
     until(page, "Math.abs(document.querySelector('#video video').currentTime - 1.2) < 0.05")
@@ -147,6 +153,32 @@ def test_a_frame_and_a_time_in_an_answer_move_the_player_and_a_chat_is_saved(vis
     assert turn["answer"] == "It stops at 1.2 s, not at 3.2 s."
     assert len(turn["frames"]) == turn["settings"]["num_frames"] == 8
     assert "It stops at 1.2 s, not at 3.2 s." in saved["moving bar.md"]
+    assert window.problems == []
+
+
+@WIDTHS
+def test_two_versions_answer_beside_each_other_and_a_vote_is_kept(visit, demo, clip, monkeypatch, width, height):
+    from pllava.apps.demo import duel, server
+    from pllava.core.ledger import Ledger
+
+    monkeypatch.setattr(server, "rival", lambda params, serving: serving)
+    window = visit(width, height)
+    page = window.page
+    page.locator("#both").click()
+    page.locator("#duel .problem", has_text="Choose a video").wait_for()
+    upload(page, clip)
+    page.wait_for_selector(".strip img")
+    page.locator("#question textarea").fill("How many?")
+    page.locator("#both").click()
+    page.get_by_role("button", name="Equally good").click()
+    page.locator("#duel", has_text="Kept: equally good.").wait_for()
+    assert page.locator(".duel > div").count() == 2
+    assert page.get_by_role("button", name="Equally good").count() == 0
+    with Ledger(demo[1].parent / duel.VOTES.name) as votes:
+        last = [row for _, row in votes.items()][-1]
+    assert (last["question"], last["vote"], last["video"]) == ("How many?", "same", clip.name)
+    assert not window.scrolls_sideways()
+    assert serious(page) == []
     assert window.problems == []
 
 

@@ -116,7 +116,7 @@ class Visits:
             answer = ""
             records: list[Record] = []
             for answer in self.engine.stream(clip.path, text_of(history[-1]), earlier, settings, records.append):
-                if session in self._unanswered:
+                if self._work.get(session) is not history:  # stopped, or another question was asked
                     return
                 yield [*history, _reply(answer, *records)]
             if answer and records:

@@ -6,18 +6,18 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from pllava.apps.demo import components
+from pllava.apps.demo import components, duel
 from pllava.apps.demo.captions import FORMATS, MORE, STOPPED, caption_clip
 from pllava.apps.demo.components import NO_VIDEO, RESTARTED, TOY_NOTICE
 from pllava.apps.demo.engine import MOST_FRAMES, ChatEngine, Settings
-from pllava.apps.demo.handlers import CHOOSE, OURS, Clip, Message, Visits, asked, stopped, turns, up_to
+from pllava.apps.demo.handlers import CHOOSE, OURS, Clip, Message, Visits, asked, stopped, text_of, turns, up_to
 from pllava.apps.demo.record import as_json, as_markdown
 from pllava.apps.demo.samples import Sample
 from pllava.apps.demo.scripts import FOLLOW, SAVE, SEEK, TELL, TO_CHAT
@@ -37,10 +37,13 @@ HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibi
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 
 
-def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], uploads: Uploads) -> gr.Blocks:
+def build_demo(
+    engine: ChatEngine, source: ModelRef, clips: list[Sample], uploads: Uploads, rival: Callable[[], ModelRef | None] = lambda: None
+) -> gr.Blocks:
     """The page, not yet launched. Endpoints for programs: /ask (video file, question -> answer) and /version.
 
-    source: the model that `engine` has now. clips: samples that the page offers.
+    source: the model that `engine` has now. clips: samples that the page offers. rival: the version to compare with the
+    one that answers; asked whenever a page is opened.
     """
     model = engine.chat.model
     visits = Visits(engine, uploads, source.turns)
@@ -164,6 +167,16 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         text = (as_json if kind == "json" else as_markdown)(video, turns(history))
         return json.dumps([name, "application/json" if kind == "json" else "text/markdown", text])
 
+    def both(clip: Clip | None, words: str, history: list[Message], *values: Any) -> Iterator[duel.Duel]:
+        """The question in the box, or the last one of the conversation, for both versions."""
+        question = words.strip() or next((text_of(one) for one in reversed(history) if one["role"] == "user"), "")
+        other = rival()
+        if clip is None or not question:
+            raise PllavaError("Choose a video and write a question first." if clip is None else "Write a question first.")
+        if other is None:
+            raise PllavaError("There is no second version any more. Reload the page.")
+        yield from duel.ask_both(engine, other, clip.path, question[:MAX_QUESTION], settings_of(*values))
+
     def begin_captions(request: gr.Request) -> Any:
         visits.begins(str(request.session_hash), CAPTIONS)
         return gr.Button(interactive=True)
@@ -280,6 +293,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
                     buttons = [gr.Button(text, size="sm", min_width=70, elem_id=name, interactive=False) for name, text in names.items()]
                     stop, retry, clear, new, *saves = buttons
                     saved = gr.Textbox(visible=False)
+                comparison = gr.Column()
                 with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                     settings = [*_advanced(engine), page_facts]
         lineage = gr.HTML(components.lineage(source, describe_runtime(model)))
@@ -309,10 +323,13 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         answer(retry.click(lambda history: up_to(history, len(history) - 1) if history else history, chat, chat, **HIDDEN))
         answer(chat.retry(_retry, chat, chat, **HIDDEN))
         answer(chat.edit(_edit, chat, chat, **HIDDEN))
+        with comparison:
+            answers.append(duel.panel(both, lambda: rival() is not None, page, [clip, question, chat, *settings], **MODEL))
         begun = dense.click(begin_captions, None, stop, **HIDDEN)
         answers.append(begun.then(caption, [clip, *settings], [player, captions, *downloads], show_progress_on=captions, **MODEL))
         then_buttons(answers[-1])
-        then_buttons(stop.click(end, [chat, captions], [chat, captions], cancels=answers, **HIDDEN))
+        halted = stop.click(end, [chat, captions], [chat, captions], cancels=answers, **HIDDEN)
+        then_buttons(halted.then(lambda history: stopped(history), chat, chat, **HIDDEN))  # a last piece may have come after the mark
         then_buttons(clear.click(clear_chat, None, chat, cancels=answers, **HIDDEN))
         for save, kind in zip(saves, ("md", "json"), strict=True):
             save.click(partial(file_of, kind=kind), [chat, clip], saved, **HIDDEN).then(None, saved, None, js=SAVE)

@@ -36,6 +36,11 @@ CSS = """
 .captions { list-style: none; margin: 4px 0 0; padding: 0; max-height: 220px; overflow-y: auto; font-size: .88rem; }
 .captions li { padding: 2px 0; color: var(--body-text-color); overflow-wrap: anywhere; }
 .captions button { display: inline; color: var(--link-text-color); font-variant-numeric: tabular-nums; margin-right: 6px; }
+.duel { display: grid; grid-template-columns: 1fr 1fr; gap: 10px; }
+.duel div { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px; background: var(--block-background-fill);
+  overflow-wrap: anywhere; min-width: 0; font-size: .9rem; color: var(--body-text-color); }
+.duel b { font-size: .75rem; color: var(--body-text-color-subdued); }
+.duel p { margin: 4px 0 0; white-space: pre-wrap; }
 #chat small { font-size: .75rem; color: var(--body-text-color-subdued); }
 #chat button[aria-label=Clear] { display: none; }
 .heading { margin: 4px 0 -8px; font-size: .85rem; font-weight: 600; color: var(--body-text-color); }
