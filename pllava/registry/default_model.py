@@ -31,9 +31,25 @@ def choose(params: Params, model: str | None = None, adapter: str | None = None,
 
 def champion(params: Params) -> ModelVersion | None:
     """The registry's champion; None without one. A registry that does not exist is not created, because creating one is slow."""
-    from pllava.registry.versions import CHAMPION, by_alias
+    from pllava.registry.versions import CHAMPION
+
+    return _with_alias(params, CHAMPION)
+
+
+def rival(params: Params, serving: ModelRef) -> ModelRef | None:
+    """The candidate, to be compared with the version that serves; None when there is none, or when it serves itself."""
+    from pllava.registry.versions import CANDIDATE
+
+    version = _with_alias(params, CANDIDATE)
+    if version is None or serving.version is None or int(version.version) == serving.version:
+        return None
+    return ModelRef.parse(f"models:/{params.registry.model_name}/{version.version}", None, None, params, "the candidate")
+
+
+def _with_alias(params: Params, alias: str) -> ModelVersion | None:
+    from pllava.registry.versions import by_alias
     from pllava.tracking.store import MLFLOW_HOME, client, project_root
 
     if "MLFLOW_TRACKING_URI" not in os.environ and not (project_root() / MLFLOW_HOME / "mlflow.db").is_file():
         return None
-    return by_alias(client(), params.registry.model_name, CHAMPION)
+    return by_alias(client(), params.registry.model_name, alias)

@@ -165,8 +165,10 @@ def _require_ports(stack: Stack) -> None:
         port = getattr(stack, f"{name}_port")
         if name in ("mlflow", "bridge") and stack.mlflow_elsewhere:
             continue
-        if name == "demo" and demo is not None and demo.get("port") == port:
-            continue  # our own demo, started by `pllava deploy`: it stays
+        if name == "demo" and demo is not None:  # our own demo, started by `pllava deploy`: it stays
+            if demo.get("port") == port:
+                continue
+            raise PllavaError(f"the demo runs already, on port {demo.get('port')}. For {port}: pllava stop, then make up {variable}={port}")
         demo_process.require_free_port(HOST, port, f"Take another one for {name}: make up {variable}=PORT")
 
 

@@ -12,6 +12,7 @@ from window import serious, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 WIDTHS = pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+BUTTONS = ["stop", "retry", "clear", "new", "markdown", "json"]
 BOT, USER = "#chat [data-testid=bot]", "#chat [data-testid=user]"
 
 
@@ -84,22 +85,108 @@ def test_a_clip_is_uploaded_asked_about_and_the_answer_streams(visit, demo, clip
     assert window.problems == []
 
 
+def enabled(page):
+    return [name for name in BUTTONS if page.locator(f"#{name}").is_enabled()]
+
+
 def test_stop_ends_the_answer_and_the_model_is_free_again(visit, clip):
     page = visit().page
+    assert enabled(page) == []
     upload(page, clip)
     page.wait_for_selector(".strip img")
+    page.locator("#new:enabled").wait_for()
+    assert enabled(page) == ["new"]
     ask(page, "Describe the video in detail.")
     page.wait_for_selector(BOT)
+    page.locator("#stop:enabled").wait_for()
+    assert enabled(page) == BUTTONS
     page.locator("#stop").click()
     page.wait_for_timeout(600)
     stopped = answers(page)
     page.wait_for_timeout(900)
     assert answers(page) == stopped
+    assert page.locator(f"{BOT} small").inner_text().endswith("· stopped")
+    assert enabled(page) == BUTTONS[1:]
     page.locator("#retry").click()
     until(page, f"(document.querySelector('{BOT}')?.textContent ?? '').split('\\u2063')[0].length > {len(stopped[0]) + 1}")
     finished(page)
     assert len(answers(page)[0]) > len(stopped[0])
     assert answers(page)[0].startswith(stopped[0])
+    until(page, f"/· \\d+ tokens? · \\d+\\.\\d s$/.test(document.querySelector('{BOT} small').innerText)")
+    page.locator("#stop:disabled").wait_for()
+    page.locator("#clear").click()
+    page.locator("#retry:disabled").wait_for()
+    assert enabled(page) == ["new"]
+
+
+def test_a_frame_and_a_time_in_an_answer_move_the_player_and_a_chat_is_saved(visit, clip, monkeypatch):
+    from pllava.chat.stream import Stream
+
+    pieces = Stream.pieces
+
+    def with_times(self):
+        list(pieces(self))
+        yield from ("It stops at 1.2 s, ", "not at 3.2 s.")
+
+    monkeypatch.setattr(Stream, "pieces", with_times)
+    window = visit()
+    page = window.page
+    upload(page, clip)
+    page.wait_for_selector(".strip img")
+    until(page, "document.querySelector('#video video')?.readyState >= 2")
+    frame = page.locator(".strip button").nth(4)
+    frame.focus()
+    page.keyboard.press("Enter")
+    until(page, "Math.abs(document.querySelector('#video video').currentTime - 1) < 0.05")
+    ask(page, "When?")
+    page.locator(f"{BOT} small", has_text="token").wait_for()
+    assert page.locator(f"{BOT} a").all_inner_texts() == ["1.2 s"]
+    page.locator(f"{BOT} a").click()
+    until(page, "Math.abs(document.querySelector('#video video').currentTime - 1.2) < 0.05")
+    assert len(window.context.pages) == 1
+    saved = {}
+    for kind in ("json", "markdown"):
+        with page.expect_download() as download:
+            page.locator(f"#{kind}").click()
+        saved[download.value.suggested_filename] = Path(download.value.path()).read_text()
+    turn = json.loads(saved["moving bar.json"])["turns"][0]
+    assert turn["answer"] == "It stops at 1.2 s, not at 3.2 s."
+    assert len(turn["frames"]) == turn["settings"]["num_frames"] == 8
+    assert "It stops at 1.2 s, not at 3.2 s." in saved["moving bar.md"]
+    assert window.problems == []
+
+
+@WIDTHS
+def test_two_versions_answer_beside_each_other_and_a_vote_is_kept(visit, demo, clip, monkeypatch, width, height):
+    from pllava.apps.demo import duel, server
+    from pllava.core.ledger import Ledger
+
+    monkeypatch.setattr(server, "rival", lambda params, serving: serving)
+    window = visit(width, height)
+    page = window.page
+    page.locator("#both").click()
+    page.locator("#duel .problem", has_text="Choose a video").wait_for()
+    upload(page, clip)
+    page.wait_for_selector(".strip img")
+    page.locator("#question textarea").fill("How many?")
+    page.locator("#both").click()
+    page.get_by_role("button", name="Equally good").click()
+    page.locator("#duel", has_text="Kept: equally good.").wait_for()
+    assert page.locator(".duel > div").count() == 2
+    assert page.get_by_role("button", name="Equally good").count() == 0
+    with Ledger(demo[1].parent / duel.VOTES.name) as votes:
+        last = [row for _, row in votes.items()][-1]
+    assert (last["question"], last["vote"], last["video"]) == ("How many?", "same", clip.name)
+    assert not window.scrolls_sideways()
+    assert serious(page) == []
+    assert window.problems == []
+
+
+def test_a_tapped_sample_shows_the_chat_on_a_phone(visit):
+    page = visit(390, 844).page
+    page.locator("#samples button.thumbnail-item").first.click()
+    page.wait_for_selector(".strip img")
+    until(page, "document.querySelector('#chat').getBoundingClientRect().top < innerHeight / 3")
 
 
 def test_a_question_asked_while_another_is_answered_is_not_lost(visit, clip):
@@ -243,6 +330,8 @@ def test_an_image_is_shown_and_asked_about(visit, tmp_path):
     upload(page, tmp_path / "red.png")
     page.wait_for_selector(".strip img")
     until(page, "document.querySelector('#picture img')?.naturalWidth === 128")
+    assert "One image" in page.locator(".facts").first.inner_text()
+    assert page.locator(".strip figcaption, .strip button").count() == 0
     ask(page, "What color is it?")
     page.wait_for_selector(BOT)
     until(page, f"document.querySelector('{BOT}').textContent.trim() !== ''")

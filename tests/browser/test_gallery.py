@@ -18,6 +18,7 @@ def test_a_filter_narrows_the_list_while_one_types(visitor, gallery, width, heig
     page = window.page
     page.goto(gallery)
     assert page.locator(".questions tbody tr").count() == 50
+    until(page, "document.querySelector('.questions .thumbnail').naturalHeight === 120")
     page.get_by_label("Text").fill("option 55")
     until(page, "document.querySelectorAll('.questions tbody tr').length === 1")
     assert page.url.endswith("?text=option+55")
@@ -61,6 +62,8 @@ def test_two_results_are_compared_and_only_differences_listed(visitor, gallery, 
     page.goto(f"{gallery}/compare")
     total = page.locator("tfoot tr").first.inner_text()
     assert re.sub(r"\s+", " ", total) == "all 120 50.0 % 50.0 % +30 −30"
+    for table in page.locator(".scroll:has(.numbers)").all():  # gained and lost are in sight on a phone, too
+        assert table.evaluate("table => table.scrollWidth <= table.clientWidth")
     assert page.locator(".count").inner_text().startswith("60 questions")
     page.locator("select[name=side]").select_option("gained")
     until(page, "document.querySelector('.count').textContent.startsWith('30 questions')")

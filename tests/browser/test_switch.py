@@ -69,7 +69,7 @@ def served(project, port):
 
 
 def credits(page):
-    return [text.rpartition("— ")[2].replace("\u200b", "") for text in page.locator(BOT).all_inner_texts()]
+    return [text.rpartition("— ")[2].replace("\u200b", "").partition(" · ")[0] for text in page.locator(BOT).all_inner_texts()]
 
 
 def ask(page, question, number):

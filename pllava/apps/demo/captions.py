@@ -13,6 +13,7 @@ from pllava.apps.demo.engine import ChatEngine, Settings
 from pllava.apps.web.uploads import Uploads
 
 FORMATS = ("vtt", "srt", "json")
+MORE, STOPPED = "More to come …", "Stopped."
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ def caption_clip(engine: ChatEngine, uploads: Uploads, session: str, path: str, 
 
     name = Path(path).stem
     segments: list[dict[str, Any]] = []
-    yield Captions(_panel([], "Looking for scenes …"))
+    yield Captions(_panel([], MORE))
     with engine.use(replace(settings, num_frames=None)) as chat:  # each scene gets the model's own number of frames
         credit = engine.credit(settings)
         dense = dense_caption(chat, path, max_new_tokens=settings.max_new_tokens, limits=engine.limits)
         for segment in dense:
             segments.append(asdict(segment))
-            yield Captions(_panel(segments, f"More to come …{_by(credit)}"))
+            yield Captions(_panel(segments, f"{MORE}{_by(credit)}"))
     entry = {
         "video": Path(path).name,
         "duration": round(dense.duration, 6),
@@ -65,7 +66,8 @@ def _by(credit: str) -> str:
 
 def _panel(segments: Sequence[dict[str, Any]], note: str) -> str:
     rows = "".join(
-        f"<li><span>{_clock(segment['start'])}–{_clock(segment['end'])}</span> {html.escape(segment['text']) or '…'}</li>"
+        f'<li><button type="button" data-seconds="{segment["start"]:.3f}" title="Show in the player">'
+        f"{_clock(segment['start'])}–{_clock(segment['end'])}</button> {html.escape(segment['text']) or '…'}</li>"
         for segment in segments
     )
     return f'<ol class="captions" aria-label="Captions">{rows}</ol><p class="facts" role="status">{html.escape(note)}</p>'

@@ -11,6 +11,14 @@ from pllava.core.errors import PllavaError
 
 RESTARTED = "The server restarted and no longer has your video. Reload the page."
 NO_VIDEO = '<p class="empty">The frames the model looks at appear here.</p>'
+REFUSALS = {  # words of an error: what a visitor can do about it
+    "the file is empty": "the file is empty. Choose another, or upload it again.",
+    "no video stream": "there is no picture in this file, only sound or data. Choose a video or an image.",
+    "not a readable": "this is no video or image, or it is damaged. Choose another file.",
+    "damaged": "the file is damaged. Choose another, or save it anew with a video editor.",
+    "cut off": "the file is not whole. Upload it again, or choose another.",
+    "does not decode": "the picture is damaged. Choose another file.",
+}
 TOY_NOTICE = (
     '<div class="notice">This is a tiny model, far smaller than any published PLLaVA: what it says about real videos means little. '
     "What it was trained on: <code>pllava lineage</code>. The real one: "
@@ -51,6 +59,8 @@ def problem(text: str) -> str:
 def sentence(error: PllavaError, path: str | None = None) -> str:
     """The error's message for a visitor: with the file's name instead of its path, and without advice for programmers."""
     text = str(error)
+    if friendly := next((friendly for words, friendly in REFUSALS.items() if words in text), None):
+        return f"{path.rsplit('/', 1)[-1]}: {friendly}" if path else friendly
     if path:
         text = text.replace(path, path.rsplit("/", 1)[-1])
     return re.sub(r", or pass Limits\([^)]*\)", "", text)

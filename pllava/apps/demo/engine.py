@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pllava.apps.demo.record import Record
 from pllava.core.errors import PllavaError
 from pllava.video.limits import Limits
 
@@ -80,22 +83,37 @@ class ChatEngine:
         question: str,
         history: Sequence[tuple[str, str]] = (),
         settings: Settings | None = None,
-        credit: Callable[[str], object] | None = None,
+        note: Callable[[Record], object] | None = None,
     ) -> Iterator[str]:
         """Yields the answer so far, longer each time. Closing the iterator stops the model.
 
-        history: (question, answer) pairs, oldest first. credit: called with the name of the model before the first piece.
+        history: (question, answer) pairs, oldest first. note: called with the record of the answer before the first piece; the
+        record has tokens and seconds when the answer is whole.
         """
         settings = settings or Settings()
         with self.use(settings) as chat:
-            if credit is not None:
-                credit(self.credit(settings))
-            answer = ""
-            pieces = cast("Generator[str]", _watch(chat, path).stream(question, history=history, **_options(settings)))
+            began, answer = time.monotonic(), ""
+            watched = _watch(chat, path)
+            stream = watched.streamed(question, history=history, **_options(settings))
+            record = self._record(settings, chat, watched)
+            if note is not None:
+                note(record)
+            pieces = cast("Generator[str]", stream.pieces())
             with closing(pieces):  # stops the model before the lock is free
                 for piece in pieces:
                     answer += piece
                     yield answer
+            record.seconds, record.tokens = round(time.monotonic() - began, 3), len(stream.answer.token_ids) if stream.answer else 0
+
+    def _record(self, settings: Settings, chat: VideoChat, watched: WatchedVideo) -> Record:
+        values = asdict(settings) | {
+            "system": chat.template.system,
+            "num_frames": chat.processor.num_frames,
+            "lora_alpha": self.lora_alpha if settings.lora_alpha is None else settings.lora_alpha,
+        }
+        version, times = self.source.version if self.source else None, [round(float(time), 3) for time in watched.frames.times]
+        asked = datetime.now(UTC).isoformat(timespec="seconds")
+        return Record(self.credit(settings), version, values, times, round(watched.frames.duration, 3), asked)
 
     def credit(self, settings: Settings) -> str:
         """The model that answers with these settings: its name and LoRA alpha. Call it inside `use`, so that no switch comes in between."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pllava.apps.demo.components import sentence
 from pllava.apps.demo.engine import ChatEngine, Settings
+from pllava.apps.demo.record import Record, record_of
 from pllava.apps.web.frames import strip
 from pllava.apps.web.uploads import Uploads
 from pllava.core.errors import PllavaError
@@ -23,9 +25,12 @@ if TYPE_CHECKING:
 PROBLEM = "⚠️ "  # first characters of a message that the page wrote, not the model
 OURS = "Something went wrong on this side. The server's log says what; the question can be asked again."
 APART = "\u200b"  # a space of zero width
-BY = "\u2063"  # an invisible character between an answer and the name of its model
+BY = "\u2063"  # an invisible character between an answer and the line about it
+ABOUT = f"\n<small>{BY}"  # begins that line
 CHOOSE = "Please choose a video first: upload one, or take a held-out clip."
 MARKUP = re.compile(r"<(?=[a-zA-Z/!?])|&(?=[#\w])")
+TIME = re.compile(r"\b(?:(?P<minutes>\d+):(?P<rest>\d\d(?:\.\d+)?)|(?P<seconds>\d+(?:\.\d+)?) ?(?:s|secs?|seconds?))\b")
+LINK = re.compile(r'<a href="#t=[\d.]+">|</a>')
 UNPLAYABLE = '<p class="facts">Browsers do not play this format; the model reads it all the same.</p>'
 Message = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -47,6 +52,7 @@ class Visits:
         self.engine = engine
         self.uploads = uploads
         self.turns = turns
+        self._work: dict[str, object] = {}  # session -> the conversation that is being answered, or that the clip is being captioned
         self._unanswered: dict[str, list[Message]] = {}  # session -> the conversation whose last question waits for its answer
 
     def look(self, session: str, path: str, settings: Settings, ours: bool = False) -> Clip:
@@ -69,20 +75,23 @@ class Visits:
             self.uploads.release(session)
             raise PllavaError(OURS) from None
         kind = content_type(file)
-        frames = strip(watched.frames, self.engine.chat.processor.pooling_shape)
-        return Clip(str(file), frames + _far(watched) + ("" if kind else UNPLAYABLE), kind)
+        return Clip(str(file), self._frames(watched, kind), kind)
 
     def look_again(self, clip: Clip, settings: Settings) -> str:
         """HTML of the clip's frames with other settings. Raises PllavaError with a sentence for the visitor."""
         try:
-            watched = self.engine.watch(clip.path, settings)
-            return strip(watched.frames, self.engine.chat.processor.pooling_shape) + _far(watched) + ("" if clip.kind else UNPLAYABLE)
+            return self._frames(self.engine.watch(clip.path, settings), clip.kind)
         except PllavaError as error:
             raise PllavaError(sentence(error, clip.path)) from None
 
+    def _frames(self, watched: WatchedVideo, kind: str | None) -> str:
+        playable = (kind or "").startswith("video/")
+        pictures = strip(watched.frames, self.engine.chat.processor.pooling_shape, playable)
+        return pictures + _far(watched) + ("" if kind else UNPLAYABLE)
+
     def asks(self, session: str, history: list[Message]) -> None:
         """Note a visitor's next question. An answer that is being written to an earlier question ends where it is."""
-        self._unanswered[session] = history
+        self._unanswered[session] = self._work[session] = history
 
     def reply(self, session: str, clip: Clip | None, settings: Settings, no_clip: str = CHOOSE) -> Iterator[list[Message]]:
         """Yields the conversation with the answer to its last question, longer each time. Errors are messages in the chat.
@@ -92,6 +101,12 @@ class Visits:
         """
         if (history := self._unanswered.pop(session, None)) is None:
             return
+        try:
+            yield from self._answer(session, history, clip, settings, no_clip)
+        finally:
+            self.ends(session, history)
+
+    def _answer(self, session: str, history: list[Message], clip: Clip | None, settings: Settings, no_clip: str) -> Iterator[list[Message]]:
         yield history
         if not history or history[-1]["role"] != "user":
             return
@@ -101,11 +116,13 @@ class Visits:
         earlier = pairs(history[:-1]) if self.turns == "conversation" else []
         try:
             answer = ""
-            credit: list[str] = []
-            for answer in self.engine.stream(clip.path, text_of(history[-1]), earlier, settings, credit.append):
-                if session in self._unanswered:
+            records: list[Record] = []
+            for answer in self.engine.stream(clip.path, text_of(history[-1]), earlier, settings, records.append):
+                if self._work.get(session) is not history:  # stopped, or another question was asked
                     return
-                yield [*history, _reply(answer, *credit)]
+                yield [*history, _reply(answer, *records)]
+            if answer and records:
+                yield [*history, _reply(answer, *records)]  # with tokens and seconds
             if not answer:
                 yield [*history, _reply(PROBLEM + "The model said nothing.")]
         except PllavaError as error:
@@ -114,17 +131,44 @@ class Visits:
             log.exception("a question failed")
             yield [*history, _reply(PROBLEM + OURS)]
 
+    def begins(self, session: str, work: object) -> None:
+        """The model works for this visitor: Stop can be pressed."""
+        self._work[session] = work
+
+    def ends(self, session: str, work: object = None) -> None:
+        """This work has ended. None: whatever it was, and the question that waits."""
+        if work is None:
+            self._unanswered.pop(session, None)
+        if work is None or self._work.get(session) is work:
+            self._work.pop(session, None)
+
+    def busy(self, session: str) -> bool:
+        """Whether a question of this visitor waits or is being answered, or captions are being made."""
+        return session in self._work
+
     def leave(self, session: str | None) -> None:
         """The visitor closed the page: release the files."""
         if session:
-            self._unanswered.pop(session, None)
+            self.ends(session)
             self.uploads.release(session)
 
 
 def asked(question: str, history: list[Message]) -> list[Message]:
     """The conversation with a new question; unchanged when the question is empty."""
     question = question.replace(APART, "").strip()
-    return [*history, {"role": "user", "content": shown(question)}] if question else history
+    return [*stopped(history), {"role": "user", "content": shown(question)}] if question else history
+
+
+def stopped(history: list[Message], waiting: str = "") -> list[Message]:
+    """The conversation with a mark on the last answer when that is not whole. waiting: an answer to a question that has none yet."""
+    if not history:
+        return history
+    if history[-1]["role"] == "user":
+        return [*history, _reply(PROBLEM + waiting)] if waiting else history
+    record = record_of(history[-1])
+    if record is None or record.seconds is not None:
+        return history
+    return [*history[:-1], _reply(text_of(history[-1]), replace(record, stopped=True))]
 
 
 def up_to(history: list[Message], index: int | tuple[int, int] | list[int], text: str | None = None) -> list[Message]:
@@ -134,6 +178,16 @@ def up_to(history: list[Message], index: int | tuple[int, int] | list[int], text
         position -= 1
     question = text_of(history[position]) if text is None else text
     return asked(question, history[:position])
+
+
+def turns(history: list[Message]) -> list[tuple[str, str, Record | None]]:
+    """(question, answer, record) of each question, oldest first; "" for a question without an answer."""
+    following = [*history[1:], {"role": "user", "content": ""}]
+    return [
+        (text_of(first), text_of(second) if second["role"] == "assistant" else "", record_of(second))
+        for first, second in zip(history, following, strict=False)
+        if first["role"] == "user"
+    ]
 
 
 def pairs(history: list[Message]) -> list[tuple[str, str]]:
@@ -146,11 +200,11 @@ def pairs(history: list[Message]) -> list[tuple[str, str]]:
 
 
 def text_of(message: Message) -> str:
-    """Text of a chat message, without the name of the model. Gradio returns the content as a list of parts."""
+    """Text of a chat message, without the line about it and without links. Gradio returns the content as a list of parts."""
     content = message["content"]
     text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
     if message["role"] == "assistant":
-        text = text.partition(f"\n{BY}")[0]
+        text = LINK.sub("", text.partition(ABOUT)[0])
     return text.replace(APART, "")
 
 
@@ -167,6 +221,16 @@ def _far(watched: WatchedVideo) -> str:
     return f'<p class="facts" role="status">{PROBLEM}{FAR}</p>' if watched.far else ""
 
 
-def _reply(text: str, credit: str = "") -> Message:
+def _reply(text: str, record: Record | None = None) -> Message:
     content = shown(text.replace(BY, ""))
-    return {"role": "assistant", "content": f"{content}\n{BY}— {shown(credit)}" if credit else content}
+    if record is None:
+        return {"role": "assistant", "content": content}
+    line = f"{ABOUT}— {shown(record.line())}</small>" if record.line() else ""
+    content = TIME.sub(lambda said: _link(said, record.duration), content)
+    return {"role": "assistant", "content": content + line, "metadata": {"log": json.dumps(asdict(record))}}
+
+
+def _link(said: re.Match[str], duration: float) -> str:
+    """A time such as "3.2 s" or "0:03" as a link that the page's script turns into a jump of the player, when the clip is so long."""
+    seconds = float(said["seconds"] or 60 * int(said["minutes"] or 0) + float(said["rest"] or 0))
+    return f'<a href="#t={seconds:.3f}">{said[0]}</a>' if duration and seconds <= duration else said[0]

@@ -6,17 +6,21 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from pllava.apps.demo import components
-from pllava.apps.demo.captions import FORMATS, caption_clip
+from pllava.apps.demo import components, duel
+from pllava.apps.demo.captions import FORMATS, MORE, STOPPED, caption_clip
 from pllava.apps.demo.components import NO_VIDEO, RESTARTED, TOY_NOTICE
 from pllava.apps.demo.engine import MOST_FRAMES, ChatEngine, Settings
-from pllava.apps.demo.handlers import CHOOSE, OURS, Clip, Message, Visits, asked, up_to
+from pllava.apps.demo.handlers import CHOOSE, OURS, Clip, Message, Visits, asked, stopped, text_of, turns, up_to
+from pllava.apps.demo.record import as_json, as_markdown
 from pllava.apps.demo.samples import Sample
+from pllava.apps.demo.scripts import FOLLOW, SAVE, SEEK, TELL, TO_CHAT
 from pllava.apps.web.frames import thumbnail
 from pllava.apps.web.uploads import Uploads
 from pllava.chat.model_ref import ModelRef, describe_runtime, is_toy
@@ -26,41 +30,25 @@ log = logging.getLogger(__name__)
 GENERAL_QUESTIONS = ["Describe the video in detail.", "What happens in the video?"]
 MAX_QUESTION = 2000  # characters
 MAX_SYSTEM = 4000
+CAPTIONS = object()  # the work of `caption`, for Visits
 DIGITS = 6  # decimal places of the LoRA alpha on the page
-# Asks every second which model and server answer, and clicks #follow after a change. Gradio's own timer is no use: when the server is away,
-# the timer's failure makes gradio reload the page, and the conversation is lost.
-FOLLOW = """() => {
-  let last;
-  setInterval(async () => {
-    try {
-      const options = {method: "POST", headers: {"Content-Type": "application/json"}, body: '{"data": []}'};
-      const [serving] = (await (await fetch(`${window.gradio_config.root}/gradio_api/run/serving`, options)).json()).data;
-      const server = window.server_now = JSON.parse(serving).server;
-      // After a restart cut an answer off, gradio ignores clicks until it has reloaded the page. So click until TELL has stored the server.
-      if (serving !== last || server !== sessionStorage.getItem("server")) document.querySelector("#follow").click();
-      last = serving;
-    } catch {}  // the server does not answer now
-  }, 1000);
-}"""
-# Runs on a click on #follow. Puts the server that the browser tab saw last into the facts: a reloaded page has the facts of the new server.
-TELL = """facts => {
-  const before = sessionStorage.getItem("server");
-  sessionStorage.setItem("server", window.server_now);
-  return before === null ? facts : {...facts, server: before};
-}"""
 KEEP_UPLOADS = (3600, 24 * 3600)  # seconds: time between two checks, greatest age of an upload
 HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 
 
-def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], uploads: Uploads) -> gr.Blocks:
+def build_demo(
+    engine: ChatEngine, source: ModelRef, clips: list[Sample], uploads: Uploads, rival: Callable[[], ModelRef | None] = lambda: None
+) -> gr.Blocks:
     """The page, not yet launched. Endpoints for programs: /ask (video file, question -> answer) and /version.
 
-    source: the model that `engine` has now. clips: samples that the page offers.
+    source: the model that `engine` has now. clips: samples that the page offers. rival: the version to compare with the
+    one that answers; asked whenever a page is opened.
     """
     model = engine.chat.model
     visits = Visits(engine, uploads, source.turns)
     server = uuid.uuid4().hex  # a new one after a restart
+    apart = "" if source.turns == "conversation" else " Each question is answered on its own."
 
     def serving() -> ModelRef:
         """The model that answers now. A switch may have replaced `source`."""
@@ -115,7 +103,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
             gr.Video(clip.path if clip and kind.startswith("video/") else None, visible=kind.startswith("video/"), subtitles=None),
             gr.Image(clip.path if clip and kind.startswith("image/") else None, visible=kind.startswith("image/")),
             frames,
-            [],
+            gr.Chatbot([], placeholder=f"{'Ask about the clip.' if clip else 'Choose a video, then ask about it.'}{apart}"),
             gr.Dataset(samples=[[question] for question in questions]),
             gr.Button(visible=video),
             "",
@@ -154,12 +142,49 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         try:
             settings = settings_of(*values)
         except (PllavaError, TypeError, ValueError) as error:
+            visits.ends(str(request.session_hash))
             raise gr.Error(str(error), print_exception=False) from None
         yield from visits.reply(str(request.session_hash), clip, settings, RESTARTED if restarted(values[-1]) else CHOOSE)
+
+    def useful(history: list[Message], clip: Clip | None, request: gr.Request) -> list[Any]:
+        """The buttons below the chat; one that would do nothing is disabled."""
+        wanted = [visits.busy(str(request.session_hash)), bool(history), bool(history), clip is not None, bool(history), bool(history)]
+        return [gr.Button(interactive=use) for use in wanted]
+
+    def end(history: list[Message], listed: str, request: gr.Request) -> tuple[list[Message], str]:
+        """Stop was pressed: mark the answer, or the captions."""
+        visits.ends(str(request.session_hash))
+        return stopped(history, "Stopped before the first word."), listed.replace(MORE, STOPPED)
+
+    def clear_chat(request: gr.Request) -> list[Message]:
+        visits.ends(str(request.session_hash))
+        return []
+
+    def file_of(history: list[Message], clip: Clip | None, kind: str) -> str:
+        """[name, type, text] of the conversation as a file, for the script SAVE."""
+        video = Path(clip.path).name if clip else ""
+        name = f"{Path(video).stem or 'chat'}.{kind}"
+        text = (as_json if kind == "json" else as_markdown)(video, turns(history))
+        return json.dumps([name, "application/json" if kind == "json" else "text/markdown", text])
+
+    def both(clip: Clip | None, words: str, history: list[Message], *values: Any) -> Iterator[duel.Duel]:
+        """The question in the box, or the last one of the conversation, for both versions."""
+        question = words.strip() or next((text_of(one) for one in reversed(history) if one["role"] == "user"), "")
+        other = rival()
+        if clip is None or not question:
+            raise PllavaError("Choose a video and write a question first." if clip is None else "Write a question first.")
+        if other is None:
+            raise PllavaError("There is no second version any more. Reload the page.")
+        yield from duel.ask_both(engine, other, clip.path, question[:MAX_QUESTION], settings_of(*values))
+
+    def begin_captions(request: gr.Request) -> Any:
+        visits.begins(str(request.session_hash), CAPTIONS)
+        return gr.Button(interactive=True)
 
     def caption(clip: Clip | None, request: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         no_files = [gr.DownloadButton(visible=False) for _ in FORMATS]
         if clip is None:
+            visits.ends(str(request.session_hash), CAPTIONS)
             yield (gr.skip(), components.problem(RESTARTED if restarted(values[-1]) else CHOOSE), *no_files)
             return
         try:
@@ -175,6 +200,8 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         except Exception:
             log.exception("captions failed")
             yield (gr.skip(), components.problem(OURS), *no_files)
+        finally:
+            visits.ends(str(request.session_hash), CAPTIONS)
 
     def ask(video: str | None, question: str) -> str:
         if not video:
@@ -196,6 +223,7 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
             uploads.answered(video)
 
     def start_over(request: gr.Request) -> tuple[Any, ...]:
+        visits.ends(str(request.session_hash))
         uploads.release(str(request.session_hash))
         return (None, *show(None, NO_VIDEO, GENERAL_QUESTIONS))
 
@@ -237,14 +265,13 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
             with gr.Column(scale=6, min_width=320):
                 chat = gr.Chatbot(
                     label="Conversation",
-                    height=420,
+                    height="max(420px, 58vh)",
                     layout="bubble",
                     buttons=["copy"],
                     editable="user",
                     feedback_options=None,
                     render_markdown=False,  # text of a model or a visitor is plain text
-                    placeholder="Choose a video, then ask about it."
-                    + ("" if source.turns == "conversation" else " Each question is answered on its own."),
+                    placeholder=f"Choose a video, then ask about it.{apart}",
                     elem_id="chat",
                     allow_tags=False,
                     latex_delimiters=[],
@@ -261,10 +288,12 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
                     label="Try", components=["textbox"], samples=[[q] for q in GENERAL_QUESTIONS], type="values", elem_id="questions"
                 )
                 with gr.Row(elem_id="actions"):
-                    stop = gr.Button("Stop", size="sm", min_width=70, elem_id="stop")
-                    retry = gr.Button("Ask again", size="sm", min_width=70, elem_id="retry")
-                    clear = gr.Button("Clear chat", size="sm", min_width=70, elem_id="clear")
-                    new = gr.Button("New video", size="sm", min_width=70, elem_id="new")
+                    names = {"stop": "Stop", "retry": "Ask again", "clear": "Clear chat", "new": "New video"}
+                    names |= {"markdown": "Save chat", "json": "Save data"}
+                    buttons = [gr.Button(text, size="sm", min_width=70, elem_id=name, interactive=False) for name, text in names.items()]
+                    stop, retry, clear, new, *saves = buttons
+                    saved = gr.Textbox(visible=False)
+                comparison = gr.Column()
                 with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                     settings = [*_advanced(engine), page_facts]
         lineage = gr.HTML(components.lineage(source, describe_runtime(model)))
@@ -272,30 +301,45 @@ def build_demo(engine: ChatEngine, source: ModelRef, clips: list[Sample], upload
         page.load(lambda: follow(None), None, about, **HIDDEN)
         gr.Button("Follow", visible="hidden", elem_id="follow").click(follow, page_facts, about, js=TELL, **HIDDEN)
         page.load(None, js=FOLLOW)
+        page.load(None, js=SEEK)
 
         shown = [clip, player, picture, frames, chat, examples, dense, captions, *downloads]
         answers: list[Any] = []
 
+        def then_buttons(event: Any) -> None:
+            event.then(useful, [chat, clip], buttons, **HIDDEN)
+
         def answer(event: Any) -> None:
             """Answer the last question of the conversation after this event of the page."""
             noted = event.then(note, chat, None, **HIDDEN)
+            then_buttons(noted)
             answered = noted.then(reply, [clip, *settings], chat, trigger_mode="multiple", **MODEL)
             answers.append(answered)
             answered.then(follow, page_facts, about, **HIDDEN)
+            then_buttons(answered)
 
         answer(question.submit(lambda q, history: ("", asked(q, history)), [question, chat], [question, chat], **HIDDEN))
         answer(examples.click(lambda row, history: asked(row[0], history), [examples, chat], chat, **HIDDEN))
         answer(retry.click(lambda history: up_to(history, len(history) - 1) if history else history, chat, chat, **HIDDEN))
         answer(chat.retry(_retry, chat, chat, **HIDDEN))
         answer(chat.edit(_edit, chat, chat, **HIDDEN))
-        answers.append(dense.click(caption, [clip, *settings], [player, captions, *downloads], show_progress_on=captions, **MODEL))
-        stop.click(None, cancels=answers, api_visibility="private")
-        clear.click(list, None, chat, cancels=answers, **HIDDEN)
-        new.click(start_over, None, [file, *shown], cancels=answers, **HIDDEN)
-        file.upload(upload, [file, *settings], [file, *shown], cancels=answers, show_progress_on=frames, **MODEL)
-        file.clear(start_over, None, [file, *shown], cancels=answers, **HIDDEN)
+        with comparison:
+            answers.append(duel.panel(both, lambda: rival() is not None, page, [clip, question, chat, *settings], **MODEL))
+        begun = dense.click(begin_captions, None, stop, **HIDDEN)
+        answers.append(begun.then(caption, [clip, *settings], [player, captions, *downloads], show_progress_on=captions, **MODEL))
+        then_buttons(answers[-1])
+        halted = stop.click(end, [chat, captions], [chat, captions], cancels=answers, **HIDDEN)
+        then_buttons(halted.then(lambda history: stopped(history), chat, chat, **HIDDEN))  # a last piece may have come after the mark
+        then_buttons(clear.click(clear_chat, None, chat, cancels=answers, **HIDDEN))
+        for save, kind in zip(saves, ("md", "json"), strict=True):
+            save.click(partial(file_of, kind=kind), [chat, clip], saved, **HIDDEN).then(None, saved, None, js=SAVE)
+        then_buttons(new.click(start_over, None, [file, *shown], cancels=answers, **HIDDEN))
+        then_buttons(file.upload(upload, [file, *settings], [file, *shown], cancels=answers, show_progress_on=frames, **MODEL))
+        then_buttons(file.clear(start_over, None, [file, *shown], cancels=answers, **HIDDEN))
         if clips:
-            gallery.select(take, settings, shown, cancels=answers, show_progress_on=frames, **MODEL)
+            taken = gallery.select(take, settings, shown, cancels=answers, show_progress_on=frames, **MODEL)
+            taken.then(None, js=TO_CHAT)
+            then_buttons(taken)
         settings[1].change(look_again, [clip, *settings], frames, trigger_mode="always_last", **MODEL)
         page.unload(leave)
 

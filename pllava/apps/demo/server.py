@@ -22,7 +22,7 @@ from pllava.chat.model_ref import describe_runtime
 from pllava.core.errors import PllavaError
 from pllava.core.params import Params
 from pllava.core.processes import HOME, require_free_port
-from pllava.registry.default_model import choose
+from pllava.registry.default_model import choose, rival
 from pllava.video.readers import Readers
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def open_page(
         app.middleware_stack = OriginGuard(app.middleware_stack, hosts, "`pllava demo`")
         yield
 
-    page = build_demo(engine, source, clips, uploads)
+    page = build_demo(engine, source, clips, uploads, lambda: rival(params, engine.source or source))
     page.engine = engine  # type: ignore[attr-defined]  # switch.py replaces the engine's model
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1).launch(
         server_name=host,

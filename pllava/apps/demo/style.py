@@ -23,6 +23,9 @@ CSS = """
 .notice code { font-size: .85em; overflow-wrap: anywhere; }
 .strip { display: grid; gap: 6px; grid-template-columns: repeat(8, 1fr); }
 .strip figure { margin: 0; min-width: 0; }
+.strip button, .captions button { all: unset; cursor: pointer; display: block; }
+.strip button:focus-visible, .captions button:focus-visible {
+  outline: 2px solid var(--color-accent); outline-offset: 2px; border-radius: 5px; }
 .strip img { width: 100%; height: auto; display: block; border-radius: 5px; margin: 0; }
 .strip figcaption { text-align: center; font-size: .7rem; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .facts { margin: 6px 0 0; font-size: .82rem; color: var(--body-text-color-subdued); }
@@ -32,7 +35,14 @@ CSS = """
 #captions:not(:has(p, .problem, [data-testid=status-tracker]:not(.hide))), #downloads:not(:has(button, a)) { display: none; }
 .captions { list-style: none; margin: 4px 0 0; padding: 0; max-height: 220px; overflow-y: auto; font-size: .88rem; }
 .captions li { padding: 2px 0; color: var(--body-text-color); overflow-wrap: anywhere; }
-.captions span { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; margin-right: 6px; }
+.captions button { display: inline; color: var(--link-text-color); font-variant-numeric: tabular-nums; margin-right: 6px; }
+.duel { display: grid; grid-template-columns: 1fr 1fr; gap: 10px; }
+.duel div { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px; background: var(--block-background-fill);
+  overflow-wrap: anywhere; min-width: 0; font-size: .9rem; color: var(--body-text-color); }
+.duel b { font-size: .75rem; color: var(--body-text-color-subdued); }
+.duel p { margin: 4px 0 0; white-space: pre-wrap; }
+#chat small { font-size: .75rem; color: var(--body-text-color-subdued); }
+#chat button[aria-label=Clear] { display: none; }
 .heading { margin: 4px 0 -8px; font-size: .85rem; font-weight: 600; color: var(--body-text-color); }
 .heading span { font-weight: 400; color: var(--body-text-color-subdued); }
 .problem { border: 1px solid #f59e0b; border-radius: 8px; padding: 10px 14px; font-size: .9rem; color: var(--body-text-color);

@@ -30,6 +30,7 @@ FOLDER = Path(__file__).parent
 MOST_COMPARED = 8
 MOST_PAGES = 1_000_000
 LONGEST = 500  # characters of a field in the address
+NO_PICTURE = '<svg xmlns="http://www.w3.org/2000/svg" width="4" height="3"/>'
 
 
 def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Sequence[str] | None = None) -> FastAPI:
@@ -144,6 +145,16 @@ def create_app(results: Current, auth: tuple[str, str] | None = None, hosts: Seq
         if not 0 <= index < len(pictures):
             raise HTTPException(404, "There is no such frame.")
         return Response(pictures[index], media_type="image/jpeg")
+
+    @app.get("/thumbnail/{number}.jpg")
+    def thumbnail(number: int, of: str = "") -> Response:
+        """A picture of the clip for a list. An empty picture where there is none: the list goes on without it."""
+        try:
+            path, question, _ = located(number, of)
+            picture = media.thumbnail(path, question["start"], question["end"])
+        except (HTTPException, PllavaError):
+            return Response(NO_PICTURE, media_type="image/svg+xml")
+        return Response(picture, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     def located(number: int, of: str) -> tuple[Path, dict[str, Any], ResultFile]:
         """The clip's path, the question and its file of results.

@@ -18,18 +18,34 @@ HEIGHT = 96  # pixels, of a picture in the strip
 MOST_WIDTH = 12 * HEIGHT  # pixels; a picture that would be wider gets a smaller height
 
 
-def strip(video: VideoFrames, pooling_shape: tuple[int, int, int]) -> str:
-    """HTML with a picture and a time for each frame, and the number of visual tokens. pooling_shape: (t, h, w), in tokens."""
+def strip(video: VideoFrames, pooling_shape: tuple[int, int, int], playable: bool = False) -> str:
+    """HTML with a picture and a time for each frame, and the number of visual tokens. pooling_shape: (t, h, w), in tokens.
+
+    playable: each frame is a button; the page's script moves the player to its time.
+    """
     t, h, w = pooling_shape
-    pictures = "".join(
-        f'<figure><img src="{_data_uri(frame)}" alt="frame {index} at {time:.2f} s"><figcaption>{time:.2f} s</figcaption></figure>'
-        for frame, time, index in zip(video.frames, video.times, video.indices, strict=True)
-    )
     height, width = video.frames.shape[1:3]
-    read = f"{video.duration:.1f} s, {width} x {height}, read by {html.escape(video.read_by)}"
     tokens = f"{t} x {h} x {w} = <b>{t * h * w:,} visual tokens</b>"
-    facts = f"<b>{len(video.frames)} frames</b> of {video.num_frames_total} ({read}) become {tokens}"
-    return f'<div class="strip" tabindex="0" role="group" aria-label="sampled frames">{pictures}</div><p class="facts">{facts}</p>'
+    if video.num_frames_total == 1:
+        pictures = f'<figure><img src="{_data_uri(video.frames[0])}" alt="the image as the model sees it"></figure>'
+        facts = f"<b>One image</b> ({width} x {height}, read by {html.escape(video.read_by)}), pooled into {tokens}"
+    else:
+        pictures = "".join(
+            _figure(frame, float(time), index, playable)
+            for frame, time, index in zip(video.frames, video.times, video.indices, strict=True)
+        )
+        read = f"{video.duration:.1f} s, {width} x {height}, read by {html.escape(video.read_by)}"
+        number = "1 frame" if len(video.frames) == 1 else f"{len(video.frames)} frames"
+        facts = f"<b>{number}</b> of {video.num_frames_total} ({read}), pooled into {tokens}"
+    focus = "" if playable else ' tabindex="0"'
+    return f'<div class="strip"{focus} role="group" aria-label="sampled frames">{pictures}</div><p class="facts">{facts}</p>'
+
+
+def _figure(frame: np.ndarray, time: float, index: int, playable: bool) -> str:
+    picture = f'<img src="{_data_uri(frame)}" alt="frame {index} at {time:.2f} s">'
+    if playable:
+        picture = f'<button type="button" title="Show in the player">{picture}</button>'
+    return f'<figure data-seconds="{time:.3f}">{picture}<figcaption>{time:.2f} s</figcaption></figure>'
 
 
 def thumbnail(frame: np.ndarray, height: int = HEIGHT) -> Image.Image:

@@ -123,3 +123,9 @@ def strip(path: Path, num_frames: int, frame_rule: str, start: float | None, end
         thumbnail(frame, HEIGHT).save(buffer, "JPEG", quality=85)
         pictures.append(buffer.getvalue())
     return Strip(pictures, [float(time) for time in video.times], video.duration, video.num_frames_total)
+
+
+@lru_cache(512)
+def thumbnail(path: Path, start: float | None, end: float | None) -> bytes:
+    """A JPEG picture of one frame between `start` and `end` (seconds). Raises PllavaError when the clip can't be read."""
+    return strip.__wrapped__(path, 1, "eval", start, end).pictures[0]

@@ -76,6 +76,49 @@ def test_an_unreadable_upload_is_said_by_its_name_only(client, tmp_path, content
     assert "Traceback" not in str(refused.value)
 
 
+def test_every_wrong_file_is_refused_in_words_for_a_visitor(params, tiny_model, tiny_processor, corpus, tmp_path):
+    import av
+    import numpy as np
+
+    import pllava
+    from pllava.apps.demo.engine import ChatEngine, Settings
+    from pllava.apps.demo.handlers import Visits
+    from pllava.apps.web.uploads import Uploads
+
+    uploads = Uploads(tmp_path / "uploads")
+    home = uploads.open()
+    clip = (corpus / "MVBench/video/moving_direction/40.mp4").read_bytes()
+    contents = {
+        "notes.mp4": b"these are words",
+        "empty.mp4": b"",
+        "half.mp4": clip[: len(clip) // 2],
+        "torn.png": b"\x89PNG\r\n\x1a\n" + bytes(40),
+    }
+    for name, content in contents.items():
+        (home / name[:4]).mkdir()
+        (home / name[:4] / name).write_bytes(content)
+    (home / "song").mkdir()
+    with av.open(str(home / "song/song.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 44100
+        container.mux([*stream.encode(sound), *stream.encode()])
+    visits = Visits(ChatEngine(pllava.VideoChat(tiny_model, tiny_processor, template="vicuna")), uploads)
+    words = {
+        "notes.mp4": "no video or image",
+        "empty.mp4": "is empty",
+        "half.mp4": "damaged",
+        "torn.png": "no video or image",
+        "song.mp4": "sound",
+    }
+    for name, word in words.items():
+        with pytest.raises(PllavaError, match=word) as refused:
+            visits.look("anna", str(home / name[:4] / name), Settings())
+        assert str(refused.value).startswith(f"{name}: ")
+        assert not any(advice in str(refused.value) for advice in ("ffmpeg", "Fetch", "Limits(", "stream", str(home)))
+        assert not (home / name[:4] / name).exists()
+
+
 @pytest.fixture
 def over_long(tmp_path):
     """31 minutes, of one picture every ten seconds."""

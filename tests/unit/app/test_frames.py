@@ -17,6 +17,20 @@ def test_strip_shows_every_frame_with_its_time():
     assert 'src="http' not in shown
 
 
+def test_an_image_is_no_clip_of_one_frame():
+    shown = strip(VideoFrames(np.zeros((1, 64, 64, 3), np.uint8), np.array([0.0]), [0], 0.0, 1, 1.0, "pillow"), (16, 12, 12))
+    assert "One image" in shown
+    assert "1 frames" not in shown
+    assert "0.00 s" not in shown
+
+
+def test_a_frame_is_a_button_where_there_is_a_player():
+    frames = VideoFrames(np.zeros((1, 64, 64, 3), np.uint8), np.array([3.25]), [26], 12.0, 96, 8.0, "decord")
+    assert 'data-seconds="3.250"><button type="button"' in strip(frames, (16, 12, 12), playable=True)
+    assert "<button" not in strip(frames, (16, 12, 12))
+    assert "1 frame</b> of 96" in strip(frames, (16, 12, 12))
+
+
 def test_thumbnail_keeps_the_aspect():
     assert thumbnail(np.zeros((360, 640, 3), np.uint8), 90).size == (160, 90)
     for shape in ((1, 70_000, 3), (70_000, 1, 3)):  # neither a gigabyte nor more than a JPEG can hold

@@ -40,7 +40,8 @@ def put_in(engine, tmp_path, name, clip):
 
 
 def said(message):
-    return message["content"].replace("\u200b", "").partition("\u2063")[2]
+    """The line about an answer, without its cost."""
+    return message["content"].replace("\u200b", "").partition("\u2063")[2].removesuffix("</small>").partition(" · ")[0]
 
 
 def test_an_answer_in_progress_is_credited_to_who_gives_it(engine, clip, tmp_path):

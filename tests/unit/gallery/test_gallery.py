@@ -190,6 +190,19 @@ def test_a_part_of_a_clip_is_what_plays_and_what_is_sampled(tmp_path, clips):
     assert max(times) <= 1.5
 
 
+def test_a_list_has_a_picture_of_each_clip_that_can_be_read(tmp_path, clips):
+    (clips / "video/torn.mp4").write_bytes(b"no video at all")
+    media = ["video/0.mp4", "video/loop.gif", "video/torn.mp4", "video/none.mp4", "../secret.mp4"]
+    rows = [result(number, "adapted", True, media=name) for number, name in enumerate(media)]
+    _, client = open_index(tmp_path / "index", write(tmp_path / "r", rows), media={"": clips})
+    addresses = re.findall(r'<img class="thumbnail" src="([^"]+)" alt=""', client.get("/").text)
+    assert len(addresses) == len(media)
+    pictures = [client.get(address) for address in addresses]
+    assert [picture.content[:2] == b"\xff\xd8" for picture in pictures] == [True, True, False, False, False]
+    assert {picture.status_code for picture in pictures} == {200}
+    assert client.get("/thumbnail/1.jpg?of=another").headers["content-type"] == "image/svg+xml"
+
+
 def test_a_broken_clip_is_a_sentence_without_its_place(tmp_path, clips):
     (clips / "video/broken.mp4").write_bytes(b"no video at all")
     row = result(0, "adapted", False, media="video/broken.mp4", error="does not decode")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pllava.core.errors import PllavaError
 from pllava.services.programs import programs
 from pllava.services.stack import LOGIN, recorded, secret, wanted
 from pllava.services.supervisor import write_settings
@@ -19,6 +20,29 @@ def root(tmp_path, monkeypatch):
     for name in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+def test_a_demo_on_another_port_than_the_one_asked_for_is_refused_and_not_moved_later(root, monkeypatch):
+    import os
+    import socket
+
+    import psutil
+
+    from pllava.core import processes
+    from pllava.services.up import _require_ports
+
+    monkeypatch.chdir(root)
+    processes.record(psutil.Process(os.getpid()), host="127.0.0.1", port=7860)
+    ports = []
+    for name in ("PLLAVA_MLFLOW_PORT", "PLLAVA_PREFECT_PORT", "PLLAVA_BRIDGE_PORT", "PLLAVA_DEMO_PORT"):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+        monkeypatch.setenv(name, str(ports[-1]))
+    with pytest.raises(PllavaError, match=f"on port 7860. For {ports[-1]}: pllava stop, then make up PLLAVA_DEMO_PORT={ports[-1]}"):
+        _require_ports(wanted(root))
+    monkeypatch.setenv("PLLAVA_DEMO_PORT", "7860")
+    _require_ports(wanted(root))
 
 
 @pytest.mark.parametrize("address", ["", "http://127.0.0.1:5000", "http://localhost:5000/", "sqlite:////a/mlflow.db"])
