@@ -5,7 +5,6 @@ Finished points are kept under .state/sweeps/NAME. A sweep that was stopped and 
 
 import base64
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -173,6 +172,6 @@ def _code() -> str:
 
     try:
         diff = git.run(ROOT, "diff", "HEAD", "--", "pllava", "flows")
-        return f"{git.commit(ROOT)} {re.sub(r'^index .*$', '', diff)}"
+        return f"{git.commit(ROOT)} {diff}"
     except PllavaError:  # no repository
         return ""

@@ -9,12 +9,13 @@ from pllava.corpora.check import REPORTS
 from pllava.corpora.entries import without_corpus, without_dependencies
 from pllava.corpora.project import DVC_FILE, find, load_text, read_dvc_yaml, rewrite, splits_of, validated
 from pllava.corpora.tracking import untrack
-from pllava.corpora.undo import Undo
+from pllava.corpora.undo import Undo, recover
 
 
 def remove(name: str, split: str | None = None, delete: bool = False, params_file: str | Path = PARAMS_FILE) -> list[str]:
     """Take a corpus out of params.yaml, dvc.yaml and DVC; returns one line for each change. The data files stay unless `delete`."""
     params_file = Path(params_file)
+    recover()
     entries = find(load_params(params_file), name, split)
     with Undo() as undo:
         undo.keep(params_file)

@@ -70,6 +70,7 @@ def check_test_set(name: str, params: Params) -> str:
 def remove_test_set(name: str, delete: bool = False, params_file: str | Path = PARAMS_FILE) -> list[str]:
     """Take a benchmark out of params.yaml, and what `add_test_set` tracked out of DVC; the files stay unless `delete`."""
     params_file = Path(params_file)
+    recover()
     params = load_params(params_file)
     root = params.evaluate.benchmarks[name].root
     with Undo() as undo:
@@ -125,7 +126,7 @@ def _require_readable(name: str, samples: list[Sample], params: Params) -> None:
         lines = "\n".join(f"  {item}: {problem}" for item, problem in list(problems.items())[:EXAMPLES])
         raise PllavaError(
             f"{name}: {len(bad)} of {len(samples)} question(s) cannot be used, data.max_bad_fraction allows "
-            f"{params.data.max_bad_fraction:.1%}\n{lines}\nNothing was added. Mend them, then repeat the command"
+            f"{params.data.max_bad_fraction:.1%}\n{lines}\nMend them, then repeat the command"
         )
 
 

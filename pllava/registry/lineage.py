@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 UNKNOWN = "unknown"
-OF_VERSION = ("gate", "gate.against", "promoted_at", "promoted_by", "forced_by", "forced_reason", "forced_over", "rolled_back_at")
+OF_VERSION = (
+    "gate",
+    "gate.against",
+    "promoted_at",
+    "promoted_by",
+    "forced_by",
+    "forced_reason",
+    "forced_over",
+    "promoted_over",
+    "rolled_back_at",
+)
 
 
 def lineage(params: Params, target: str) -> dict[str, Any]:

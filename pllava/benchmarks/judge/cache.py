@@ -1,4 +1,7 @@
-"""Keeps the replies of judges on disk, by model and hash of the request, so that a request to a judge is paid for once."""
+"""Keeps the replies of judges on disk, by model and hash of the messages, so that a question to a judge is paid for once.
+
+Temperature and length do not count: after a change of either, remove .state/judge to ask again.
+"""
 
 from __future__ import annotations
 
