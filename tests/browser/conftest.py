@@ -49,8 +49,7 @@ ANSWERS_MAY_GO_ON.set()
 
 @pytest.fixture
 def held() -> Iterator[threading.Event]:
-    """Answers of `demo` stop after their first piece until the event is set."""
-    ANSWERS_MAY_GO_ON.clear()
+    """While the event is cleared, answers of `demo` stop after their next piece."""
     yield ANSWERS_MAY_GO_ON
     ANSWERS_MAY_GO_ON.set()
 

@@ -170,6 +170,6 @@ def test_the_page_on_ones_own_data_is_true(environment, run, tmp_path):
         assert "champion of own: version 1" in said or "pllava promote --version 1 --force" in said
         lineage = run("pllava", "lineage", "models:/own/1", cwd=project)
         assert "kitchen" in lineage
-        assert "rendered" not in lineage + said
+        assert "shapes" not in lineage + said
     finally:
         subprocess.run(["pllava", "down"], cwd=project, env=environment, capture_output=True)
