@@ -182,10 +182,9 @@ def up_to(history: list[Message], index: int | tuple[int, int] | list[int], text
 
 def turns(history: list[Message]) -> list[tuple[str, str, Record | None]]:
     """(question, answer, record) of each question, oldest first; "" for a question without an answer."""
-    following = [*history[1:], {"role": "user", "content": ""}]
     return [
         (text_of(first), text_of(second) if second["role"] == "assistant" else "", record_of(second))
-        for first, second in zip(history, following, strict=False)
+        for first, second in pairwise([*history, {"role": "user", "content": ""}])
         if first["role"] == "user"
     ]
 
