@@ -16,11 +16,12 @@ import gradio as gr
 from pllava.apps.demo import components, duel
 from pllava.apps.demo.captions import FORMATS, MORE, STOPPED, caption_clip
 from pllava.apps.demo.components import NO_VIDEO, RESTARTED, TOY_NOTICE
-from pllava.apps.demo.engine import MOST_FRAMES, ChatEngine, Settings
+from pllava.apps.demo.engine import ChatEngine
 from pllava.apps.demo.handlers import CHOOSE, OURS, Clip, Message, Visits, asked, stopped, text_of, turns, up_to
 from pllava.apps.demo.record import as_json, as_markdown
 from pllava.apps.demo.samples import Sample
 from pllava.apps.demo.scripts import FOLLOW, SAVE, SEEK, TELL, TO_CHAT
+from pllava.apps.demo.settings_panel import panel, settings_from, strengths
 from pllava.apps.web.frames import thumbnail
 from pllava.apps.web.uploads import Uploads
 from pllava.chat.model_ref import ModelRef, describe_runtime, is_toy
@@ -29,9 +30,7 @@ from pllava.core.errors import PllavaError
 log = logging.getLogger(__name__)
 GENERAL_QUESTIONS = ["Describe the video in detail.", "What happens in the video?"]
 MAX_QUESTION = 2000  # characters
-MAX_SYSTEM = 4000
 CAPTIONS = object()  # the work of `caption`, for Visits
-DIGITS = 6  # decimal places of the LoRA alpha on the page
 KEEP_UPLOADS = (3600, 24 * 3600)  # seconds: time between two checks, greatest age of an upload
 HIDDEN: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
@@ -63,6 +62,8 @@ def build_demo(
         current = serving()
         return {"server": server, "model": current.name, "adapter_sha256": current.adapter_sha256, "alpha": engine.lora_alpha}
 
+    settings_of = partial(settings_from, engine)
+
     def restarted(page_facts: dict[str, Any] | None) -> bool:
         """Whether a page with these facts was opened before the server restarted."""
         return page_facts is not None and page_facts.get("server") != server
@@ -73,26 +74,10 @@ def build_demo(
             return tuple(gr.skip() for _ in range(6))
         model = engine.chat.model
         lineage = components.lineage(serving(), describe_runtime(model))
-        strength = gr.Slider(**_strengths(engine.lora_alpha))
+        strength = gr.Slider(**strengths(engine.lora_alpha))
         # A page of an earlier server keeps its facts, so that its next question gets the answer RESTARTED.
         notice_and_facts = (components.problem(RESTARTED), gr.skip()) if restarted(page_facts) else (gr.skip(), facts)
         return components.head(serving()), gr.HTML(visible=is_toy(model)), lineage, strength, *notice_and_facts
-
-    def settings_of(
-        system: str, frames: float, beams: float, temperature: float, tokens: float, alpha: float, page_facts: dict[str, Any] | None
-    ) -> Settings:
-        numbers = (frames, beams, temperature, tokens, alpha)
-        if not isinstance(system, str) or not all(isinstance(number, int | float) and abs(number) < 1e6 for number in numbers):
-            raise PllavaError("a setting is no text or no number, or is out of range")
-        untouched = alpha == _shown((page_facts or {}).get("alpha") or 0)  # then the version that answers uses its own alpha
-        return Settings(
-            system=None if system.strip() == engine.chat.template.system.strip() else system.strip()[:MAX_SYSTEM],
-            num_frames=None if int(frames) == engine.chat.processor.num_frames else int(frames),
-            num_beams=int(beams),
-            temperature=float(temperature),
-            max_new_tokens=int(tokens),
-            lora_alpha=None if engine.lora_alpha is None or untouched or alpha == _shown(engine.lora_alpha) else float(alpha),
-        )
 
     def show(clip: Clip | None, frames: str, questions: list[str]) -> tuple[Any, ...]:
         """Values of the components in `shown`. frames: HTML of the frames, or of a problem; questions: examples to try."""
@@ -295,7 +280,7 @@ def build_demo(
                     saved = gr.Textbox(visible=False)
                 comparison = gr.Column()
                 with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-                    settings = [*_advanced(engine), page_facts]
+                    settings = [*panel(engine), page_facts]
         lineage = gr.HTML(components.lineage(source, describe_runtime(model)))
         about = [head, toy, lineage, settings[-2], notice, page_facts]  # settings[-2]: LoRA alpha
         page.load(lambda: follow(None), None, about, **HIDDEN)
@@ -352,61 +337,6 @@ def build_demo(
             lambda: json.dumps(current_facts()), None, serving_now, api_name="serving", api_visibility="undocumented", queue=False
         )
     return page
-
-
-def _advanced(engine: ChatEngine) -> list[Any]:
-    """Components of the settings, in the order of the arguments of `settings_of`."""
-    processor, alpha = engine.chat.processor, engine.lora_alpha
-    t, h, w = processor.pooling_shape
-    return [
-        gr.Textbox(
-            engine.chat.template.system,
-            label="System prompt",
-            info="What the model is told before it sees the video. A new one makes it look at the video again.",
-            lines=2,
-            max_length=MAX_SYSTEM,
-        ),
-        gr.Slider(
-            1,
-            max(MOST_FRAMES, processor.num_frames),
-            processor.num_frames,
-            step=1,
-            label="Frames",
-            info=f"Moments of the clip the model sees. More show finer motion; they are pooled into the same {t * h * w:,} visual tokens.",
-        ),
-        gr.Slider(
-            1,
-            5,
-            1,
-            step=1,
-            label="Beams",
-            info="Answers that are followed side by side before the best is taken. Above 1 it is slower, and the answer comes at once.",
-        ),
-        gr.Slider(0, 2, 0, step=0.1, label="Temperature", info="0 gives the likeliest answer, always the same; higher is more varied."),
-        gr.Slider(1, 1024, 200, step=1, label="Longest answer", info="The answer is cut after so many tokens, each about three letters."),
-        gr.Slider(
-            **_strengths(alpha),
-            label="LoRA alpha",
-            info="Strength of the video training: 0 is the image model with the trained projector; the paper lowers it for long answers.",
-        ),
-    ]
-
-
-def _strengths(alpha: float | None) -> dict[str, Any]:
-    """Range and value of the LoRA alpha slider. The model's own alpha is a step of the slider, so that a visitor can return to it."""
-    shown = _shown(alpha or 0)
-    return {
-        "minimum": 0,
-        "maximum": max(64.0, 2 * shown),
-        "value": shown,
-        "step": 1 if shown.is_integer() else 10.0**-DIGITS,
-        "visible": alpha is not None,
-    }
-
-
-def _shown(alpha: float) -> float:
-    """The alpha as the page shows it."""
-    return round(float(alpha), DIGITS)
 
 
 def _retry(history: list[Message], event: gr.RetryData) -> list[Message]:

@@ -154,10 +154,10 @@ def test_an_alpha_pattern_beside_alpha_0_has_no_proportion(load_tiny: Any) -> No
 
 
 def test_the_page_shows_a_strength_that_can_be_put_back() -> None:
-    from pllava.apps.demo.page import _strengths
+    from pllava.apps.demo.settings_panel import strengths
 
     for alpha in (32, 4.0, 22.6, 0.1, 11.313708498984761, 0, None):
-        slider = _strengths(alpha)
+        slider = strengths(alpha)
         assert abs(slider["value"] / slider["step"] - round(slider["value"] / slider["step"])) < 1e-6
         assert slider["minimum"] <= slider["value"] <= slider["maximum"]
         assert slider["visible"] == (alpha is not None)
