@@ -10,6 +10,8 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from pllava.core.params import Judge as Settings
+
 KEY = "sk-not-to-be-seen-anywhere"
 Act = Callable[["Handler", dict[str, Any]], None]
 
@@ -129,3 +131,18 @@ def sends(first: bytes, again: bytes = b"", pause: float = 0.0) -> Act:
         handler.close_connection = True
 
     return act
+
+
+FIELDS = {"question": "What is it?", "answer": "a square", "prediction": "It is a square."}
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings.model_validate({"attempts": 3, "backoff_seconds": 0.01, "timeout_seconds": 0.5, "concurrency": 4} | changes)
+
+
+def rows(count: int, prediction: str = "It is a square.") -> list[dict[str, Any]]:
+    return [
+        {"model": "m", "id": f"s/{n}", "task": "MSVD-QA", "media": f"{n}.mp4", "candidates": [], "error": None}
+        | {"question": f"what is it, {n}?", "answer": "a square", "prediction": prediction}
+        for n in range(count)
+    ]
