@@ -170,20 +170,20 @@ def _with_roles(probe: ChatTemplate, prompt: str, added: set[str], eos: str) -> 
     tail = prompt.partition(PLACEHOLDER if after else ASK)[2]
     before = prompt[: min(prompt.index(PLACEHOLDER), prompt.index(ASK))]
     ask = {"role": "user", "content": probe._content(PLACEHOLDER + probe.mm_join + ASK)}
-    asked = probe._render([ask], answer=False)
+    open_question = probe._render([ask], answer=False)
     turns = [(user, PLACEHOLDER + probe.mm_join + ASK), (assistant, REPLY), (user, NEXT)]
     conversation = probe.write(turns)
     if conversation.count(REPLY) != 1 or conversation.count(NEXT) != 1:
         raise PllavaError("the base's chat template loses turns of a conversation. Give another: --template NAME or a .yaml file")
     closing = probe._render([ask, {"role": "assistant", "content": probe._content(REPLY)}], answer=False).partition(REPLY)[2]
-    role = prompt.removeprefix(asked) if prompt.startswith(asked) else tail
+    role = prompt.removeprefix(open_question) if prompt.startswith(open_question) else tail
     role = role if role.strip() else tail  # "[/INST]" closes the question and opens the answer
     again = conversation[conversation.index(REPLY) + len(REPLY) : conversation.index(NEXT)]
     same = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(before.rstrip()), reversed(again.rstrip()), strict=False))
     roles = ("".join(letter for letter, _ in same)[::-1].removeprefix(closing).strip(), role.strip())
     between = conversation[: conversation.index(REPLY)]
     lead = between.removeprefix(prompt) if between.startswith(prompt) else ""
-    # A model learns to stop by a token behind its answer. Some templates, as LLaVA 1.5's, write only a space there.
+    # A model learns to stop by a token after its answer. Some templates, as LLaVA 1.5's, write only a space there.
     closing = closing if any(token in closing for token in added) else eos
     values = {
         "roles": (roles[0] or user, role if role.strip() else assistant),

@@ -77,22 +77,22 @@ def timeline(path: Path, limits: Limits) -> Timeline:
         with opened(path) as container:
             header = header_of(path, container, limits, whole=True)
             try:
-                found = _from_packets(path, container, header, limits)
+                line = _from_packets(path, container, header, limits)
             except (av.FFmpegError, ValueError) as error:
                 raise PllavaError(f"{path}: damaged ({reason(error)}). {MEND}") from error
     except (av.FFmpegError, ValueError) as error:
         raise PllavaError(f"{path}: not a readable video ({reason(error)}). {MEND}") from error
-    if found.doubt:
+    if line.doubt:
         first = next(decoded(path, limits), None)
         if first is None:
             raise PllavaError(f"{path}: no frame decodes: damaged or cut off. {MEND}")
-        found.height, found.width = upright(first[0]).shape[:2]
-        if not len(found.times) or (found.pts and found.pts[0] != first[0].pts):
-            _decode_times(found, path, limits)
-    if len(found.times) < 0.9 * header.num_frames:  # a file that is cut off between two frames decodes without an error
-        raise PllavaError(f"{path}: cut off: its index names {header.num_frames} frames, {len(found.times)} are there. Fetch it again")
-    limits.check_header(path, found.width, found.height, len(found.times), found.duration)
-    return found
+        line.height, line.width = upright(first[0]).shape[:2]
+        if not len(line.times) or (line.pts and line.pts[0] != first[0].pts):
+            _decode_times(line, path, limits)
+    if len(line.times) < 0.9 * header.num_frames:  # a file that is cut off between two frames decodes without an error
+        raise PllavaError(f"{path}: cut off: its index names {header.num_frames} frames, {len(line.times)} are there. Fetch it again")
+    limits.check_header(path, line.width, line.height, len(line.times), line.duration)
+    return line
 
 
 def decoded(path: Path, limits: Limits) -> Iterator[tuple[Any, float, float]]:
@@ -121,41 +121,41 @@ def _from_packets(path: Path, container: Any, header: Header, limits: Limits) ->
     stream = film(container)
     exact = container.format.name.startswith(EXACT)
     packets = _scan(path, container, stream, header, limits, exact)
-    found = Timeline(header, header.width, header.height, np.zeros(0), 0.0, 1.0, doubt=packets.unsure or packets.doubt)
+    line = Timeline(header, header.width, header.height, np.zeros(0), 0.0, 1.0, doubt=packets.unsure or packets.doubt)
     if not exact:
-        found.doubt = f"it does not seek to the frame in {container.format.name.split(',')[0]}"
+        line.doubt = f"it does not seek to the frame in {container.format.name.split(',')[0]}"
     elif len(container.streams.video) > 1:
-        found.doubt = "the file has several video streams"
+        line.doubt = "the file has several video streams"
     elif packets.hidden:
-        found.doubt = f"an edit list hides {packets.hidden} frames"
+        line.doubt = f"an edit list hides {packets.hidden} frames"
     elif header.pix_fmt and any(component.is_alpha for component in VideoFormat(header.pix_fmt).components):
-        found.doubt = found.doubt or "the picture is transparent"
+        line.doubt = line.doubt or "the picture is transparent"
     elif packets.first is not None:
         exchanged, rows, columns = turns(packets.first)
         if (exchanged + rows + columns) % 2:
-            found.doubt = found.doubt or "the display matrix mirrors the picture"
-        elif not found.doubt and (rows or columns):
-            found.turned = upright(packets.first)
+            line.doubt = line.doubt or "the display matrix mirrors the picture"
+        elif not line.doubt and (rows or columns):
+            line.turned = upright(packets.first)
         if exchanged:
-            found.width, found.height = header.height, header.width
+            line.width, line.height = header.height, header.width
     base = float(stream.time_base)
     if container.format.name == "mpeg" and packets.unsure in ("", SAME_STAMP) and stream.average_rate:
-        _even_times(found, stream, np.asarray(packets.pts) * base, container)
-    if packets.unsure or len(found.times):
-        return found
+        _even_times(line, stream, np.asarray(packets.pts) * base, container)
+    if packets.unsure or len(line.times):
+        return line
     order = np.argsort(packets.pts, kind="stable")
     pts = np.asarray(packets.pts)[order]
-    found.pts, found.seconds = pts.tolist(), (float(pts[0] * base), float(pts[-1] * base))
+    line.pts, line.seconds = pts.tolist(), (float(pts[0] * base), float(pts[-1] * base))
     ranks = np.argsort(order)[packets.keys]
-    found.keys = sorted(ranks.tolist())
-    if not found.doubt and ranks.tolist() != packets.keys:
-        found.doubt = "frames before a key frame follow it in the file (open GOP)"
-    found.times = pts * base - time_zero(container, found.seconds[0])
-    _set_rate(found, stream, packets.last_duration * base)
-    return found
+    line.keys = sorted(ranks.tolist())
+    if not line.doubt and ranks.tolist() != packets.keys:
+        line.doubt = "frames before a key frame follow it in the file (open GOP)"
+    line.times = pts * base - time_zero(container, line.seconds[0])
+    _set_rate(line, stream, packets.last_duration * base)
+    return line
 
 
-def _even_times(found: Timeline, stream: Any, stamps: np.ndarray, container: Any) -> None:
+def _even_times(line: Timeline, stream: Any, stamps: np.ndarray, container: Any) -> None:
     """Set evenly spaced times for a program stream of constant rate, which is then read from its start.
 
     A program stream has a stamp for some frames only. FFmpeg guesses the others, gives a stamp twice now and then, and after a seek to the
@@ -163,9 +163,9 @@ def _even_times(found: Timeline, stream: Any, stamps: np.ndarray, container: Any
     """
     spacing, first = float(1 / stream.average_rate), float(stamps.min())
     if abs(float(stamps.max() - first) / spacing - (len(stamps) - 1)) < 2.5:
-        found.times = first - time_zero(container, first) + spacing * np.arange(len(stamps))
-        found.seconds = (first, float(stamps.max()))
-        _set_rate(found, stream, spacing)
+        line.times = first - time_zero(container, first) + spacing * np.arange(len(stamps))
+        line.seconds = (first, float(stamps.max()))
+        _set_rate(line, stream, spacing)
 
 
 def _scan(path: Path, container: Any, stream: Any, header: Header, limits: Limits, exact: bool) -> _Packets:
@@ -243,8 +243,8 @@ def _is_plain(path: Path) -> bool:
             file.seek(start + size)
     plain = 0
     for name, at in ((b"mvhd", 40), (b"tkhd", 44)):  # bytes from the name to the matrix
-        for found in re.finditer(name, boxes):
-            at_matrix = found.start() + at + (12 if boxes[found.end() : found.end() + 1] == b"\1" else 0)  # version 1: longer times
+        for box in re.finditer(name, boxes):
+            at_matrix = box.start() + at + (12 if boxes[box.end() : box.end() + 1] == b"\1" else 0)  # version 1: longer times
             if boxes[at_matrix : at_matrix + 24] != NOT_TURNED:
                 return False
             plain += 1
@@ -264,23 +264,23 @@ def _is_idr(extradata: bytes | None, packet: memoryview) -> bool:
     return False
 
 
-def _set_rate(found: Timeline, stream: Any, last: float) -> None:
+def _set_rate(line: Timeline, stream: Any, last: float) -> None:
     """Set the average rate and the end. last: seconds of the last frame, 0 when unknown."""
-    count, span = len(found.times), float(found.times[-1] - found.times[0])
+    count, span = len(line.times), float(line.times[-1] - line.times[0])
     rate = float(stream.average_rate or 0)
     last = last or (span / (count - 1) if count > 1 else 1 / rate if rate else 0.0)
-    found.duration = float(found.times[-1]) + last
+    line.duration = float(line.times[-1]) + last
     counted_rate = count / (span + last) if span + last > 0 else 1.0
-    found.fps = rate if abs(rate - counted_rate) < 0.01 * counted_rate else counted_rate
+    line.fps = rate if abs(rate - counted_rate) < 0.01 * counted_rate else counted_rate
 
 
-def _decode_times(found: Timeline, path: Path, limits: Limits) -> None:
+def _decode_times(line: Timeline, path: Path, limits: Limits) -> None:
     """Set the times from the frames, all of which are decoded."""
     times: list[float] = []
     for number, (_, time, end) in enumerate(decoded(path, limits), 1):
         times.append(time)
-        found.duration = end
-        limits.check_header(path, found.width, found.height, number, time - times[0])
-    found.pts, found.keys, found.times = [], [], np.asarray(times)
-    span = found.duration - times[0]
-    found.fps = len(times) / span if span > 0 else 1.0
+        line.duration = end
+        limits.check_header(path, line.width, line.height, number, time - times[0])
+    line.pts, line.keys, line.times = [], [], np.asarray(times)
+    span = line.duration - times[0]
+    line.fps = len(times) / span if span > 0 else 1.0

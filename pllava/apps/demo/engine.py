@@ -112,8 +112,8 @@ class ChatEngine:
             "lora_alpha": self.lora_alpha if settings.lora_alpha is None else settings.lora_alpha,
         }
         version, times = self.source.version if self.source else None, [round(float(time), 3) for time in watched.frames.times]
-        asked = datetime.now(UTC).isoformat(timespec="seconds")
-        return Record(self.credit(settings), version, values, times, round(watched.frames.duration, 3), asked)
+        began_at = datetime.now(UTC).isoformat(timespec="seconds")
+        return Record(self.credit(settings), version, values, times, round(watched.frames.duration, 3), began_at)
 
     def credit(self, settings: Settings) -> str:
         """The model that answers with these settings: its name and LoRA alpha. Call it inside `use`, so that no switch comes in between."""
